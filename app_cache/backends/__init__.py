@@ -1,0 +1,1 @@
+"""Backends: each keeps strings under keys for a time, by its own means."""

@@ -1,0 +1,183 @@
+"""What a backend is, and what more one may be able to do.
+
+A backend keeps strings under keys for a time. Four coroutines make one; everything in this package works on
+those four. What a backend can do beyond them is a *capability*: a protocol below, asked for with
+`capability`, never a method of the base class that some backends cannot keep.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+T = TypeVar("T")
+
+
+class CacheBackend(ABC):
+    """Keeps strings under keys, each for a time: subclass it and write these four coroutines.
+
+    A backend raises `BackendError` when it cannot answer; the middleware takes any error as a miss.
+    Constructors do no I/O and need no running event loop.
+    """
+
+    @abstractmethod
+    async def get(self, key: str) -> str | None:
+        """Return the value kept under *key*, or None if there is none or its time is over; ``""`` is a value."""
+
+    @abstractmethod
+    async def set(self, key: str, value: str, timeout: int) -> None:
+        """Keep *value* under *key* for *timeout* seconds, in place of what was there.
+
+        Raises:
+            ValueError: If *timeout* is not positive, or a bool.
+        """
+
+    @abstractmethod
+    async def delete(self, key: str) -> None:
+        """Forget *key*; one that is absent is no error."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Let go of connections and tasks; may be called twice, and after a failure."""
+
+
+class BytesBackend(Protocol):
+    """Keeps bytes as they are, so that a stored response needs no text encoding."""
+
+    async def get_bytes(self, key: str) -> bytes | None:
+        """Return the bytes kept under *key*, or None; a value set as text comes as UTF-8."""
+        ...
+
+    async def set_bytes(self, key: str, value: bytes, timeout: float) -> None:
+        """Keep *value* under *key* for *timeout* seconds (fractions count)."""
+        ...
+
+
+class PatternBackend(Protocol):
+    """Deletes keys by a glob."""
+
+    async def delete_pattern(self, pattern: str) -> int:
+        r"""Delete the keys that match *pattern* and return how many there were.
+
+        Args:
+            pattern: A glob as Redis knows it: ``*``, ``?``, ``[ab]``; a backslash escapes.
+
+        Raises:
+            BackendError: If the backend cannot be reached; some keys may be gone by then.
+        """
+        ...
+
+
+class PingBackend(Protocol):
+    """Can say cheaply whether it is there."""
+
+    async def ping(self) -> None:
+        """Return when the backend has answered; raise `BackendError` if it does not."""
+        ...
+
+
+class SizedBackend(Protocol):
+    """Knows how many keys it holds."""
+
+    async def size(self) -> int:
+        """Return the number of keys held, those of other users of the same server included."""
+        ...
+
+
+class LocalBackend(Protocol):
+    """Lives in this process: what must live exactly as long as its values can be kept beside them."""
+
+    def beside(self, name: str, make: Callable[[], T]) -> T:
+        """Return the object kept under *name*, made by *make* when first asked for; it counts in no bound."""
+        ...
+
+
+class ScriptBackend(Protocol):
+    """Runs Lua scripts atomically and reads many keys at one instant, as Redis and Valkey do."""
+
+    async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Return the bytes under each of *keys*, read at one instant."""
+        ...
+
+    async def run_script(self, script: str, keys: Sequence[str], args: Sequence[str | int]) -> Any:
+        """Run the Lua *script* atomically and return its answer; strings in it are bytes."""
+        ...
+
+
+class CombinedBackend(Protocol):
+    """Reads or keeps a value and does something beside it in one round trip."""
+
+    async def get_beside(self, key: str, others: Sequence[str]) -> tuple[bytes | None, list[bytes | None]]:
+        """Return the bytes under *key*, and those under each of *others*, all read at one instant."""
+        ...
+
+    async def set_and_run(
+        self,
+        key: str,
+        value: bytes,
+        timeout: float,
+        script: str,
+        keys: Sequence[str],
+        args: Sequence[str | int],
+    ) -> None:
+        """Run *script*, then keep *value* under *key* for *timeout* seconds, in one round trip."""
+        ...
+
+
+class WatchedBackend(Protocol):
+    """Tells who asks of each key that is set or deleted directly."""
+
+    def watch(self, told: Callable[[str], None]) -> None:
+        """Call *told* with the key at each later `set` and `delete`, before it is sent."""
+        ...
+
+
+VERBS: dict[type[Any], tuple[str, ...]] = {
+    BytesBackend: ("get_bytes", "set_bytes"),
+    PatternBackend: ("delete_pattern",),
+    PingBackend: ("ping",),
+    SizedBackend: ("size",),
+    LocalBackend: ("beside",),
+    ScriptBackend: ("get_many", "run_script"),
+    CombinedBackend: ("get_beside", "set_and_run"),
+    WatchedBackend: ("watch",),
+}
+STANDS_FOR = {"get_bytes": "get", "set_bytes": "set", "get_beside": "get", "set_and_run": "set"}
+"""The text verb that each bytes verb stands for: who overrides the text verb alone wants to be asked by it."""
+
+
+def capability(backend: CacheBackend, kind: type[T]) -> T | None:
+    """Return *backend* as a *kind* if it can do all of that, else None.
+
+    A subclass that overrides `get` or `set` but not the verb that would stand for it (`get_bytes`, …) does not
+    have that verb: it is asked through text, so that what it wrote is really called.
+    """
+    if all(_can(backend, verb) for verb in VERBS[kind]):
+        return backend  # type: ignore[return-value]
+    return None
+
+
+def _can(backend: CacheBackend, verb: str) -> bool:
+    if not callable(getattr(backend, verb, None)):
+        return False
+    text_verb = STANDS_FOR.get(verb)
+    if text_verb is None:
+        return True
+    order = type(backend).__mro__
+    written = next((order.index(cls) for cls in order if verb in vars(cls)), len(order))
+    overridden = next(order.index(cls) for cls in order if text_verb in vars(cls))
+    return written <= overridden or written == len(order)
+
+
+def checked_timeout(timeout: object) -> float:
+    """Return *timeout* as seconds.
+
+    Raises:
+        ValueError: If it is a bool, not a number, not finite, or not positive.
+    """
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < float("inf"):
+        raise ValueError(f"timeout must be a positive number of seconds, not {timeout!r}")
+    return float(timeout)

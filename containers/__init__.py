@@ -1,0 +1,1 @@
+"""The dependency-injector container of app_cache, and how it is put on an application."""

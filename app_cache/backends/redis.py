@@ -1,0 +1,582 @@
+"""Keeps values in Redis or Valkey; the only module that imports redis.
+
+A call runs on the connections of the event loop that it is made in. Each loop of each process opens its own with
+its first call and closes them when it ends; nothing is shared between loops, or across a fork. A call waits its
+turn for a connection, first come, first served, and for a bounded time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import threading
+from contextlib import suppress
+from enum import Enum
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, Unpack
+
+from redis.asyncio import ConnectionPool, Redis, Sentinel
+from redis.asyncio.connection import Connection, RedisSSLContext, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import SentinelManagedSSLConnection
+from redis.backoff import NoBackoff
+from redis.client import NEVER_DECODE
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.maint_notifications import MaintNotificationsConfig
+
+from app_cache.backends.base import CacheBackend, checked_timeout
+from app_cache.backends.redis_options import (
+    SECONDS,
+    TEXT_ENCODING,
+    YES_OR_NO,
+    check,
+    check_options,
+    check_pool_stands_alone,
+    read_options,
+)
+from app_cache.backends.redis_url import DEFAULT_URL, UNIX, RedisUrl, parse_redis_url
+from app_cache.errors import BackendError, ConfigurationError
+from app_cache.logger_config import logger
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+
+    from app_cache.backends.redis_options import ConnectionPlan, RedisOptions
+
+    Closing = Callable[[], Awaitable[None]]
+
+T = TypeVar("T")
+
+FAILURES: Final = (RedisError, OSError, UnicodeError)
+"""What a call can end with because of the server, the network, or bytes that are no text."""
+RAW: Final = {NEVER_DECODE: True}
+"""Answers are bytes, also those of a pool that was given and decodes."""
+KEYS_PER_SCAN: Final = 1000
+MAX_WAIT_S: Final = 0.5
+"""How long a call waits for a connection where no *socket_timeout* says it."""
+
+
+class NotGiven(Enum):
+    """Stands for an argument that was left out, which is something else than None."""
+
+    NOT_GIVEN = "not given"
+
+
+class RedisBackend(CacheBackend):
+    """Keeps values in a Redis or Valkey server: ``RedisBackend("redis://localhost:6379")``.
+
+    Constructing it checks every option and connects to nothing. A call that fails raises `BackendError` within the
+    bounds of the options; it is made at most twice, so that a script may have run twice where an answer got lost.
+
+    Args:
+        url: The server: ``redis://[user:password@]host:port/db``, ``rediss://`` by TLS, ``unix:///path``,
+            ``redis+sentinel://host:port,host:port/service/db``, or the same with ``valkey``. ``redis://localhost:6379``
+            if it is not given.
+        decode_responses: Accepted; `get` gives str, `get_bytes` bytes, whatever it is.
+        encoding: How `set` writes text and `get` reads it.
+        default_timeout: For how many seconds a value is kept that is set with the timeout None.
+        operation_timeout: In how many seconds the middleware wants an operation done, the wait for a connection
+            and the second attempt included. Calls that are made directly are bound by *socket_timeout* instead.
+        url_source: The environment variable that *url* came from, for the error that names it.
+        **options: How to connect: see `RedisOptions`.
+
+    Raises:
+        ConfigurationError: If something cannot work; the message names the option and what would have been right.
+    """
+
+    def __init__(
+        self,
+        url: str | NotGiven = NotGiven.NOT_GIVEN,
+        *,
+        decode_responses: bool = True,
+        encoding: str = "utf-8",
+        default_timeout: float = 3600,
+        operation_timeout: float = 0.25,
+        url_source: str | None = None,
+        **options: Unpack[RedisOptions],
+    ) -> None:
+        check("decode_responses", decode_responses, YES_OR_NO)
+        check("encoding", encoding, TEXT_ENCODING)
+        check("default_timeout", default_timeout, SECONDS)
+        check("operation_timeout", operation_timeout, SECONDS)
+        check_options(options)
+        self._encoding = encoding
+        self._default_timeout = default_timeout
+        self._operation_timeout = operation_timeout
+        self._server = _server(url, url_source, options)
+        self._told: list[Callable[[str], None]] = []
+        self._clients: dict[asyncio.AbstractEventLoop, _Client] = {}
+        self._clients_lock = threading.Lock()
+        self._of_the_parent: list[_Client] = []
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self._server.address)!r})"
+
+    @property
+    def default_timeout(self) -> float:
+        """For how many seconds a value is kept that is set with the timeout None."""
+        return self._default_timeout
+
+    @property
+    def operation_timeout(self) -> float:
+        """In how many seconds the middleware wants an operation done, all waits and attempts included."""
+        return self._operation_timeout
+
+    async def get(self, key: str) -> str | None:
+        """Return the text kept under *key*, or None.
+
+        Raises:
+            BackendError: If the server does not answer, or the value is not text in the *encoding*.
+        """
+        value = await self._ask("get", "GET", key)
+        try:
+            return None if value is None else str(value, self._encoding, "surrogatepass")
+        except UnicodeDecodeError as error:
+            raise BackendError(
+                f"get found a value that is not {self._encoding} text: get_bytes returns it"
+            ) from error
+
+    async def set(self, key: str, value: str, timeout: float | None = None) -> None:
+        """Keep *value* under *key* for *timeout* seconds (fractions count; None for *default_timeout*).
+
+        Raises:
+            BackendError: If the server does not answer or refuses, or *value* cannot be written in the *encoding*.
+            ValueError: If *timeout* is not positive, or a bool.
+            TypeError: If *value* is not str.
+        """
+        if not isinstance(value, str):
+            raise TypeError(f"value must be str, not {type(value).__name__}: set_bytes keeps bytes")
+        expiry = self._expiry(timeout)
+        try:
+            encoded = value.encode(self._encoding, "surrogatepass")
+        except UnicodeEncodeError as error:
+            raise BackendError(f"set was given text that cannot be written in {self._encoding}") from error
+        self._tell(key)
+        await self._ask("set", "SET", key, encoded, *expiry)
+
+    async def delete(self, key: str) -> None:
+        """Forget *key*.
+
+        Raises:
+            BackendError: If the server does not answer or refuses.
+        """
+        self._tell(key)
+        await self._ask("delete", "UNLINK", key)
+
+    async def close(self) -> None:
+        """Close the connections of the running event loop; those of other loops are closed when these end.
+
+        A call that is made later connects anew. A *connection_pool* stays open: who made it closes it.
+        """
+        with self._clients_lock:
+            client = self._clients.pop(asyncio.get_running_loop(), None)
+        if client is not None and client.pid == os.getpid():
+            await client.close()
+
+    async def get_bytes(self, key: str) -> bytes | None:
+        """Return the bytes kept under *key*, or None; text is in the *encoding* that it was set with.
+
+        Raises:
+            BackendError: If the server does not answer.
+        """
+        value: bytes | None = await self._ask("get", "GET", key)
+        return value
+
+    async def set_bytes(self, key: str, value: bytes, timeout: float | None = None) -> None:
+        """Keep *value* under *key* for *timeout* seconds (fractions count; None for *default_timeout*).
+
+        Raises:
+            BackendError: If the server does not answer or refuses.
+            ValueError: If *timeout* is not positive, or a bool.
+        """
+        await self._ask("set", "SET", key, value, *self._expiry(timeout))
+
+    async def delete_pattern(self, pattern: str) -> int:
+        r"""Delete the keys that match *pattern* and return how many there were.
+
+        Goes through all keys of the database, in steps that hold up nobody; a key that is set meanwhile may stay.
+
+        Args:
+            pattern: A glob as Redis knows it: ``*``, ``?``, ``[ab]``; a backslash escapes.
+
+        Raises:
+            BackendError: If the server does not answer or refuses; some keys may be gone by then.
+        """
+        deleted, cursor = 0, None
+        while cursor != 0:
+            cursor, keys = await self._ask(
+                "delete_pattern", "SCAN", cursor or 0, "MATCH", pattern, "COUNT", KEYS_PER_SCAN
+            )
+            for key in keys if self._told else ():
+                self._tell(key.decode("utf-8", "surrogateescape"))
+            if keys:
+                deleted += await self._ask("delete_pattern", "UNLINK", *keys)
+        return deleted
+
+    async def ping(self) -> None:
+        """Return when the server has answered.
+
+        Raises:
+            BackendError: If it does not.
+        """
+        await self._ask("ping", "PING")
+
+    async def size(self) -> int:
+        """Return the number of keys in the database.
+
+        Raises:
+            BackendError: If the server does not answer.
+        """
+        return int(await self._ask("size", "DBSIZE"))
+
+    async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Return the bytes under each of *keys*, read at one instant.
+
+        Raises:
+            BackendError: If the server does not answer.
+        """
+        values: list[bytes | None] = await self._ask("get_many", "MGET", *keys) if keys else []
+        return values
+
+    async def get_beside(self, key: str, others: Sequence[str]) -> tuple[bytes | None, list[bytes | None]]:
+        """Return the bytes under *key*, and those under each of *others*, all read at one instant.
+
+        Raises:
+            BackendError: If the server does not answer.
+        """
+        value, *beside = await self._ask("get", "MGET", key, *others)
+        return value, beside
+
+    async def run_script(self, script: str, keys: Sequence[str], args: Sequence[str | int]) -> Any:
+        """Run the Lua *script* atomically and return its answer; strings in it are bytes.
+
+        Raises:
+            BackendError: If the server does not answer or refuses, or the script fails.
+        """
+        command = _script_call(script, keys, args)
+        return await self._run(
+            "run_script",
+            lambda client: _with_script(client, script, lambda: client.execute_command(*command, **RAW)),
+        )
+
+    async def set_and_run(
+        self,
+        key: str,
+        value: bytes,
+        timeout: float | None,
+        script: str,
+        keys: Sequence[str],
+        args: Sequence[str | int],
+    ) -> None:
+        """Run *script*, then keep *value* under *key* for *timeout* seconds, in one round trip.
+
+        The two are not one transaction: where the script fails, the value may be kept all the same.
+
+        Raises:
+            BackendError: If the server does not answer or refuses, or the script fails.
+            ValueError: If *timeout* is not positive, or a bool.
+        """
+        commands = (_script_call(script, keys, args), ("SET", key, value, *self._expiry(timeout)))
+        await self._run(
+            "set", lambda client: _with_script(client, script, lambda: _in_one_round_trip(client, commands))
+        )
+
+    def watch(self, told: Callable[[str], None]) -> None:
+        """Call *told* with the key at each later `set` and `delete`, and with those of `delete_pattern`."""
+        self._told.append(told)
+
+    def _tell(self, key: str) -> None:
+        for told in self._told:
+            told(key)
+
+    def _expiry(self, timeout: float | None) -> tuple[str, int]:
+        seconds = checked_timeout(self._default_timeout if timeout is None else timeout)
+        return "PX", max(1, round(seconds * 1000))
+
+    async def _ask(self, operation: str, name: str, *args: str | bytes | int) -> Any:
+        command = _command(name, *args)
+        return await self._run(operation, lambda client: client.execute_command(*command, **RAW))
+
+    async def _run(self, operation: str, ask: Callable[[Any], Awaitable[T]]) -> T:
+        try:
+            client = await self._client()
+            return await client.run(ask)
+        except FAILURES as error:
+            said = str(error) or type(error).__name__
+            reason = _without(self._server.address.password, said)
+            cause = error if reason == said else None
+            raise BackendError(f"{operation} failed at {self._server.address}: {reason}") from cause
+
+    async def _client(self) -> _Client:
+        loop = asyncio.get_running_loop()
+        client = self._clients.get(loop)
+        if client is None or client.pid != os.getpid():
+            client = self._server.client()
+            self._keep(client, loop)
+            await client.open()
+        return client
+
+    def _keep(self, client: _Client, loop: asyncio.AbstractEventLoop) -> None:
+        with self._clients_lock:
+            for other, known in list(self._clients.items()):
+                if known.pid != client.pid:
+                    # Closing a connection that the parent process goes on using would end it there too.
+                    self._of_the_parent.append(self._clients.pop(other))
+                elif other.is_closed():
+                    del self._clients[other]
+            self._clients[loop] = client
+
+
+class _Client:
+    """The connections that one event loop has in one process, and the turns that calls take at them."""
+
+    def __init__(self, redis: Any, connections: int, wait: float, *owned: Closing) -> None:
+        self.pid = os.getpid()
+        self._redis = redis
+        self._turns = asyncio.Semaphore(connections)
+        self._wait = wait
+        self._life = _until_closed(owned)
+
+    async def open(self) -> None:
+        """Have the running event loop close this when it ends."""
+        await anext(self._life)
+
+    async def close(self) -> None:
+        """Close what is owned, if it was not closed before."""
+        await self._life.aclose()
+
+    async def run(self, ask: Callable[[Any], Awaitable[T]]) -> T:
+        """Return what *ask* gets from the client, once a connection is free.
+
+        Raises:
+            RedisConnectionError: If none becomes free in time.
+        """
+        try:
+            async with asyncio.timeout(self._wait):
+                await self._turns.acquire()
+        except TimeoutError:
+            raise RedisConnectionError(f"no connection became free within {self._wait} s") from None
+        try:
+            return await ask(self._redis)
+        finally:
+            self._turns.release()
+
+
+async def _until_closed(owned: Sequence[Closing]) -> AsyncGenerator[None]:
+    """Close what is *owned* when this is closed: by us, or by the event loop, which does so when it ends."""
+    try:
+        yield
+    finally:
+        for close in owned:
+            with suppress(*FAILURES):
+                await close()
+
+
+class _Server(Protocol):
+    """What is connected to."""
+
+    address: RedisUrl
+
+    def client(self) -> _Client:
+        """Return a client for the running event loop; it connects with its first call.
+
+        Raises:
+            OSError: If a file of certificates cannot be read.
+        """
+        ...
+
+
+class _PlannedServer:
+    """A server, or a set of servers under Sentinel, that is connected to by a plan."""
+
+    def __init__(self, plan: ConnectionPlan) -> None:
+        self.address = plan.server
+        self._plan = plan
+
+    def client(self) -> _Client:
+        redis, owned = (
+            self._single() if self.address.service is None else self._under_sentinel(self.address.service)
+        )
+        return _Client(redis, self._plan.max_connections, self._plan.socket_timeout or MAX_WAIT_S, *owned)
+
+    def _single(self) -> tuple[Redis, list[Closing]]:
+        options = self._session() | self._endpoint()
+        pool = ConnectionPool(max_connections=self._plan.max_connections, **options)
+        return Redis(connection_pool=pool), [pool.aclose]
+
+    def _under_sentinel(self, service: str) -> tuple[Redis, list[Closing]]:
+        make: Any = Sentinel
+        sentinel = make(self.address.nodes, sentinel_kwargs=self._socket() | self._sentinel_tls())
+        options = self._session() | self._by_tls(_SentinelTlsConnection)
+        redis = sentinel.master_for(service, max_connections=self._plan.max_connections, **options)
+        return redis, [redis.connection_pool.aclose, sentinel.aclose]
+
+    def _endpoint(self) -> dict[str, Any]:
+        if self.address.path is not None:
+            return {"connection_class": _UnixConnection, "path": self.address.path}
+        ((host, port),) = self.address.nodes
+        return {"connection_class": _TcpConnection, "host": host, "port": port} | self._by_tls(_TlsConnection)
+
+    def _by_tls(self, connection_class: type[_SharedTlsContext]) -> dict[str, Any]:
+        if self._plan.tls is None:
+            return {}
+        return {"connection_class": connection_class, "tls_context": self._tls_context}
+
+    def _session(self) -> dict[str, Any]:
+        """Return what holds for each connection to a server that keeps values."""
+        return self._socket() | {
+            "username": self.address.username,
+            "password": self.address.password,
+            "db": self.address.db or 0,
+            "health_check_interval": self._plan.health_check_interval,
+        }
+
+    def _socket(self) -> dict[str, Any]:
+        """Return what holds for each connection, to a Sentinel too."""
+        plan = self._plan
+        retried = (RedisConnectionError, RedisTimeoutError) if plan.retry_on_timeout else (RedisConnectionError,)
+        options: dict[str, Any] = {
+            "socket_timeout": plan.socket_timeout,
+            "socket_connect_timeout": plan.socket_connect_timeout,
+            "retry": Retry(NoBackoff(), 1, retried),
+            "protocol": 3,
+            "driver_info": None,
+            # With these notifications the pool would take connections with unread answers for good ones.
+            "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+        }
+        if self.address.path is None:
+            options["socket_keepalive"] = plan.keepalive is not None
+            options["socket_keepalive_options"] = plan.keepalive
+        return options
+
+    def _sentinel_tls(self) -> dict[str, Any]:
+        tls = self._plan.tls
+        if tls is None:
+            return {}
+        return {
+            "ssl": True,
+            "ssl_keyfile": tls.keyfile,
+            "ssl_certfile": tls.certfile,
+            "ssl_cert_reqs": tls.cert_reqs,
+            "ssl_ca_certs": tls.ca_certs,
+            "ssl_check_hostname": tls.check_hostname,
+        }
+
+    @cached_property
+    def _tls_context(self) -> ssl.SSLContext | None:
+        return None if self._plan.tls is None else self._plan.tls.context()
+
+
+class _GivenPool:
+    """A pool that somebody else made, and closes."""
+
+    def __init__(self, pool: ConnectionPool) -> None:
+        self.address = _address(pool)
+        self._pool = pool
+
+    def client(self) -> _Client:
+        return _Client(Redis(connection_pool=self._pool), self._pool.max_connections, MAX_WAIT_S)
+
+
+class _PromptHello:
+    """Says HELLO first: a PING before it, as redis-py sends one, would double what a hung server costs a call."""
+
+    async def on_connect_check_health(self, check_health: bool = True) -> None:
+        """Log in on a connection that was just made; *check_health* is not asked for."""
+        say_hello: Any = super()
+        await say_hello.on_connect_check_health(check_health=False)
+
+
+class _SharedTlsContext:
+    """Connects with a context that is shared: to make one for each connection would block the loop each time."""
+
+    ssl_context: RedisSSLContext
+
+    def __init__(self, *, tls_context: ssl.SSLContext, **options: Any) -> None:
+        super().__init__(**options)
+        self.ssl_context.context = tls_context
+
+
+class _TcpConnection(_PromptHello, Connection):
+    pass
+
+
+class _TlsConnection(_PromptHello, _SharedTlsContext, SSLConnection):
+    pass
+
+
+class _UnixConnection(_PromptHello, UnixDomainSocketConnection):
+    pass
+
+
+class _SentinelTlsConnection(_SharedTlsContext, SentinelManagedSSLConnection):
+    pass
+
+
+def _server(url: str | NotGiven, url_source: str | None, options: RedisOptions) -> _Server:
+    pool = options.get("connection_pool")
+    if pool is None:
+        if "max_connections" in options and "max_connections_per_pool" in options:
+            because = "max_connections is given too"
+            logger.warning("backend.option_ignored", option="max_connections_per_pool", because=because)
+        address = parse_redis_url(DEFAULT_URL if url is NotGiven.NOT_GIVEN else url, url_source)
+        return _PlannedServer(read_options(address, options))
+    if not isinstance(pool, ConnectionPool):
+        kind = f"{type(pool).__module__}.{type(pool).__qualname__}"
+        raise ConfigurationError(f"connection_pool must be a ConnectionPool of redis.asyncio, not a {kind}")
+    check_pool_stands_alone(options if url is NotGiven.NOT_GIVEN else {"url": url, **options})
+    return _GivenPool(pool)
+
+
+def _address(pool: ConnectionPool) -> RedisUrl:
+    options = pool.connection_kwargs
+    by_tls = issubclass(pool.connection_class, SSLConnection)
+    return RedisUrl(
+        scheme=UNIX if "path" in options else "rediss" if by_tls else "redis",
+        nodes=((options.get("host", "localhost"), options.get("port", 6379)),),
+        path=options.get("path"),
+        service=getattr(pool, "service_name", None),
+        username=options.get("username"),
+        password=options.get("password"),
+        db=int(options.get("db") or 0),
+    )
+
+
+def _command(name: str, *args: str | bytes | int) -> tuple[str | bytes | int, ...]:
+    return name, *(arg.encode("utf-8", "surrogatepass") if isinstance(arg, str) else arg for arg in args)
+
+
+def _script_call(script: str, keys: Sequence[str], args: Sequence[str | int]) -> tuple[str | bytes | int, ...]:
+    return _command("EVALSHA", _digest(script), len(keys), *keys, *args)
+
+
+@lru_cache(maxsize=64)
+def _digest(script: str) -> str:
+    return hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
+
+
+async def _with_script(client: Any, script: str, call: Callable[[], Awaitable[T]]) -> T:
+    """Return what *call* returns; if the server does not know *script*, tell it and call once more."""
+    try:
+        return await call()
+    except NoScriptError:
+        await client.execute_command("SCRIPT LOAD", script)
+        return await call()
+
+
+async def _in_one_round_trip(client: Any, commands: Sequence[Sequence[str | bytes | int]]) -> None:
+    pipeline = client.pipeline(transaction=False)
+    for command in commands:
+        pipeline.execute_command(*command)
+    # Raised by the pipeline, an error would carry what was sent.
+    for answer in await pipeline.execute(raise_on_error=False):
+        if isinstance(answer, Exception):
+            raise answer
+
+
+def _without(secret: str | None, text: str) -> str:
+    return text.replace(secret, "***") if secret else text

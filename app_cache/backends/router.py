@@ -1,0 +1,166 @@
+"""Several backends behind one: each key belongs to one of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from app_cache.backends.base import CacheBackend
+from app_cache.backends.wrapper import Composite, Offered, seconds_for
+from app_cache.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from app_cache.backends.base import (
+        BytesBackend,
+        PatternBackend,
+        PingBackend,
+        SizedBackend,
+        WatchedBackend,
+    )
+
+    Route = tuple[str | Callable[[str], bool], str | CacheBackend]
+
+
+class BackendRouter(Composite):
+    """Asks of each key the backend that it belongs to.
+
+    Without *routes*, a key such as ``session:7`` belongs to the backend named ``session``, if there is one. With
+    them, the first that fits decides. Any other key belongs to *default*. Override `_get_backend_for_key` to
+    decide otherwise. The keys of responses are hashed (``cache:…``): prefixes tell apart only keys that one sets
+    oneself.
+
+    Bytes, `delete_pattern`, `ping`, `size` and `watch` are there if all backends have them.
+
+    >>> from app_cache.backends.memory import MemoryBackend
+    >>> router = BackendRouter({"session": MemoryBackend(), "data": MemoryBackend()})
+    >>> router = BackendRouter(routes=[("session:", MemoryBackend())], default=MemoryBackend())
+
+    Args:
+        backends: The backends by name; one may have several names. All are closed with this one.
+        default: The backend, or its name, for all keys that belong to no other.
+        routes: Pairs of a prefix, or a function that tells whether a key belongs, and a backend or its name.
+
+    Raises:
+        ConfigurationError: If there is no backend, or *default* or a route names one that is not there.
+    """
+
+    default = "data"
+    _routes: Sequence[tuple[Callable[[str], bool], str]] = ()
+
+    def __init__(
+        self,
+        backends: Mapping[str, CacheBackend] | None = None,
+        default: str | CacheBackend = "data",
+        *,
+        routes: Sequence[Route] = (),
+    ) -> None:
+        self.backends = dict(backends or {})
+        self._routes = [
+            (_fits(route), self._named(backend, f"routes[{at}]")) for at, (route, backend) in enumerate(routes)
+        ]
+        if isinstance(default, CacheBackend) or not self._decides_otherwise():
+            self.default = self._named(default, "default")
+        if not self.backends:
+            raise ConfigurationError("backends must be a dictionary of names and backends, and have one at least")
+
+    def _get_backend_for_key(self, key: str) -> str:
+        """Return the name of the backend that *key* belongs to; override it to decide by other rules."""
+        if self._routes:
+            return next((name for fits, name in self._routes if fits(key)), self.default)
+        name, colon, _ = key.partition(":")
+        return name if colon and name in self.backends else self.default
+
+    async def get(self, key: str) -> str | None:
+        """Return the value kept under *key* in its backend, or None."""
+        return await self._backend_for(key).get(key)
+
+    async def set(self, key: str, value: str, timeout: float | None = None) -> None:
+        """Keep *value* under *key* in its backend for *timeout* seconds; None is what that has for it, or an hour.
+
+        Raises:
+            ValueError: If *timeout* is not positive, or a bool.
+        """
+        backend = self._backend_for(key)
+        await backend.set(key, value, seconds_for(backend, timeout))
+
+    async def delete(self, key: str) -> None:
+        """Forget *key*, in its backend."""
+        await self._backend_for(key).delete(key)
+
+    async def close(self) -> None:
+        """Close every backend once, also when one fails; then raise the first failure."""
+        failures: list[Exception] = []
+        for backend in self._parts():
+            try:
+                await backend.close()
+            except Exception as error:  # noqa: BLE001 - the others are to be closed as well
+                failures.append(error)
+        if failures:
+            raise failures[0]
+
+    @Offered
+    async def get_bytes(self, key: str) -> bytes | None:
+        """Return the bytes kept under *key* in its backend, or None."""
+        return await cast("BytesBackend", self._backend_for(key)).get_bytes(key)
+
+    @Offered
+    async def set_bytes(self, key: str, value: bytes, timeout: float | None = None) -> None:
+        """Keep *value* under *key* in its backend for *timeout* seconds.
+
+        Raises:
+            ValueError: If *timeout* is not positive, or a bool.
+        """
+        backend = self._backend_for(key)
+        await cast("BytesBackend", backend).set_bytes(key, value, seconds_for(backend, timeout))
+
+    @Offered
+    async def delete_pattern(self, pattern: str) -> int:
+        """Delete the keys that match *pattern* in every backend and return how many there were."""
+        return sum([await cast("PatternBackend", backend).delete_pattern(pattern) for backend in self._parts()])
+
+    @Offered
+    async def ping(self) -> None:
+        """Return when every backend has answered; raise what the first raises that does not."""
+        for backend in self._parts():
+            await cast("PingBackend", backend).ping()
+
+    @Offered
+    async def size(self) -> int:
+        """Return the number of keys held by all backends together."""
+        return sum([await cast("SizedBackend", backend).size() for backend in self._parts()])
+
+    @Offered
+    def watch(self, told: Callable[[str], None]) -> None:
+        """Call *told* with the key at each later `set` and `delete` in any backend."""
+        for backend in self._parts():
+            cast("WatchedBackend", backend).watch(told)
+
+    def _decides_otherwise(self) -> bool:
+        return type(self)._get_backend_for_key is not BackendRouter._get_backend_for_key  # noqa: SLF001 - its own
+
+    def _parts(self) -> list[CacheBackend]:
+        return list({id(backend): backend for backend in self.backends.values()}.values())
+
+    def _backend_for(self, key: str) -> CacheBackend:
+        name = self._get_backend_for_key(key)
+        if name not in self.backends:
+            raise ConfigurationError(f"a key is routed to {name!r}; the backends are {_listed(self.backends)}")
+        return self.backends[name]
+
+    def _named(self, backend: str | CacheBackend, name: str) -> str:
+        """Return the name of *backend*, which is *name* if it has none yet."""
+        if isinstance(backend, CacheBackend):
+            self.backends[name] = backend
+            return name
+        if backend not in self.backends:
+            raise ConfigurationError(f"{name} must be one of {_listed(self.backends)}, not {backend!r}")
+        return backend
+
+
+def _fits(route: str | Callable[[str], bool]) -> Callable[[str], bool]:
+    return (lambda key: key.startswith(route)) if isinstance(route, str) else route
+
+
+def _listed(names: Mapping[str, object]) -> str:
+    return ", ".join(map(repr, names)) or "none"

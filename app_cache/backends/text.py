@@ -1,0 +1,22 @@
+"""How a value that was kept as text is read as bytes, and the other way round, in every backend of ours."""
+
+from __future__ import annotations
+
+from app_cache.errors import BackendError
+
+
+def as_bytes(text: str) -> bytes:
+    """Return *text* in UTF-8; lone surrogates, which JSON can carry, pass as three bytes each."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+def as_text(value: bytes) -> str:
+    """Return the text that *value* is in UTF-8.
+
+    Raises:
+        BackendError: If it is none.
+    """
+    try:
+        return value.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError as error:
+        raise BackendError("the value is no text in UTF-8: read it with get_bytes") from error

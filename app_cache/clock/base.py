@@ -1,0 +1,158 @@
+"""What a clock of invalidations is, whatever keeps it, and the words it is asked in."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from app_cache.codec import Mark
+
+
+class Verdict(Enum):
+    """What the clock says of an entry."""
+
+    VALID = "valid"
+    STALE = "stale"
+    INVALID = "invalid"
+    UNASKED = "unasked"
+    """The reading has not asked for all of the entry's tags: ask again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What an invalidation may name an entry by.
+
+    Args:
+        tags: Its tags, those of its URL and key included.
+        path: Its decoded path.
+        logical_key: What a key generator of the application's own gave, or None.
+        key: The key under which it is kept.
+    """
+
+    tags: frozenset[str]
+    path: str
+    logical_key: str | None
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One invalidation: everything, or all that one of *tags* or a ban names.
+
+    Args:
+        tags: Each entry that has one of these.
+        patterns: Globs over paths and logical keys.
+        all_of: Sets of tags; each entry that has all tags of a set.
+        keys: Keys of entries as they are stored.
+        everything: All entries.
+        soft: Mark as stale rather than drop.
+    """
+
+    tags: tuple[str, ...] = ()
+    patterns: tuple[str, ...] = ()
+    all_of: tuple[tuple[str, ...], ...] = ()
+    keys: tuple[str, ...] = ()
+    everything: bool = False
+    soft: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class InvalidationResult:
+    """What an invalidation did.
+
+    Args:
+        durable: Whether the backend has it; False: it holds in this process, and is sent again before the next
+            entry is trusted.
+        epoch: The epoch that it began, or None where the backend keeps none.
+        widened_to: What was invalidated where the backend can only do more than was asked, or None.
+    """
+
+    durable: bool
+    epoch: int | None = None
+    widened_to: str | None = None
+
+
+def tag_stamp(tag: str) -> str:
+    """Return the name of the stamp of a tag that the application chose."""
+    return short(f"t:{tag}")
+
+
+def url_stamp(path: str, origin: str = "") -> str:
+    """Return the name of the stamp of a URL: its decoded *path*, at one *origin* or at any."""
+    return short(f"u:{origin}{path}")
+
+
+def key_stamp(logical_key: str) -> str:
+    """Return the name of the stamp of a logical key."""
+    return short(f"k:{logical_key}")
+
+
+def short(name: str) -> str:
+    """Return *name*, or a digest of it where it is long or has characters that do not print."""
+    if len(name) <= 200 and name.isprintable():
+        return name
+    return f"{name[:2]}#{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()}"
+
+
+class Reading(Protocol):
+    """The clock at one moment, with the stamps that were asked for."""
+
+    @property
+    def mark(self) -> Mark | None:
+        """What an entry carries whose handler begins now; None: not all of it is there yet."""
+        ...
+
+    def judge(self, mark: Mark, subject: Subject) -> Verdict:
+        """Return whether an entry that was filled under *mark* is still valid."""
+        ...
+
+
+class Shelf(Protocol):
+    """How the bytes of entries get into a backend and out of it."""
+
+    async def read(self, key: str) -> bytes | None:
+        """Return the bytes under *key*, or None."""
+        ...
+
+    async def write(self, key: str, value: bytes, timeout: float) -> None:
+        """Keep *value* under *key* for *timeout* seconds."""
+        ...
+
+
+class InvalidationClock(ABC):
+    """Reads, begins, stores and invalidates under one namespace of a backend.
+
+    Every method raises what the backend raises; the store takes that as a miss.
+    """
+
+    @abstractmethod
+    async def look_up(self, key: str, subject: Subject) -> tuple[bytes | None, Reading]:
+        """Return the bytes under *key* and a reading with the stamps of *subject*, in as few trips as can be."""
+
+    @abstractmethod
+    async def read(self, subject: Subject) -> Reading:
+        """Return a reading with the stamps of *subject*."""
+
+    @abstractmethod
+    async def begin(self, reading: Reading, subject: Subject, keep_for: float) -> Mark:
+        """Return what an entry carries whose handler begins after this; create the stamps that are missing."""
+
+    @abstractmethod
+    async def store(self, key: str, value: bytes, keep_for: float, mark: Mark, subject: Subject) -> None:
+        """Keep *value*, filled under *mark*, for *keep_for* seconds, and the clock at least as long."""
+
+    def needs_seal(self, mark: Mark, subject: Subject) -> bool:
+        """Return whether *subject* has what *mark* does not cover, so that `seal` is due before it is stored."""
+        return False
+
+    async def seal(self, mark: Mark, subject: Subject) -> Mark | None:
+        """Return *mark* with what *subject* has beyond it, or None if the entry cannot be stored any more."""
+        return mark
+
+    @abstractmethod
+    async def invalidate(self, order: Order) -> InvalidationResult:
+        """Carry out *order*; when this returns, no reader of this backend takes what it names as valid."""

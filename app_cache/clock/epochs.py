@@ -1,0 +1,166 @@
+"""The rules of a clock that counts: when an entry is valid, in epochs, stamps and bans. Nothing here awaits."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from app_cache.clock.base import Verdict
+from app_cache.rules.glob import compile_glob
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from app_cache.clock.base import Order, Subject
+    from app_cache.codec import Mark
+
+MAX_BANS = 256
+"""Bans kept at once; beyond, the older half is forgotten and what is older than those is a miss."""
+MAX_PASSED = 10_000
+"""Entries for which a process remembers the newest ban that they passed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ban:
+    """An invalidated pattern, set of tags, or key, and the epoch that it began."""
+
+    epoch: int
+    soft: bool
+    kind: str
+    text: str
+    matches: Callable[[Subject], bool] = field(compare=False, repr=False)
+
+
+def ban(epoch: int, kind: str, text: str, *, soft: bool) -> Ban:
+    """Return the ban of *kind*: ``p`` a pattern, ``a`` all of several tags, ``k`` a stored key."""
+    return Ban(epoch, soft, kind, text, KINDS[kind](text))
+
+
+def bans_of(order: Order) -> list[tuple[str, str]]:
+    """Return the kind and the text of each ban that *order* needs."""
+    return [
+        *(("p", pattern) for pattern in order.patterns),
+        *(("a", "\n".join(sorted(tags))) for tags in order.all_of),
+        *(("k", key) for key in order.keys),
+    ]
+
+
+def _pattern_matcher(pattern: str) -> Callable[[Subject], bool]:
+    glob = compile_glob(pattern)
+    return lambda subject: glob(subject.path) or (subject.logical_key is not None and glob(subject.logical_key))
+
+
+def _tags_matcher(text: str) -> Callable[[Subject], bool]:
+    tags = frozenset(text.split("\n"))
+    return lambda subject: tags <= subject.tags
+
+
+def _key_matcher(key: str) -> Callable[[Subject], bool]:
+    return lambda subject: subject.key == key
+
+
+KINDS: dict[str, Callable[[str], Callable[[Subject], bool]]] = {
+    "p": _pattern_matcher,
+    "a": _tags_matcher,
+    "k": _key_matcher,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Bans:
+    """The bans known, oldest first; complete for what is newer than *since*. Never changed once made."""
+
+    since: int = 0
+    items: tuple[Ban, ...] = ()
+
+    def verdict(self, epoch: int, subject: Subject) -> Verdict:
+        """Return what the bans newer than *epoch* say of *subject*."""
+        if self.since > epoch:
+            return Verdict.INVALID
+        verdict = Verdict.VALID
+        for each in reversed(self.items):
+            if each.epoch <= epoch:
+                break
+            if each.matches(subject):
+                if not each.soft:
+                    return Verdict.INVALID
+                verdict = Verdict.STALE
+        return verdict
+
+    def with_more(self, more: Iterable[Ban]) -> Bans:
+        """Return these bans and *more*, at most `MAX_BANS`."""
+        items = (*self.items, *more)
+        if len(items) <= MAX_BANS:
+            return Bans(self.since, items)
+        kept = items[-(MAX_BANS // 2) :]
+        return Bans(max(self.since, items[-len(kept) - 1].epoch), kept)
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """The epochs at which a tag was last invalidated, for good and softly, in one generation."""
+
+    generation: str
+    hard: int
+    soft: int
+
+
+@dataclass(frozen=True, slots=True)
+class Epochs:
+    """The clock: its generation, its epoch, and the epochs of the last invalidations that name no tag."""
+
+    generation: str
+    epoch: int
+    floor: int = 0
+    soft_floor: int = 0
+    newest_ban: int = 0
+
+    def verdict(self, mark: Mark, subject: Subject, stamps: Mapping[str, Stamp | None]) -> Verdict:
+        """Return what the clock and *stamps* say of an entry; the bans are asked by `needs_bans`."""
+        if mark.generation != self.generation or not self.floor <= mark.epoch <= self.epoch:
+            return Verdict.INVALID
+        if mark.epoch == self.epoch:
+            return Verdict.VALID
+        if not subject.tags <= stamps.keys():
+            return Verdict.UNASKED
+        verdict = Verdict.STALE if self.soft_floor > mark.epoch else Verdict.VALID
+        for tag in subject.tags:
+            stamp = stamps[tag]
+            if stamp is None or stamp.generation != self.generation or stamp.hard > mark.epoch:
+                return Verdict.INVALID
+            if stamp.soft > mark.epoch:
+                verdict = Verdict.STALE
+        return verdict
+
+
+class Passed:
+    """Remembers of an entry the newest ban that it passed, so that a hit asks for newer ones alone."""
+
+    def __init__(self) -> None:
+        self._newest: OrderedDict[tuple[str, str, int, frozenset[str]], int] = OrderedDict()
+
+    def since(self, mark: Mark, subject: Subject) -> int:
+        return self._newest.get((subject.key, mark.generation, mark.epoch, subject.tags), mark.epoch)
+
+    def note(self, mark: Mark, subject: Subject, newest: int) -> None:
+        self._newest[subject.key, mark.generation, mark.epoch, subject.tags] = newest
+        if len(self._newest) > MAX_PASSED:
+            self._newest.popitem(last=False)
+
+
+def judge(
+    epochs: Epochs, bans: Bans, passed: Passed, mark: Mark, subject: Subject, stamps: Mapping[str, Stamp | None]
+) -> Verdict:
+    """Return what the clock, its bans and *stamps* say of an entry that was filled under *mark*."""
+    verdict = epochs.verdict(mark, subject, stamps)
+    if verdict in (Verdict.INVALID, Verdict.UNASKED) or epochs.newest_ban <= mark.epoch:
+        return verdict
+    since = passed.since(mark, subject)
+    if since >= epochs.newest_ban:
+        return verdict
+    banned = bans.verdict(since, subject)
+    if banned is Verdict.VALID:
+        passed.note(mark, subject, epochs.newest_ban)
+        return verdict
+    return banned

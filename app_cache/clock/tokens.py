@@ -1,0 +1,150 @@
+"""The clock where there is only get and set: no epoch can be kept, so every stamp is a unique token.
+
+An entry carries the tokens of all that may name it: everything, each directory of its path, its URL, its tags. It
+is valid while they are the same. An invalidation writes a new *activity* token first, then the stamps; an entry
+with tags known late is stored only if the activity did not change since its handler began.
+
+Exact in one process; across several, the last writer wins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import TYPE_CHECKING, cast
+
+from app_cache.clock.base import InvalidationClock, InvalidationResult, Reading, Verdict, short
+from app_cache.codec import Mark
+from app_cache.keys import prefix
+from app_cache.rules.glob import literal_directory
+
+if TYPE_CHECKING:
+    from app_cache.backends.base import CacheBackend
+    from app_cache.clock.base import Order, Shelf, Subject
+
+MAX_DIRECTORIES = 8
+"""Directories of a path that have a stamp of their own."""
+TOKEN_TIMEOUT_S = 7 * 86_400
+"""Seconds that a token lives at least; its end is a miss for what carries it."""
+
+_EVERYTHING = "*"
+_ACTIVITY = "!"
+
+
+def _directories(path: str) -> list[str]:
+    """Return the stamps of the directories that *path* lies in, but for the root, which is everything."""
+    cuts = [at + 1 for at, char in enumerate(path) if char == "/"][1:MAX_DIRECTORIES]
+    return [f"d:{path[:cut]}" for cut in cuts] if path.startswith("/") else []
+
+
+def _token_names(subject: Subject) -> list[str]:
+    named = dict.fromkeys([*_directories(subject.path), *_directories(subject.logical_key or "")])
+    return [_EVERYTHING, *map(short, named), *sorted(subject.tags)]
+
+
+class _TokenReading:
+    def __init__(self, tokens: dict[str, str | None]) -> None:
+        self.tokens = tokens
+        known = {name: token for name, token in tokens.items() if token is not None}
+        self.mark = Mark(tokens=known) if len(known) == len(tokens) else None
+
+    def judge(self, mark: Mark, subject: Subject) -> Verdict:
+        names = _token_names(subject)
+        if not self.tokens.keys() >= {*names}:
+            return Verdict.UNASKED
+        same = all((token := self.tokens[name]) is not None and token == mark.tokens.get(name) for name in names)
+        return Verdict.VALID if same else Verdict.INVALID
+
+
+class TokenClock(InvalidationClock):
+    """The clock of a backend with four methods: exact in one process; across several, the last writer wins."""
+
+    def __init__(self, backend: CacheBackend, shelf: Shelf, namespace: str) -> None:
+        self._backend = backend
+        self._shelf = shelf
+        self._prefix = f"{prefix(namespace)}s:"
+        self._making: dict[tuple[int, str], asyncio.Task[str]] = {}
+
+    async def look_up(self, key: str, subject: Subject) -> tuple[bytes | None, Reading]:
+        value, tokens = await asyncio.gather(self._shelf.read(key), self._tokens(_token_names(subject)))
+        return value, _TokenReading(tokens)
+
+    async def read(self, subject: Subject) -> Reading:
+        return _TokenReading(await self._tokens(_token_names(subject)))
+
+    async def _tokens(self, names: list[str]) -> dict[str, str | None]:
+        values = await asyncio.gather(*(self._backend.get(self._prefix + name) for name in names))
+        return {name: value if isinstance(value, str) else None for name, value in zip(names, values, strict=True)}
+
+    async def begin(self, reading: Reading, subject: Subject, keep_for: float) -> Mark:
+        tokens = cast("_TokenReading", reading).tokens
+        missing = [name for name, token in tokens.items() if token is None]
+        return Mark(tokens=await self._complete(tokens | await self._tokens([_ACTIVITY, *missing]), keep_for))
+
+    async def _complete(self, tokens: dict[str, str | None], keep_for: float) -> dict[str, str]:
+        complete = {name: token for name, token in tokens.items() if token is not None}
+        missing = [name for name, token in tokens.items() if token is None]
+        made = await asyncio.gather(*(self._create(name, keep_for) for name in missing))
+        return complete | dict(zip(missing, made, strict=True))
+
+    async def _create(self, name: str, keep_for: float) -> str:
+        """Return the token of a stamp that is missing, when the backend has it; fills side by side share it.
+
+        What carries the token begins after the backend has it: were it used before, an invalidation that is
+        overtaken by this very write would be lost.
+        """
+        own = (id(asyncio.get_running_loop()), name)
+        task = self._making.get(own)
+        if task is None:
+            task = self._making[own] = asyncio.create_task(self._make(name, keep_for))
+            task.add_done_callback(lambda _: self._making.pop(own, None))
+        return await asyncio.shield(task)
+
+    async def _make(self, name: str, keep_for: float) -> str:
+        token = secrets.token_hex(8)
+        await self._backend.set(self._prefix + name, token, max(TOKEN_TIMEOUT_S, int(2 * keep_for)))
+        return token
+
+    def needs_seal(self, mark: Mark, subject: Subject) -> bool:
+        return not mark.tokens.keys() >= {*_token_names(subject)}
+
+    async def seal(self, mark: Mark, subject: Subject) -> Mark | None:
+        late = [name for name in _token_names(subject) if name not in mark.tokens]
+        tokens = await self._complete(await self._tokens(late), 0.0)
+        activity = await self._tokens([_ACTIVITY])
+        unchanged = activity[_ACTIVITY] == mark.tokens.get(_ACTIVITY)
+        return Mark(tokens=mark.tokens | tokens) if unchanged else None
+
+    async def store(self, key: str, value: bytes, keep_for: float, mark: Mark, subject: Subject) -> None:
+        await self._shelf.write(key, value, keep_for)
+
+    async def invalidate(self, order: Order) -> InvalidationResult:
+        names, widened = _widened(order)
+        for name in (_ACTIVITY, *names):
+            await self._backend.set(self._prefix + name, secrets.token_hex(8), TOKEN_TIMEOUT_S)
+        return InvalidationResult(durable=True, widened_to=", ".join(widened) or None)
+
+
+def _widened(order: Order) -> tuple[list[str], list[str]]:
+    """Return the stamps that cover *order*, and what they name beyond it."""
+    names, widened = list(order.tags), ["hard"] if order.soft else []
+    if order.everything:
+        names.append(_EVERYTHING)
+    for pattern in order.patterns:
+        directory = _stamped_directory(pattern)
+        names.append(_EVERYTHING if directory is None else short(f"d:{directory}"))
+        widened.append("everything" if directory is None else f"{directory}*")
+    for tags in order.all_of:
+        names.append(min(tags))
+        widened.append(min(tags))
+    if order.keys:
+        names.append(_EVERYTHING)
+        widened.append("everything")
+    return names, widened
+
+
+def _stamped_directory(pattern: str) -> str | None:
+    """Return the longest directory that *pattern* begins with and that has a stamp; None: only everything has."""
+    literal = literal_directory(pattern)
+    slashes = [at for at, char in enumerate(literal) if char == "/"][:MAX_DIRECTORIES]
+    return literal[: slashes[-1] + 1] if literal.startswith("/") and len(slashes) > 1 else None

@@ -1,0 +1,165 @@
+"""Entries as bytes: a checked prefix, then msgpack; what does not decode exactly is no entry.
+
+    magic 2 · version 1 · reserved 1 · length 4 · xxh3-64 of the rest 8 · msgpack
+
+The content names the digest of its own key, so that a value copied under another key is refused. Nothing is
+allocated before the length and the checksum agree, and nothing but plain values is ever built.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import struct
+from typing import TYPE_CHECKING
+
+import msgspec
+import xxhash
+
+from app_cache.rules.messages import StoredResponse
+
+if TYPE_CHECKING:
+    from app_cache.rules.messages import Headers
+
+MAGIC = b"\xacR"
+VERSION = 1
+PREFIX = struct.Struct(">2sBBIQ")
+TEXT_MARK = "app-cache:"
+"""What an entry begins with on a backend that keeps text only."""
+
+
+class Mark(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The state of the invalidation clock that an entry was filled under.
+
+    Args:
+        generation: The life of the clock, 0 where the clock has only tokens.
+        epoch: The number of invalidations before the fill began.
+        tokens: Stamps by name, where the backend can keep no epoch.
+    """
+
+    generation: str = ""
+    epoch: int = 0
+    tokens: dict[str, str] = {}
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="e"):
+    """A stored response as a backend holds it, with what an invalidation may name."""
+
+    key: str
+    mark: Mark
+    tags: tuple[str, ...]
+    path: str
+    logical_key: str | None
+    status: int
+    headers: tuple[tuple[bytes, bytes], ...]
+    body: bytes
+    requested_at: float
+    received_at: float
+    freshness_lifetime: float
+    stale_while_revalidate: float
+    stale_if_error: float
+
+    def response(self) -> StoredResponse:
+        """Return the response that is kept."""
+        return StoredResponse(
+            self.status,
+            self.headers,
+            self.body,
+            self.requested_at,
+            self.received_at,
+            self.freshness_lifetime,
+            self.stale_while_revalidate,
+            self.stale_if_error,
+        )
+
+
+class Variants(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="v"):
+    """What stands under a key whose responses vary: which fields they vary by, and which variants are kept.
+
+    Args:
+        key: The key that this stands under.
+        fields: Sets of lower-case field names, each sorted, the newest first.
+        kept: Digests of the variants, the least used first.
+    """
+
+    key: str
+    fields: tuple[tuple[str, ...], ...]
+    kept: tuple[str, ...]
+
+
+Record = Entry | Variants
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Entry | Variants)
+
+
+def entry_of(
+    key: str, mark: Mark, tags: tuple[str, ...], path: str, logical_key: str | None, response: StoredResponse
+) -> Entry:
+    """Return *response* as an entry under *key*."""
+    return Entry(
+        key,
+        mark,
+        tags,
+        path,
+        logical_key,
+        response.status,
+        response.headers,
+        response.body,
+        response.requested_at,
+        response.received_at,
+        response.freshness_lifetime,
+        response.stale_while_revalidate,
+        response.stale_if_error,
+    )
+
+
+def encode(record: Record) -> bytes:
+    """Return *record* as bytes."""
+    content = _encoder.encode(record)
+    return PREFIX.pack(MAGIC, VERSION, 0, len(content), xxhash.xxh3_64_intdigest(content)) + content
+
+
+def decode(raw: bytes, key: str) -> Record | None:
+    """Return what *raw* holds if it is exactly a record of *key*, else None; no input raises."""
+    if len(raw) < PREFIX.size:
+        return None
+    magic, version, reserved, length, checksum = PREFIX.unpack_from(raw)
+    content = memoryview(raw)[PREFIX.size :]
+    if (magic, version, reserved, length) != (MAGIC, VERSION, 0, len(content)):
+        return None
+    if xxhash.xxh3_64_intdigest(content) != checksum:
+        return None
+    try:
+        record = _decoder.decode(content)
+    except msgspec.MsgspecError:
+        return None
+    if record.key != key or (isinstance(record, Entry) and not _is_sendable(record.status, record.headers)):
+        return None
+    return record
+
+
+def _is_sendable(status: int, headers: Headers) -> bool:
+    """Return whether a stored head can be sent: no field can end its line (RFC 9110 §5.5)."""
+    text = b"".join([part for field in headers for part in field])
+    return 200 <= status <= 599 and not (b"\n" in text or b"\r" in text or b"\0" in text)
+
+
+def to_text(raw: bytes) -> str:
+    """Return *raw* as ASCII, for a backend that keeps text only."""
+    return TEXT_MARK + base64.b64encode(raw).decode("ascii")
+
+
+def from_text(text: str) -> bytes:
+    """Return the bytes that `to_text` was given, or none at all if *text* is something else."""
+    if not text.startswith(TEXT_MARK):
+        return b""
+    try:
+        return base64.b64decode(text[len(TEXT_MARK) :], validate=True)
+    except (binascii.Error, ValueError):
+        return b""
+
+
+def entity_tag_of(body: bytes) -> bytes:
+    """Return a strong ETag for *body* (RFC 9110 §8.8.3)."""
+    return b'"%s"' % xxhash.xxh3_128_hexdigest(body).encode("ascii")

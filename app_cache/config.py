@@ -1,0 +1,253 @@
+"""Which backend an environment means, and the variables that say so.
+
+Nothing here is read at import. `CacheSettings` takes the variables when it is made, and what is wrong in them is a
+`ConfigurationError`. An environment is a value of `ENVIRONMENTS`; add one by giving a mapping of your own:
+
+    {**ENVIRONMENTS, "canary": Environment("canary", BACKENDS["redis"], namespace="canary")}
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, PositiveInt, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from app_cache.backends.memory import MemoryBackend
+from app_cache.backends.redis import RedisBackend
+from app_cache.errors import ConfigurationError
+from app_cache.logger_config import escaped, without_secrets
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from app_cache.backends.base import CacheBackend
+
+_RIGHT = {
+    "environment": "a name",
+    "cache_backend": "memory or redis",
+    "cache_namespace": "text",
+    "use_redis": "true or false",
+    "redis_url": "a URL",
+    "redis_max_connections": "a positive whole number",
+    "redis_ssl": "true or false",
+    "redis_ssl_ca_certs": "the path of a file",
+}
+_SHOWN = _RIGHT.keys() - {"redis_url"}
+
+
+class CacheSettings(BaseSettings):
+    """The variables that choose and shape the backend; each field is named like its variable, in lower case.
+
+    A variable that is unset, empty or blank is *not given*: None, never False. A keyword argument goes before the
+    variable of its name. The password in ``redis_url`` is not shown by ``repr``.
+
+    Args:
+        environ: Where the variables are read; ``os.environ`` if not given.
+
+    Raises:
+        ConfigurationError: If a value does not parse; it names each such variable and what would be right.
+    """
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True
+    )
+
+    environment: str = "development"
+    """``ENVIRONMENT``: a name in the mapping of environments."""
+    cache_backend: Literal["memory", "redis"] | None = None
+    """``CACHE_BACKEND``: the backend to use, whatever the environment names."""
+    cache_namespace: str | None = None
+    """``CACHE_NAMESPACE``: goes before the namespace of the environment."""
+    use_redis: bool | None = None
+    """``USE_REDIS``: whether development uses Redis; other environments do not ask."""
+    redis_url: str | None = Field(default=None, repr=False)
+    """``REDIS_URL``."""
+    redis_max_connections: PositiveInt | None = None
+    """``REDIS_MAX_CONNECTIONS``: the size of the pool, in place of that of the environment."""
+    redis_ssl: bool | None = None
+    """``REDIS_SSL``: whether to connect by TLS; if not given, the URL says it."""
+    redis_ssl_ca_certs: str | None = None
+    """``REDIS_SSL_CA_CERTS``: the path of a file of certificates to trust."""
+
+    def __init__(self, environ: Mapping[str, str] | None = None, **values: Any) -> None:
+        fields = type(self).model_fields
+        unknown = [name for name in values if name not in fields and not name.startswith("_")]
+        if unknown:
+            raise ConfigurationError(f"CacheSettings has no {', '.join(unknown)}; it has {', '.join(fields)}")
+        try:
+            super().__init__(**_given(fields, os.environ if environ is None else environ) | values)
+        except ValidationError as error:
+            raise ConfigurationError(_what_is_wrong(error)) from None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 the name is the interface's
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return the sources without that of ``os.environ``: ``__init__`` reads the variables."""
+        return init_settings, dotenv_settings, file_secret_settings
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What differs between development, production and their like."""
+
+    name: str
+    backend: Callable[[CacheSettings], CacheBackend]
+    """Builds the backend; connects to nothing."""
+    key_generator: Callable[[], Any] | None = None
+    """Makes the key generator; the default one if None."""
+    namespace: str | None = None
+    """Stands before all keys unless ``CACHE_NAMESPACE`` is given."""
+    invalidation: Callable[..., Any] | None = None
+    """Makes the invalidation service; the default one if None."""
+
+
+def memory_backend(settings: CacheSettings) -> MemoryBackend:
+    """Return a backend in memory: of 100 entries in development, 50 in testing, else of its own default."""
+    max_size = _MEMORY_SIZES.get(settings.environment)
+    return MemoryBackend() if max_size is None else MemoryBackend(max_size=max_size)
+
+
+def redis_backend(settings: CacheSettings) -> RedisBackend:
+    """Return a backend in Redis, as ``REDIS_URL`` and the other ``REDIS_`` variables that are given say.
+
+    What is not given depends on the environment: ``redis://localhost:6379`` and 5 connections in development and
+    testing, ``redis://staging-redis:6379`` and 10 in staging. In production, and in an environment that is none of
+    the four, the URL is required, and there are 50 connections, with keepalive and a health check every 30 s.
+
+    Raises:
+        ConfigurationError: If the URL is required and not given, or `RedisBackend` refuses what is.
+    """
+    options = _REDIS_OPTIONS.get(settings.environment, _PRODUCTION_OPTIONS) | _given_options(settings)
+    if "url" not in options:
+        raise ConfigurationError(
+            f"REDIS_URL must be given with ENVIRONMENT={escaped(settings.environment)}: "
+            "a URL such as rediss://cache.example.com:6379"
+        )
+    return RedisBackend(**options)
+
+
+def development_backend(settings: CacheSettings) -> CacheBackend:
+    """Return a backend in Redis if ``USE_REDIS`` is true, else in memory."""
+    return redis_backend(settings) if settings.use_redis else memory_backend(settings)
+
+
+BACKENDS: Mapping[str, Callable[[CacheSettings], CacheBackend]] = MappingProxyType(
+    {"memory": memory_backend, "redis": redis_backend}
+)
+"""What ``CACHE_BACKEND`` may name; also ready to be the backend of an `Environment` of your own."""
+
+ENVIRONMENTS: Mapping[str, Environment] = MappingProxyType(
+    {
+        "development": Environment("development", development_backend),
+        "testing": Environment("testing", memory_backend),
+        "staging": Environment("staging", redis_backend),
+        "production": Environment("production", redis_backend),
+    }
+)
+"""What ``ENVIRONMENT`` may name."""
+
+_MEMORY_SIZES = {"development": 100, "testing": 50}
+_REDIS_OPTIONS: Mapping[str, dict[str, Any]] = {
+    "development": {"url": "redis://localhost:6379", "max_connections": 5},
+    "testing": {"url": "redis://localhost:6379", "max_connections": 5},
+    "staging": {"url": "redis://staging-redis:6379", "max_connections": 10},
+}
+_PRODUCTION_OPTIONS: dict[str, Any] = {
+    "max_connections": 50,
+    "retry_on_timeout": True,
+    "socket_keepalive": True,
+    "health_check_interval": 30,
+}
+
+
+def choose_environment(
+    settings: CacheSettings, environments: Mapping[str, Environment] = ENVIRONMENTS
+) -> Environment:
+    """Return the environment that *settings* name.
+
+    Raises:
+        ConfigurationError: If *environments* do not have it.
+    """
+    environment = environments.get(settings.environment)
+    if environment is None:
+        raise ConfigurationError(
+            f"Unknown environment: {escaped(settings.environment)}; known are {', '.join(environments)}"
+        )
+    return environment
+
+
+def choose_namespace(settings: CacheSettings, environment: Environment) -> str:
+    """Return ``CACHE_NAMESPACE`` if it is given, else the namespace of *environment*, else none: ``""``."""
+    return settings.cache_namespace or environment.namespace or ""
+
+
+def build_backend(settings: CacheSettings, environments: Mapping[str, Environment] = ENVIRONMENTS) -> CacheBackend:
+    """Return the backend that ``CACHE_BACKEND`` names if it is given, else that of the environment.
+
+    With ``CACHE_BACKEND`` the environment still says the sizes: see `memory_backend` and `redis_backend`. Nothing
+    is connected to.
+
+    Raises:
+        ConfigurationError: If the environment is unknown, or a value that its backend needs is missing or wrong.
+    """
+    environment = choose_environment(settings, environments)
+    build = BACKENDS[settings.cache_backend] if settings.cache_backend else environment.backend
+    return build(settings)
+
+
+class CacheConfig:
+    """Builds the backend of an environment by its name."""
+
+    @staticmethod
+    def create_backend(environment: str, environ: Mapping[str, str] | None = None) -> CacheBackend:
+        """Return the backend that *environment* names in `ENVIRONMENTS`.
+
+        ``ENVIRONMENT`` and ``CACHE_BACKEND`` have no say here; `build_backend` is for what they choose.
+
+        Args:
+            environment: ``"development"``, ``"testing"``, ``"staging"`` or ``"production"``.
+            environ: Where the other variables are read; ``os.environ`` if not given.
+
+        Raises:
+            ConfigurationError: As from `build_backend`; it is a ValueError.
+        """
+        settings = CacheSettings(environ, environment=environment)
+        return choose_environment(settings).backend(settings)
+
+
+def _given(names: Iterable[str], environ: Mapping[str, str]) -> dict[str, Any]:
+    """Return by its field's name what *environ* gives for each of *names*."""
+    found = {name: environ.get(name.upper(), "").strip() for name in names}
+    return {name: text for name, text in found.items() if text}
+
+
+def _given_options(settings: CacheSettings) -> dict[str, Any]:
+    """Return what *settings* give of the options of `RedisBackend`."""
+    options = {
+        "url": settings.redis_url,
+        "url_source": None if settings.redis_url is None else "REDIS_URL",
+        "max_connections": settings.redis_max_connections,
+        "ssl": settings.redis_ssl,
+        "ssl_ca_certs": settings.redis_ssl_ca_certs,
+    }
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _what_is_wrong(error: ValidationError) -> str:
+    """Return a clause for each value that pydantic refused: its variable, what is right, and what it is."""
+    clauses = []
+    for detail in error.errors(include_url=False, include_context=False):
+        field = str(detail["loc"][0]) if detail["loc"] else "settings"
+        shown = f", not {without_secrets(repr(detail['input']))}" if field in _SHOWN else ""
+        clauses.append(f"{field.upper()} must be {_RIGHT.get(field, 'valid')}{shown}")
+    return "; ".join(clauses)

@@ -1,0 +1,187 @@
+"""What FastAPI endpoints ask for: providers, their aliases, and the router of the administrative endpoints."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import APIRouter, Depends, HTTPException, Query
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import HTTPConnection
+
+from app_cache.backends.base import CacheBackend, SizedBackend, capability
+from app_cache.clock.base import Order, tag_stamp
+from app_cache.errors import BackendError, ConfigurationError
+from app_cache.health import HealthCheck
+from app_cache.invalidation import InvalidationService, stamp_of_url
+from app_cache.logger_config import logger
+from app_cache.policy import checked_tag
+from app_cache.rules.glob import compile_glob
+from app_cache.services import services_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+async def get_backend(connection: HTTPConnection) -> CacheBackend:
+    """Return the backend of the application that serves this request or websocket.
+
+    Raises:
+        NotWiredError: If it has no cache.
+    """
+    return services_of(connection.scope).backend()
+
+
+async def get_invalidation(connection: HTTPConnection) -> InvalidationService:
+    """Return the invalidation service of the application that serves this request or websocket.
+
+    Raises:
+        NotWiredError: If it has no cache.
+    """
+    return services_of(connection.scope).invalidation()
+
+
+async def get_health(connection: HTTPConnection) -> HealthCheck:
+    """Return the health check of the application that serves this request or websocket.
+
+    Raises:
+        NotWiredError: If it has no cache.
+    """
+    return services_of(connection.scope).health()
+
+
+Backend = Annotated[CacheBackend, Depends(get_backend)]
+"""The backend of the running app: ``async def stats(backend: Backend): ...``"""
+
+Invalidation = Annotated[InvalidationService, Depends(get_invalidation)]
+"""The invalidation service of the running app: ``await invalidation.by_tag("users")``"""
+
+Health = Annotated[HealthCheck, Depends(get_health)]
+"""The health check of the running app: ``await health.check()``"""
+
+
+class Targets(BaseModel):
+    """What to invalidate: each may be one, or a list."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    pattern: str | list[str] = Field(default=[], description="Globs over URL paths: /users/*")
+    tag: str | list[str] = Field(default=[], description="Tags")
+    url: str | list[str] = Field(default=[], description="Absolute URLs, or paths for every host")
+    soft: bool = Field(default=False, description="Mark as stale rather than drop")
+
+
+_NOT_GIVEN: Any = object()
+
+
+def cache_router(*, authorize: Callable[..., Any] | None = _NOT_GIVEN, prefix: str = "") -> APIRouter:
+    """Return a router with ``POST /invalidate-cache``, ``GET /cache-stats`` and ``GET /health/cache``.
+
+    Args:
+        authorize: A FastAPI dependency that guards the first two: it refuses by raising; False is 403; anything
+            else, None included, admits. ``authorize=None`` admits clients of this machine only.
+        prefix: Goes before the paths.
+
+    Raises:
+        TypeError: If *authorize* is not given.
+    """
+    if authorize is _NOT_GIVEN:
+        raise TypeError(
+            "cache_router() needs authorize=…: a dependency that says who may invalidate, or None (this machine)"
+        )
+    if authorize is None:
+        logger.warning("cache.router_open_to_loopback", because="authorize=None")
+    guard = [Depends(_same_site), Depends(_admits(authorize or _from_this_machine))]
+    router = APIRouter(prefix=prefix, tags=["cache"])
+    router.add_api_route("/invalidate-cache", _invalidate, methods=["POST"], dependencies=guard)
+    router.add_api_route("/cache-stats", _stats, methods=["GET"], dependencies=guard)
+    router.add_api_route("/health/cache", _health, methods=["GET"])
+    return router
+
+
+def _admits(authorize: Callable[..., Any]) -> Callable[..., Any]:
+    async def admitted(answer: Any = Depends(authorize)) -> None:  # noqa: B008  only a default can name a local
+        if answer is False:
+            raise HTTPException(403, "not allowed")
+
+    return admitted
+
+
+async def _same_site(connection: HTTPConnection) -> None:
+    if connection.headers.get("sec-fetch-site") == "cross-site":
+        raise HTTPException(403, "not from another site")
+
+
+async def _from_this_machine(connection: HTTPConnection) -> bool:
+    forwarded = any(name == "forwarded" or name.startswith("x-forwarded-") for name in connection.headers)
+    return not forwarded and connection.client is not None and _is_loopback(connection.client.host)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+async def _invalidate(
+    invalidation: Invalidation,
+    targets: Targets | None = None,
+    pattern: Annotated[list[str], Query()] = [],  # noqa: B006  FastAPI copies it
+    tag: Annotated[list[str], Query()] = [],  # noqa: B006
+    url: Annotated[list[str], Query()] = [],  # noqa: B006
+    *,
+    soft: bool = False,
+) -> JSONResponse:
+    """Invalidate what the body or the query names."""
+    asked = targets or Targets()
+    try:
+        order = _order(
+            [*_listed(asked.pattern), *pattern], [*_listed(asked.tag), *tag], [*_listed(asked.url), *url]
+        )
+    except ConfigurationError as error:
+        raise HTTPException(422, str(error)) from None
+    result = await invalidation.carry_out(Order(tags=order.tags, patterns=order.patterns, soft=soft or asked.soft))
+    told = {"message": "Cache invalidated", "durable": result.durable, "epoch": result.epoch}
+    if result.widened_to is not None:
+        told["widened_to"] = result.widened_to
+    return JSONResponse(told, 200 if result.durable else 202)
+
+
+def _listed(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value
+
+
+def _order(patterns: list[str], tags: list[str], urls: list[str]) -> Order:
+    if not (patterns or tags or urls):
+        raise ConfigurationError("name what to invalidate: pattern, tag or url")
+    for pattern in patterns:
+        if not pattern:
+            raise ConfigurationError("a pattern must be a glob such as '/users/*', not ''")
+        compile_glob(pattern)
+    stamps = [*(tag_stamp(checked_tag(tag)) for tag in tags), *map(stamp_of_url, urls)]
+    return Order(tags=tuple(stamps), patterns=tuple(patterns))
+
+
+async def _stats(connection: HTTPConnection) -> dict[str, Any]:
+    """Return what the cache of this process did since it started."""
+    services = services_of(connection.scope)
+    backend, store = services.backend(), services.store()
+    sized = capability(backend, SizedBackend)
+    try:
+        size = None if sized is None else await sized.size()
+    except BackendError:
+        size = None
+    return {
+        "backend": type(backend).__name__,
+        "namespace": store.namespace,
+        "size": size,
+        "counts": dict(sorted(store.stats.items())),
+    }
+
+
+async def _health(health: Health) -> JSONResponse:
+    """Return whether the backend gives back what it is given."""
+    report = await health.check()
+    return JSONResponse(report.as_dict(), 200 if report.status == "healthy" else 503)

@@ -1,0 +1,352 @@
+"""One fill per key: the handler's run belongs to the cache, and requests only follow it.
+
+A `Fill` is a task that runs the application. It keeps each message: the leader's request sends on what is kept at
+once, others wait for the end. Clients may leave; as long as the answer may be shared the fill goes on. Once it may
+not, the run is the leader's again, with its disconnect and its pace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict, deque
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Protocol
+
+from app_cache.logger_config import logger
+from app_cache.rules.messages import combined
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, MutableMapping
+
+    from app_cache.codec import Entry
+    from app_cache.rules.messages import Headers
+
+    Scope = MutableMapping[str, Any]
+    Message = MutableMapping[str, Any]
+    Receive = Callable[[], Awaitable[Message]]
+    Send = Callable[[Message], Awaitable[None]]
+    App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+FILL_TIMEOUT_S = 30.0
+"""Seconds that a request waits for the fill of another, and that a fill goes on which no client reads any more."""
+SLOW_BODY_S = 1.0
+"""Seconds after its first body message at which an answer that still goes on is not waited for any longer."""
+MARKER_S = 2.0
+"""Seconds in which requests of a key whose answer could not be shared do not wait for each other."""
+MAX_MARKERS = 10_000
+
+
+class Share(Enum):
+    """What the start of an answer says of the whole of it."""
+
+    STORE = "store"
+    """It is stored and given to all, unless its body grows too large or stays incomplete."""
+    FAIL = "fail"
+    """It is a failure: given to those who wait, not stored."""
+    REFUSE = "refuse"
+    """It is the leader's alone."""
+    WITHHOLD = "withhold"
+    """Nobody gets it: a stored response stands in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What those who wait for a fill get of it.
+
+    Args:
+        entry: What was stored; None if nothing was.
+        failed: Whether the handler raised or answered 5xx.
+        failure: Status, fields and content of a failure that others may see, or None.
+    """
+
+    entry: Entry | None = None
+    failed: bool = False
+    failure: tuple[int, Headers, bytes] | None = None
+
+
+NOT_SHARED = Outcome()
+
+
+class Judge(Protocol):
+    """What a fill asks about its run."""
+
+    @property
+    def max_body(self) -> int:
+        """Bytes of body beyond which the answer is the leader's alone."""
+        ...
+
+    async def begin(self) -> None:
+        """Do what must be done before the handler runs."""
+        ...
+
+    def started(self, status: int, headers: Headers) -> Share:
+        """Return what becomes of an answer that starts so."""
+        ...
+
+    async def finished(self, body: bytes) -> Outcome:
+        """Return the outcome of a complete answer, once it can be hit."""
+        ...
+
+    def raised(self) -> Outcome:
+        """Return the outcome of a handler that raised before its answer was complete."""
+        ...
+
+
+class Fill:
+    """One run of the application; it lives in the loop that it began in.
+
+    *superseded*: a later fill of the same key has begun, whose answer is newer.
+    """
+
+    def __init__(self, judge: Judge) -> None:
+        self.judge = judge
+        self.begun = False
+        self.sharing = True
+        self.complete = False
+        self.superseded = False
+        self.loop = asyncio.get_running_loop()
+        self.outcome: asyncio.Future[Outcome] = self.loop.create_future()
+        self.task: asyncio.Task[None] | None = None
+        self._share = Share.STORE
+        self._kept: deque[Message] = deque()
+        self._body: list[bytes] = []
+        self._size = 0
+        self._held_start: Message | None = None
+        self._held_end: Message | None = None
+        self._news = asyncio.Event()
+        self._taken = asyncio.Event()
+        self._decided = asyncio.Event()
+        self._led = False
+        self._gone: Exception | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self, app: App, scope: Scope, body: bytes, receive: Receive | None) -> None:
+        """Run *app* in a task of the cache's own; *receive* is the leader's, None where no client waits."""
+        self._led = receive is not None
+        self.task = self.loop.create_task(self._run(app, scope, body, receive))
+        self.task.add_done_callback(self._ended)
+
+    async def lead(self, send: Send) -> None:
+        """Send on what the run sends until it has ended, and raise what it raises.
+
+        Raises:
+            asyncio.CancelledError: If the leader's request is cancelled; what may be shared goes on without it.
+        """
+        try:
+            await self._tee(send)
+        except asyncio.CancelledError:
+            await self._abandon(None)
+            raise
+        except Exception as gone:
+            await self._abandon(gone)
+            raise
+        if self.task is not None:
+            await self.task
+
+    async def follow(self, timeout: float) -> Outcome | None:
+        """Return the outcome, or None if there is none within *timeout* seconds; leaving disturbs nobody."""
+        await asyncio.wait({self.outcome}, timeout=timeout)
+        return self.outcome.result() if self.outcome.done() else None
+
+    async def _tee(self, send: Send) -> None:
+        while True:
+            while self._kept:
+                await send(self._kept[0])
+                self._kept.popleft()
+                self._taken.set()
+            if self.task is None or self.task.done():
+                return
+            self._news.clear()
+            await self._news.wait()
+
+    async def _abandon(self, gone: Exception | None) -> None:
+        """Let the run go on without its leader as long as it may be shared, else end it as the leader ended."""
+        self._led = False
+        self._kept.clear()
+        if self.task is None or self.task.done():
+            return
+        if self.sharing or self.complete:
+            self.loop.call_later(FILL_TIMEOUT_S, self.task.cancel)
+        elif gone is None:
+            self.task.cancel()
+            await asyncio.wait({self.task})
+        else:
+            self._gone = gone
+            self._taken.set()
+            await asyncio.wait({self.task})
+
+    async def _run(self, app: App, scope: Scope, body: bytes, receive: Receive | None) -> None:
+        content: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def receive_next() -> Message:
+            if content:
+                return content.pop()
+            await self._decided.wait()
+            if self.complete or receive is None:
+                return {"type": "http.disconnect"}
+            return await _after_content(receive)
+
+        try:
+            await self.judge.begin()
+            self.begun = True
+            await app(scope, receive_next, self._send)
+        except Exception:
+            if not self.complete:
+                self._settle(self.judge.raised())
+            raise
+        finally:
+            self._settle(NOT_SHARED)
+            self._release_start()
+            if self._held_end is not None:
+                self._keep(self._held_end)
+
+    async def _send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            await self._send_start(message)
+        elif message["type"] == "http.response.debug":
+            self._keep(message)
+        elif message["type"] == "http.response.body" and self.sharing:
+            await self._send_shared(message)
+        else:
+            await self._send_own(message)
+
+    async def _send_start(self, message: Message) -> None:
+        headers = tuple((bytes(name), bytes(value)) for name, value in message.get("headers", ()))
+        message = {**message, "headers": headers}
+        self._share = self.judge.started(message["status"], headers)
+        if self._share is Share.REFUSE or message.get("trailers"):
+            await self._send_own(message)
+        elif self._share is not Share.WITHHOLD:
+            self._held_start = message
+            if combined(headers, b"content-length") is None:
+                self._release_start()
+
+    async def _send_shared(self, message: Message) -> None:
+        part = bytes(message.get("body", b""))
+        self._size += len(part)
+        if self._size > self.judge.max_body:
+            await self._send_own(message)
+            return
+        self._body.append(part)
+        if message.get("more_body", False):
+            if self._timer is None:
+                self._timer = self.loop.call_later(SLOW_BODY_S, self._settle, NOT_SHARED)
+            self._forward(message)
+            return
+        outcome = await self.judge.finished(b"".join(self._body))
+        self.complete = True
+        self._decided.set()
+        if self._share is Share.FAIL:
+            self._release_start()
+            self._held_end = message
+        else:
+            self._forward(message)
+        self._settle(outcome)
+
+    async def _send_own(self, message: Message) -> None:
+        """Hand *message* to the leader alone, and wait until its client has taken all of it."""
+        self.sharing = False
+        self._body.clear()
+        self._settle(NOT_SHARED)
+        self._decided.set()
+        self._forward(message)
+        while self._kept and self._led:
+            self._taken.clear()
+            await self._taken.wait()
+        if self._gone is not None:
+            raise self._gone
+
+    def _forward(self, message: Message) -> None:
+        if self._share is not Share.WITHHOLD:
+            self._release_start()
+            self._keep(message)
+
+    def _release_start(self) -> None:
+        if self._held_start is not None:
+            start, self._held_start = self._held_start, None
+            self._keep(start)
+
+    def _keep(self, message: Message) -> None:
+        if self._led:
+            self._kept.append(message)
+            self._news.set()
+
+    def _settle(self, outcome: Outcome) -> None:
+        if not self.outcome.done():
+            self.outcome.set_result(outcome)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._news.set()
+        if self._timer is not None:
+            self._timer.cancel()
+        if not task.cancelled() and (error := task.exception()) is not None and not self._led:
+            logger.error("cache.fill_failed", error=type(error).__name__, exc_info=error)
+
+
+async def _after_content(receive: Receive) -> Message:
+    """Return the next message that is not the request's content, which the fill was given before."""
+    while (message := await receive())["type"] == "http.request":
+        pass
+    return message
+
+
+class Flight:
+    """The fills under way, by key, and the keys whose answers lately could not be shared."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._fills: dict[str, Fill] = {}
+        self._markers: OrderedDict[str, float] = OrderedDict()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def under_way(self, key: str) -> Fill | None:
+        """Return the fill of *key* that a request in the running loop may wait for, or None."""
+        fill = self._fills.get(key)
+        if fill is None or fill.outcome.done() or fill.loop is not asyncio.get_running_loop():
+            return None
+        return fill
+
+    def take_off(self, key: str, fill: Fill, *, alone: bool = False) -> None:
+        """Make *fill* that of *key*: later requests find it until it has its outcome, unless it flies *alone*."""
+        if not alone:
+            earlier = self._fills.get(key)
+            if earlier is not None:
+                earlier.superseded = True
+            self._fills[key] = fill
+            fill.outcome.add_done_callback(lambda _: self._land(key, fill))
+        if fill.task is not None:
+            self._tasks.add(fill.task)
+            fill.task.add_done_callback(self._tasks.discard)
+
+    def _land(self, key: str, fill: Fill) -> None:
+        if self._fills.get(key) is fill:
+            del self._fills[key]
+
+    def mark_unshared(self, key: str) -> None:
+        """Let requests of *key* go on by themselves for a moment."""
+        self._markers.pop(key, None)
+        self._markers[key] = self._clock() + MARKER_S
+        if len(self._markers) > MAX_MARKERS:
+            self._markers.popitem(last=False)
+
+    def is_unshared(self, key: str) -> bool:
+        """Return whether the answer of *key* lately could not be shared."""
+        until = self._markers.get(key)
+        if until is not None and self._clock() >= until:
+            del self._markers[key]
+            until = None
+        return until is not None
+
+    async def close(self, timeout: float) -> None:
+        """Wait *timeout* seconds for what is under way in the running loop, then cancel it."""
+        loop = asyncio.get_running_loop()
+        tasks = {task for task in self._tasks if task.get_loop() is loop}
+        if not tasks:
+            return
+        _, late = await asyncio.wait(tasks, timeout=timeout)
+        for task in late:
+            task.cancel()
+        if late:
+            await asyncio.wait(late)

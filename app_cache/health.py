@@ -1,0 +1,98 @@
+"""Is the backend there, and does it give back what it was given."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from app_cache.errors import BackendError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from app_cache.backends.base import CacheBackend
+
+CHECK_TIMEOUT_S = 1.0
+"""Seconds that a round trip may take."""
+CHECK_EVERY_S = 1.0
+"""Seconds for which an answer is given again rather than asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class HealthReport:
+    """What a check found.
+
+    Args:
+        status: ``healthy``; ``degraded``: the backend is away or too slow, every request runs its handler;
+            ``unhealthy``: it gives back something else than it was given.
+        backend: The name of the backend's class.
+        error: Why it is not healthy, without addresses and secrets; None if it is.
+    """
+
+    status: Literal["healthy", "degraded", "unhealthy"]
+    backend: str
+    error: str | None = None
+
+    def as_dict(self) -> dict[str, str]:
+        """Return it as the health endpoint sends it."""
+        if self.error is None:
+            return {"status": self.status, "backend": self.backend}
+        return {"status": self.status, "error": self.error}
+
+
+class HealthCheck:
+    """Checks the backend in force by a round trip, at most once a second however many ask."""
+
+    def __init__(
+        self, backend: Callable[[], CacheBackend], *, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._backend = backend
+        self._monotonic = monotonic
+        self._last: tuple[CacheBackend, float, HealthReport] | None = None
+        self._running: tuple[CacheBackend, asyncio.Task[HealthReport]] | None = None
+
+    async def check(self) -> HealthReport:
+        """Return what the last second's check found, or check now; it raises nothing."""
+        backend = self._backend()
+        if (
+            self._last is not None
+            and self._last[0] is backend
+            and self._monotonic() - self._last[1] < CHECK_EVERY_S
+        ):
+            return self._last[2]
+        loop = asyncio.get_running_loop()
+        running = self._running
+        if running is None or running[0] is not backend or running[1].done() or running[1].get_loop() is not loop:
+            running = self._running = (backend, loop.create_task(self._check(backend)))
+        return await asyncio.shield(running[1])
+
+    async def _check(self, backend: CacheBackend) -> HealthReport:
+        name = type(backend).__name__
+        try:
+            async with asyncio.timeout(CHECK_TIMEOUT_S):
+                faithful = await _round_trip(backend)
+        except TimeoutError:
+            report = HealthReport("degraded", name, f"no answer within {CHECK_TIMEOUT_S:g} s")
+        except BackendError:
+            report = HealthReport("degraded", name, "the backend cannot be reached or refuses")
+        except Exception as error:  # noqa: BLE001  a backend may be anybody's code; only the error's name is told
+            report = HealthReport("degraded", name, f"the backend failed with {type(error).__name__}")
+        else:
+            report = HealthReport("healthy", name) if faithful else HealthReport("unhealthy", name, _UNFAITHFUL)
+        self._last = (backend, self._monotonic(), report)
+        return report
+
+
+_UNFAITHFUL = "the backend does not give back what it was given"
+
+
+async def _round_trip(backend: CacheBackend) -> bool:
+    token = secrets.token_hex(8)
+    key = f"app_cache:health:{token}"
+    await backend.set(key, token, 10)
+    found = await backend.get(key)
+    await backend.delete(key)
+    return found == token

@@ -1,0 +1,113 @@
+"""Invalidation by tag, pattern, URL and key, as a service (RFC 9111 §4.4 for what HTTP itself invalidates)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import unquote, urlsplit
+
+from app_cache.clock.base import InvalidationResult, Order, key_stamp, tag_stamp, url_stamp
+from app_cache.errors import ConfigurationError
+from app_cache.keys import origin
+from app_cache.policy import checked_tag
+from app_cache.rules.glob import compile_glob
+
+if TYPE_CHECKING:
+    from app_cache.store import StoredResponses
+
+__all__ = ["InvalidationResult", "InvalidationService"]
+
+
+class InvalidationService:
+    """Invalidates stored responses; each method costs one write, however many entries it names.
+
+    When a call has returned, this process serves nothing older any more, and other processes on the same Redis
+    neither. With ``soft=True`` entries are marked stale rather than dropped: they are served within
+    ``stale_while_revalidate`` and ``stale_if_error`` and fetched anew.
+    """
+
+    def __init__(self, store: StoredResponses) -> None:
+        self._store = store
+
+    async def by_tag(
+        self, *tags: str, match: Literal["any", "all"] = "any", soft: bool = False
+    ) -> InvalidationResult:
+        """Invalidate the entries that have any of *tags*, or all of them.
+
+        Raises:
+            ConfigurationError: If there is no tag, a tag is no name, or *match* is something else.
+        """
+        if not tags:
+            raise ConfigurationError("by_tag needs at least one tag")
+        if match not in ("any", "all"):
+            raise ConfigurationError(f"match must be 'any' or 'all', not {match!r}")
+        stamps = tuple(tag_stamp(checked_tag(tag)) for tag in tags)
+        if match == "all" and len(stamps) > 1:
+            return await self.carry_out(Order(all_of=(stamps,), soft=soft))
+        return await self.carry_out(Order(tags=stamps, soft=soft))
+
+    async def by_pattern(self, pattern: str, *, soft: bool = False) -> InvalidationResult:
+        """Invalidate the entries whose URL path, or logical key of a custom generator, matches the glob *pattern*.
+
+        Args:
+            pattern: ``*`` (also over ``/``), ``?``, ``[ab]``, a backslash escapes; over the whole decoded path
+                with its root path and without query: ``/users/*``.
+            soft: Mark as stale rather than drop.
+
+        Raises:
+            ConfigurationError: If it is empty or has more than 256 characters.
+        """
+        if not pattern or not isinstance(pattern, str):
+            raise ConfigurationError(f"a pattern must be a glob such as '/users/*', not {pattern!r}")
+        compile_glob(pattern)
+        return await self.carry_out(Order(patterns=(pattern,), soft=soft))
+
+    async def by_url(self, url: str, *, soft: bool = False) -> InvalidationResult:
+        """Invalidate what is stored for *url*, whatever its query: absolute, or a path for every host.
+
+        Raises:
+            ConfigurationError: If it is neither an absolute http(s) URL nor a path.
+        """
+        return await self.carry_out(Order(tags=(stamp_of_url(url),), soft=soft))
+
+    async def by_key(self, key: str, *, soft: bool = False) -> InvalidationResult:
+        """Invalidate the entry under *key*: what a custom generator returned, or the key that it is stored under.
+
+        Raises:
+            ConfigurationError: If it is no string, or is empty.
+        """
+        if not key or not isinstance(key, str):
+            raise ConfigurationError(f"a key must be a string that is not empty, not {key!r}")
+        return await self.carry_out(Order(tags=(key_stamp(key),), keys=_stored_keys(key), soft=soft))
+
+    async def everything(self, *, soft: bool = False) -> InvalidationResult:
+        """Invalidate all entries of this namespace."""
+        return await self.carry_out(Order(everything=True, soft=soft))
+
+    async def carry_out(self, order: Order) -> InvalidationResult:
+        """Carry out *order*; override this to see, or to pass on, every invalidation of the service."""
+        return await self._store.invalidate(order)
+
+
+def _stored_keys(key: str) -> tuple[str, ...]:
+    return (key,) if key.startswith("cache:") else ()
+
+
+def stamp_of_url(url: str) -> str:
+    """Return the stamp of *url*, without its query.
+
+    Raises:
+        ConfigurationError: If it is neither an absolute http(s) URL nor a path.
+    """
+    problem = ConfigurationError(f"a URL must be absolute (https://host/path) or a path (/path), not {url!r}")
+    if not isinstance(url, str):
+        raise problem
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise problem from None
+    path = unquote(parts.path)
+    if url.startswith("/") and not url.startswith("//"):
+        return url_stamp(path)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise problem
+    return url_stamp(path or "/", origin(parts.scheme, parts.netloc))

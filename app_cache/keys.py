@@ -1,0 +1,206 @@
+"""Keys: which requests are the same request.
+
+A key generator gives the *logical key*. Whatever it gives is hashed with the method and the fields that the
+policy selects, as a tuple in which each part stands behind its length, so that two different requests never
+share a key: ``cache:{sha256}``, or ``cache:{namespace}:{sha256}``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_plus, unquote_to_bytes
+
+from app_cache.errors import ConfigurationError
+from app_cache.rules.messages import combined
+from app_cache.rules.variants import variant
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Iterable, Mapping
+
+    from starlette.requests import Request
+
+    from app_cache.policy import CachePolicy
+    from app_cache.rules.messages import Headers
+
+Part = str | bytes | None
+POLICY = "app_cache.policy"
+"""Where the middleware keeps, in the scope, the policy of the request."""
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+
+
+class KeyGenerator(ABC):
+    """Gives the logical key of a request; subclass it, plain or ``async``.
+
+    >>> class PerTenant(KeyGenerator):
+    ...     def generate_cache_key(self, request):
+    ...         return f"{request.headers['x-tenant']}:{request.url.path}"
+    """
+
+    @abstractmethod
+    def generate_cache_key(self, request: Request) -> str | Awaitable[str | None] | None:
+        """Return the logical key of *request*, or None to pass it by: no look-up, no store, no coalescing.
+
+        ``await request.body()`` gives the body of a POST that is cached by it.
+        """
+
+
+class DefaultKeyGenerator(KeyGenerator):
+    """Tells requests apart by scheme, host, root path, raw path, query, and a POST's body and its type.
+
+    Query parameters are sorted by name; values of one name keep their order.
+    """
+
+    async def generate_cache_key(self, request: Request) -> str:
+        """Return the logical key of *request*: the digest of all that tells it apart."""
+        body = await request.body() if request.method not in ("GET", "HEAD") else None
+        return digest(request_parts(request.scope, body, request.scope.get(POLICY)))
+
+
+def request_parts(scope: Mapping[str, Any], body: bytes | None, policy: CachePolicy | None) -> list[Part]:
+    """Return what tells requests apart by default, without method and selected headers.
+
+    Args:
+        scope: The ASGI scope.
+        body: The content that the key depends on, or None.
+        policy: Filters the query; None takes all of it.
+    """
+    headers: Headers = tuple(scope["headers"])
+    parts: list[Part] = [
+        scope.get("scheme", "http"),
+        host_of(scope),
+        scope.get("root_path", ""),
+        raw_path(scope),
+        canonical_query(scope.get("query_string", b""), policy),
+    ]
+    if body is not None:
+        parts += [hashlib.sha256(body).digest(), combined(headers, b"content-type")]
+    return parts
+
+
+def storage_key(
+    namespace: str,
+    method: str,
+    logical: str | Iterable[Part],
+    headers: Headers,
+    policy: CachePolicy,
+    varied_by: str | None,
+) -> str:
+    """Return the key under which a response is kept.
+
+    Args:
+        namespace: Comes between ``cache:`` and the digest; may be empty.
+        method: HEAD shares the key of GET.
+        logical: What a generator returned, or the parts of the default one.
+        headers: The request's, of which `include_headers` join the key.
+        policy: Names those headers.
+        varied_by: What `vary_by` returned, or None where there is none.
+    """
+    own = ["custom", logical] if isinstance(logical, str) else ["default", *logical]
+    selected = variant(frozenset(policy.include_headers), headers)
+    parts: list[Part] = ["GET" if method == "HEAD" else method, str(len(own)), *own, varied_by]
+    for name, value in selected:
+        parts += [name, value]
+    return f"{prefix(namespace)}{digest(parts)}"
+
+
+def prefix(namespace: str) -> str:
+    """Return what the keys of *namespace* begin with."""
+    return f"cache:{namespace}:" if namespace else "cache:"
+
+
+def checked_namespace(namespace: object) -> str:
+    """Return *namespace* if it can stand in a key.
+
+    Raises:
+        ConfigurationError: If it is not a string, or has blanks, braces or control characters.
+    """
+    if not isinstance(namespace, str) or any(
+        char in "{}" or char.isspace() or not char.isprintable() for char in namespace
+    ):
+        raise ConfigurationError(f"namespace must be a string without blanks and braces, not {namespace!r}")
+    return namespace
+
+
+def digest(parts: Iterable[Part]) -> str:
+    """Return the sha256 of *parts* as hex; different lists never give the same text to hash.
+
+    >>> digest(["ab", "c"]) == digest(["a", "bc"])
+    False
+    """
+    hasher = hashlib.sha256()
+    for part in parts:
+        if part is None:
+            hasher.update(b"-;")
+        else:
+            kind, content = (
+                (b"s", part.encode("utf-8", "surrogatepass")) if isinstance(part, str) else (b"b", part)
+            )
+            hasher.update(b"%s%d:" % (kind, len(content)))
+            hasher.update(content)
+    return hasher.hexdigest()
+
+
+def host_of(scope: Mapping[str, Any]) -> str:
+    """Return the Host of a request in lower case, or the server's address where the field is absent."""
+    value = combined(tuple(scope["headers"]), b"host")
+    if value is not None:
+        return value.lower()
+    server = scope.get("server")
+    return f"{server[0]}:{server[1]}" if server else ""
+
+
+def raw_path(scope: Mapping[str, Any]) -> bytes:
+    """Return the path as it came, percent-encoding kept; the decoded one where the server gives no other."""
+    raw = scope.get("raw_path")
+    return bytes(raw) if raw else scope["path"].encode("utf-8", "surrogatepass")
+
+
+def full_path(scope: Mapping[str, Any]) -> str:
+    """Return the decoded path with the root path before it, as the client's URL has it; it can be encoded."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "").rstrip("/")
+    whole = path if not root or path == root or path.startswith(root + "/") else root + path
+    return whole if whole.isascii() else whole.encode("utf-8", "replace").decode("utf-8")
+
+
+def url_of(scope: Mapping[str, Any]) -> str:
+    """Return the absolute URL of a request, without query, its path decoded."""
+    return f"{origin(scope.get('scheme', 'http'), host_of(scope))}{full_path(scope)}"
+
+
+def origin(scheme: str, host: str) -> str:
+    """Return the origin of *scheme* and *host*, a default port left out (RFC 9110 §4.3.1).
+
+    >>> origin("http", "Example.org:80")
+    'http://example.org'
+    """
+    return f"{scheme}://{host.lower().removesuffix(_DEFAULT_PORTS.get(scheme, ':'))}"
+
+
+def canonical_query(query: bytes, policy: CachePolicy | None) -> bytes:
+    """Return *query* with its parameters sorted by name, those of one name in their order, filtered by *policy*.
+
+    >>> canonical_query(b"b=1&a=2&a=1", None)
+    b'a=2&a=1&b=1'
+    """
+    if not query:
+        return b""
+    pieces: list[bytes] = query.split(b"&")
+    if policy is not None and (policy.include_query is not None or policy.exclude_query):
+        pieces = [piece for piece in pieces if _joins_key(piece, policy)]
+    pieces.sort(key=_parameter_name)
+    return b"&".join(pieces)
+
+
+def _parameter_name(piece: bytes) -> bytes:
+    name = piece.partition(b"=")[0]
+    return unquote_to_bytes(name.replace(b"+", b" ")) if b"%" in name or b"+" in name else name
+
+
+def _joins_key(piece: bytes, policy: CachePolicy) -> bool:
+    name = unquote_plus(piece.partition(b"=")[0].decode("latin-1"))
+    if policy.include_query is not None:
+        return name in policy.include_query
+    return name not in policy.exclude_query

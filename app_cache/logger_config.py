@@ -1,0 +1,330 @@
+"""Where the events of the package go; the only module that imports structlog.
+
+Nothing is configured at import, and nothing goes to standard output by itself. Until somebody says otherwise, an
+event is a line ``cache.backend_failed operation=get`` on the standard library's logger ``app_cache``, for whatever
+handlers the application has. Where the application configured structlog, events go there instead. Where it called
+`configure_logger`, they go where that call said, and structlog's own configuration is left alone.
+
+On each of these ways what is named like a secret and the passwords in URLs become ``***``, and control characters
+are escaped.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from logging.handlers import WatchedFileHandler
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from structlog.contextvars import merge_contextvars
+from structlog.processors import JSONRenderer, TimeStamper, add_log_level, format_exc_info
+
+from app_cache.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import os
+
+Render = Callable[[str, str, Mapping[str, Any]], str]
+"""Makes one line of a level's name, an event and its fields."""
+
+STDLIB_LOGGER = logging.getLogger("app_cache")
+LEVELS = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40, "CRITICAL": 50}
+SIZE_UNITS = {
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "tb": 10**12,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+    "tib": 2**40,
+}
+AGE_UNITS = {"second": 1, "minute": 60, "hour": 3_600, "day": 86_400, "week": 604_800}
+
+_QUANTITY = re.compile(r"(\d+(?:\.\d+)?) *([a-z]+)", re.ASCII)
+_SECRET_NAME = re.compile(r"password|secret|token|authorization|cookie", re.IGNORECASE)
+_SECRET_PAIR = re.compile(rf"({_SECRET_NAME.pattern})=[^&\s]+", re.IGNORECASE)
+_WORD = re.compile(r"\S+")
+_PLAIN = re.compile(r"[\w.:/@*+-]+")
+_TO_JSON = (add_log_level, TimeStamper(fmt="iso", utc=True), JSONRenderer())
+
+
+class EventLogger:
+    """Says events with fields: ``logger.warning("cache.backend_failed", operation="get")``.
+
+    Where an event goes is looked up when it is said, so the order of imports and configuration does not matter.
+    A filtered one costs little on the standard library and some microseconds on a structlog of the application: an
+    event is a change of state, never a request.
+    """
+
+    def __init__(self) -> None:
+        self.sink: Sink | None = None
+        self._theirs = structlog.get_logger("app_cache")
+
+    def debug(self, event: str, **fields: Any) -> None:
+        """Say *event* with *fields* at level DEBUG."""
+        self._say(logging.DEBUG, "debug", event, fields)
+
+    def info(self, event: str, **fields: Any) -> None:
+        """Say *event* with *fields* at level INFO."""
+        self._say(logging.INFO, "info", event, fields)
+
+    def warning(self, event: str, **fields: Any) -> None:
+        """Say *event* with *fields* at level WARNING."""
+        self._say(logging.WARNING, "warning", event, fields)
+
+    def error(self, event: str, **fields: Any) -> None:
+        """Say *event* with *fields* at level ERROR; ``exc_info=`` an exception adds its traceback."""
+        self._say(logging.ERROR, "error", event, fields)
+
+    def _say(self, level: int, level_name: str, event: str, fields: dict[str, Any]) -> None:
+        if self.sink is None and structlog.is_configured():
+            getattr(self._theirs, level_name)(escaped(event), **_for_any_renderer(fields))
+        elif STDLIB_LOGGER.isEnabledFor(level):
+            render = self.sink.render if self.sink else as_text
+            STDLIB_LOGGER.log(level, render(level_name, event, fields), stacklevel=3)
+
+
+@dataclass(frozen=True, slots=True)
+class Sink:
+    """What one call of `configure_logger` has set, and what to put back when it is undone."""
+
+    render: Render
+    handler: logging.Handler
+    level_before: int
+    propagate_before: bool
+
+
+logger = EventLogger()
+"""The logger of the package."""
+
+
+def configure_logger(
+    level: str | int = "INFO",
+    json: bool | None = None,
+    file: str | os.PathLike[str] | None = None,
+    rotation: str | int | None = "100 MB",
+    retention: str | float | None = "30 days",
+) -> None:
+    """Write the events of this package to standard error, or to *file* if one is given, and nowhere else.
+
+    A later call replaces what an earlier one set. Only the logger ``app_cache`` is touched. While this holds,
+    events reach neither the root logger nor a structlog configured elsewhere, so that none is written twice.
+
+    Args:
+        level: The lowest level that is written, by its name or number.
+        json: Whether a line is a JSON object or text; if not given, JSON in a file and text on standard error.
+        file: A file to append to; its directory must exist. Several processes may share it.
+        rotation: The size at which *file* is renamed to ``name.<date and time in UTC>.suffix`` and begun anew:
+            bytes, or a text such as ``"100 MB"``; None for never.
+        retention: The age at which a renamed file is deleted, looked at with each rotation and each call:
+            seconds, or a text such as ``"30 days"``; None for never.
+
+    Raises:
+        ConfigurationError: If a value is none of these or *file* cannot be opened; what was set before stays.
+    """
+    level_number = _level_number(level)
+    max_bytes = _quantity("rotation", rotation, SIZE_UNITS, 'a size such as "100 MB" or "1 GB"')
+    max_age_s = _quantity("retention", retention, AGE_UNITS, 'an age such as "30 days" or "12 hours"')
+    if not isinstance(json, bool | None):
+        raise ConfigurationError(f"json must be True, False or None, not {json!r}")
+    in_json = file is not None if json is None else json
+    handler = logging.StreamHandler() if file is None else _opened(file, max_bytes, max_age_s)
+    line = "%(message)s" if in_json else "%(asctime)s | %(levelname)s | %(message)s"
+    handler.setFormatter(logging.Formatter(line, datefmt="%Y-%m-%d %H:%M:%S"))
+    unconfigure_logger()
+    logger.sink = Sink(as_json if in_json else as_text, handler, STDLIB_LOGGER.level, STDLIB_LOGGER.propagate)
+    STDLIB_LOGGER.setLevel(level_number)
+    STDLIB_LOGGER.propagate = False
+    STDLIB_LOGGER.addHandler(handler)
+
+
+def unconfigure_logger() -> None:
+    """Undo `configure_logger`, if it was called: close its file and put the logger ``app_cache`` back."""
+    sink, logger.sink = logger.sink, None
+    if sink is not None:
+        STDLIB_LOGGER.removeHandler(sink.handler)
+        sink.handler.close()
+        STDLIB_LOGGER.setLevel(sink.level_before)
+        STDLIB_LOGGER.propagate = sink.propagate_before
+
+
+def as_text(level_name: str, event: str, fields: Mapping[str, Any]) -> str:
+    """Return ``event key=value …`` in one line; a value that is no plain word is written as Python writes it.
+
+    >>> as_text("info", "cache.opened", {"backend": "redis", "because": "it is there"})
+    "cache.opened backend=redis because='it is there'"
+    """
+    said = redacted(_with_context(level_name, fields))
+    return " ".join([escaped(event), *(f"{escaped(name)}={_quoted(value)}" for name, value in said.items())])
+
+
+def as_json(level_name: str, event: str, fields: Mapping[str, Any]) -> str:
+    """Return one JSON object in one line: ``event``, the fields, ``level`` and ``timestamp`` (ISO 8601, UTC)."""
+    said: Any = redacted(_with_context(level_name, fields)) | {"event": event}
+    for process in _TO_JSON:
+        said = process(None, level_name, said)
+    return str(said)
+
+
+def redacted(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return *fields* as plain values without secrets: what is named like one, and what precedes a URL's ``@``.
+
+    >>> redacted({"url": "redis://user:pw@host/0", "auth_token": "s3cret", "size": 3})
+    {'url': 'redis://***@host/0', 'auth_token': '***', 'size': 3}
+    """
+    return {
+        str(name): "***" if _SECRET_NAME.search(str(name)) else _plain(value) for name, value in fields.items()
+    }
+
+
+def escaped(text: str) -> str:
+    r"""Return *text* with each character that is not printable as its escape: ``\n``, ``\x1b``, ``\u202e``."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return without_secrets(value)
+    if value is None or isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    if isinstance(value, Mapping):
+        return redacted(value)
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    return without_secrets(repr(value))
+
+
+def without_secrets(text: str) -> str:
+    """Return *text* with ``***`` for what precedes a URL's ``@`` and what follows ``password=`` and its like."""
+    if "://" in text:
+        text = _WORD.sub(_without_userinfo, text)
+    return _SECRET_PAIR.sub(r"\1=***", text)
+
+
+def _without_userinfo(word: re.Match[str]) -> str:
+    scheme, mark, rest = word[0].partition("://")
+    _, at, place = rest.rpartition("@")
+    return f"{scheme}{mark}***@{place}" if at else word[0]
+
+
+def _quoted(value: Any) -> str:
+    return value if isinstance(value, str) and _PLAIN.fullmatch(value) else repr(value)
+
+
+def _with_context(level_name: str, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    return format_exc_info(None, level_name, merge_contextvars(None, level_name, dict(fields)))
+
+
+def _for_any_renderer(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return *fields* so that any renderer may have them; structlog's own ``exc_info`` stays as it is."""
+    kept = {"exc_info": fields["exc_info"]} if "exc_info" in fields else {}
+    return {escaped(name): _all_escaped(value) for name, value in redacted(fields).items()} | kept
+
+
+def _all_escaped(value: Any) -> Any:
+    if isinstance(value, str):
+        return escaped(value)
+    if isinstance(value, dict):
+        return {escaped(name): _all_escaped(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_all_escaped(item) for item in value]
+    return value
+
+
+class RotatedFile(WatchedFileHandler):
+    """Appends lines to a file that is renamed once it has *max_bytes*; renamed files older than *max_age_s* go.
+
+    A file that another process has renamed is opened anew. *now* gives the time in epoch seconds.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        max_bytes: float | None,
+        max_age_s: float | None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(path, encoding="utf-8", errors="backslashreplace")
+        self.path = path
+        self.max_bytes = max_bytes
+        self.max_age_s = max_age_s
+        self.now = now
+        self._delete_old()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write *record*; what goes wrong is told as the standard library tells it, never raised."""
+        try:
+            self.reopenIfNeeded()
+            if self.max_bytes is not None and self.path.stat().st_size >= self.max_bytes:
+                self._rotate()
+        except OSError:
+            self.handleError(record)
+        else:
+            super().emit(record)
+
+    def _rotate(self) -> None:
+        if self.stream is not None:
+            self.stream.close()
+        with suppress(OSError):
+            self.path.rename(self._unused_path())
+        self.stream = self._open()
+        self._statstream()
+        self._delete_old()
+
+    def _unused_path(self) -> Path:
+        moment = datetime.fromtimestamp(self.now(), UTC)
+        while (path := self.path.with_stem(f"{self.path.stem}.{moment:%Y-%m-%d_%H-%M-%S_%f}")).exists():
+            moment += timedelta(microseconds=1)
+        return path
+
+    def _delete_old(self) -> None:
+        if self.max_age_s is None:
+            return
+        stem, suffix = re.escape(self.path.stem), re.escape(self.path.suffix)
+        renamed = re.compile(rf"{stem}\.\d{{4}}-\d\d-\d\d_\d\d-\d\d-\d\d_\d{{6}}{suffix}")
+        for sibling in self.path.parent.iterdir():
+            with suppress(OSError):
+                if renamed.fullmatch(sibling.name) and sibling.stat().st_mtime < self.now() - self.max_age_s:
+                    sibling.unlink()
+
+
+def _opened(file: str | os.PathLike[str], max_bytes: float | None, max_age_s: float | None) -> RotatedFile:
+    path = Path(file).absolute()
+    try:
+        return RotatedFile(path, max_bytes, max_age_s)
+    except OSError as error:
+        raise ConfigurationError(
+            f"file must be one to write to, in a directory that exists, not {str(file)!r}: {error.strerror}"
+        ) from error
+
+
+def _level_number(level: Any) -> int:
+    number = LEVELS.get(level.upper()) if isinstance(level, str) else level
+    if not isinstance(number, int) or isinstance(number, bool) or number <= 0:
+        raise ConfigurationError(f"level must be one of {', '.join(LEVELS)} or its number, not {level!r}")
+    return number
+
+
+def _quantity(name: str, given: Any, units: Mapping[str, int], right: str) -> float | None:
+    if given is None:
+        return None
+    if isinstance(given, int | float) and not isinstance(given, bool) and 0 < given < math.inf:
+        return float(given)
+    parsed = _QUANTITY.fullmatch(given.strip().lower()) if isinstance(given, str) else None
+    if parsed is not None:
+        unit = parsed[2] if parsed[2] in units else parsed[2].removesuffix("s")
+        if unit in units and float(parsed[1]) > 0:
+            return float(parsed[1]) * units[unit]
+    raise ConfigurationError(f"{name} must be {right}, not {given!r} (units: {', '.join(units)})")

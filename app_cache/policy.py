@@ -1,0 +1,428 @@
+"""What an endpoint's author asks for: values that decorators record on endpoints, and nothing that acts.
+
+The middleware finds them again through the route that would run; see `app_cache.routes`.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, fields
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from app_cache.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
+
+POLICY_ATTRIBUTE = "__app_cache_policy__"
+INVALIDATES_ATTRIBUTE = "__app_cache_invalidates__"
+LATE_TAGS = "app_cache.late_tags"
+"""Where the middleware keeps, in the scope, the set that `add_tags` adds to."""
+
+DEFAULT_TIMEOUT = 300.0
+"""Seconds that `@cache` without a timeout keeps an answer fresh."""
+ERROR_TIMEOUT = 10.0
+"""Seconds at most that a status of 400 and above lives which `statuses` names without a time of its own."""
+MAX_BODY = 1024 * 1024
+"""Bytes of body beyond which a response is passed on and not stored, and a POST is not cached."""
+CACHEABLE_METHODS = frozenset({"GET", "POST", "QUERY"})
+
+TagSource = Collection[str] | Callable[[Any], Any]
+Seconds = float | timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachePolicy:
+    """How the answers of an endpoint are cached; `@cache(…)` takes the same options.
+
+    Args:
+        timeout: Seconds (or a timedelta) that an answer is fresh which does not say so itself. None: only the
+            response says, or a heuristic where `http` asked for it.
+        cache_control: Whether the *client's* directives (``no-cache``, ``max-age`` …) are obeyed.
+        include_headers: Request headers that join the key, and are announced in ``Vary``.
+        exclude_headers: Request headers that the response does not depend on. ``Authorization`` and ``Cookie``
+            stop a response from being shared unless they are named here, in *include_headers*, or *vary_by* is
+            given. ``Set-Cookie`` here drops that field from what is stored.
+        tags: Names, or templates filled with the values that the endpoint receives (``"user_{user_id}"``), or a
+            callable of the request that returns names.
+        statuses: Final statuses that are stored beside 200, 203, 204, 301 and 308, or a mapping of status to
+            seconds. Errors named without a time live `ERROR_TIMEOUT` seconds at most.
+        stale_while_revalidate: Seconds beyond its freshness that an answer is still served while one request
+            in the background fetches anew (RFC 5861 §3).
+        stale_if_error: Seconds beyond its freshness that an answer stands in for a failed one (RFC 5861 §4).
+        methods: Which of the route's methods are cached: GET, QUERY, POST. Without it, all of them.
+        key: A `KeyGenerator` for this endpoint in place of the application's.
+        vary_by: A callable of the request whose string joins the key; it returns None to pass the request by.
+        include_query: The only query parameters that join the key.
+        exclude_query: Query parameters that do not join the key.
+        max_body: Bytes of body beyond which a response is not stored and a request body is not cached by.
+        client_max_age: Seconds for ``Cache-Control: max-age`` to clients, where the handler sent no such field.
+        jitter: Fraction (0 to 1) of the lifetime that is taken off at random, so that not all expire at once.
+        http_only: Freshness by the response or a heuristic and credentials by RFC 9111 §3.5 alone; see `http`.
+        store_set_cookie: Under *http_only*, whether responses with ``Set-Cookie`` are stored.
+        stale_on_failure: Under *http_only*, whether a stale answer stands in when the handler fails
+            (RFC 9111 §4.2.4).
+
+    Raises:
+        ConfigurationError: If a value cannot work; the message names it.
+    """
+
+    timeout: float | None = DEFAULT_TIMEOUT
+    cache_control: bool = True
+    include_headers: tuple[str, ...] = ()
+    exclude_headers: tuple[str, ...] = ()
+    tags: tuple[str, ...] | Callable[[Any], Any] = ()
+    statuses: Mapping[int, float | None] = field(default_factory=dict)
+    stale_while_revalidate: float | None = None
+    stale_if_error: float | None = None
+    methods: frozenset[str] | None = None
+    key: Any = None
+    vary_by: Callable[[Any], Any] | None = None
+    include_query: frozenset[str] | None = None
+    exclude_query: frozenset[str] = frozenset()
+    max_body: int = MAX_BODY
+    client_max_age: int | None = None
+    jitter: float = 0.0
+    http_only: bool = False
+    store_set_cookie: bool = False
+    stale_on_failure: bool = False
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            check = _CHECKS.get(each.name)
+            if check is not None:
+                object.__setattr__(self, each.name, check(each.name, getattr(self, each.name)))
+        both = {*self.include_headers} & {*self.exclude_headers}
+        if both:
+            raise ConfigurationError(
+                f"header {min(both)!r} is in include_headers and in exclude_headers; name it in one"
+            )
+        if self.include_query is not None and self.exclude_query:
+            raise ConfigurationError("include_query and exclude_query exclude each other; give one")
+
+    @classmethod
+    def http(cls, *, store_set_cookie: bool = True, stale_on_failure: bool = True) -> CachePolicy:
+        """Return the policy of RFC 9111 alone, for `default_policy`.
+
+        Freshness comes from the response or a heuristic, credentials are shared by RFC 9111 §3.5 only.
+
+        Args:
+            store_set_cookie: False takes our safe default: a response with ``Set-Cookie`` is not stored.
+            stale_on_failure: False takes our safe default: stale answers stand in only by ``stale-if-error``.
+        """
+        return cls(
+            timeout=None, http_only=True, store_set_cookie=store_set_cookie, stale_on_failure=stale_on_failure
+        )
+
+    def declares(self, header: str) -> bool:
+        """Return whether the author has said how the response depends on the request's *header* (lower case)."""
+        return self.vary_by is not None or header in self.include_headers or header in self.exclude_headers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invalidates:
+    """What is invalidated once an endpoint has answered well; `@invalidates(…)` takes the same options."""
+
+    tags: tuple[str, ...] | Callable[[Any], Any] = ()
+    patterns: tuple[str, ...] = ()
+    urls: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tags", _tags("tags", self.tags))
+        object.__setattr__(self, "patterns", _templates("patterns", self.patterns))
+        object.__setattr__(self, "urls", _templates("urls", self.urls))
+        if not (self.tags or self.patterns or self.urls):
+            raise ConfigurationError("@invalidates needs tags, patterns or urls")
+
+
+@overload
+def cache(endpoint: Endpoint, /) -> Endpoint: ...
+@overload
+def cache(
+    *,
+    timeout: Seconds = DEFAULT_TIMEOUT,
+    cache_control: bool = True,
+    include_headers: Collection[str] | None = None,
+    exclude_headers: Collection[str] | None = None,
+    tags: TagSource | None = None,
+    statuses: Collection[int] | Mapping[int, float] | None = None,
+    stale_while_revalidate: Seconds | None = None,
+    stale_if_error: Seconds | None = None,
+    methods: Collection[str] | None = None,
+    key: Any = None,
+    vary_by: Callable[[Any], Any] | None = None,
+    include_query: Collection[str] | None = None,
+    exclude_query: Collection[str] | None = None,
+    max_body: int = MAX_BODY,
+    client_max_age: Seconds | None = None,
+    jitter: float = 0.0,
+) -> Callable[[Endpoint], Endpoint]: ...
+def cache(endpoint: Any = None, /, **options: Any) -> Any:
+    """Cache the answers of the decorated endpoint; the options are those of `CachePolicy`.
+
+    It records the policy and returns the endpoint as it is: put it above or below the route decorator, on
+    ``async def`` or ``def``. Nothing is cached until an application has the middleware.
+
+    >>> @cache(timeout=60, tags=["user_{user_id}"])
+    ... async def profile(user_id: int) -> dict[str, int]:
+    ...     return {"user_id": user_id}
+
+    Raises:
+        ConfigurationError: If an option cannot work; the message names it.
+    """
+    if endpoint is not None and not callable(endpoint):
+        raise ConfigurationError(f"@cache takes options by name, such as timeout=300, not {endpoint!r}")
+    for internal in ("http_only", "store_set_cookie", "stale_on_failure"):
+        if internal in options:
+            raise ConfigurationError(
+                f"{internal} is no option of @cache; use CachePolicy.http() as default_policy"
+            )
+    if options.get("timeout", DEFAULT_TIMEOUT) is None:
+        raise ConfigurationError("timeout must be a positive number of seconds or a timedelta, not None")
+    known = {each.name for each in fields(CachePolicy)}
+    for name in options:
+        if name not in known:
+            raise TypeError(f"@cache has no option {name!r}; there are {', '.join(sorted(known))}")
+    policy = CachePolicy(**{name: value for name, value in options.items() if value is not None})
+
+    def record(target: Endpoint) -> Endpoint:
+        return _recorded(target, POLICY_ATTRIBUTE, policy, "@cache")
+
+    return record if endpoint is None else record(endpoint)
+
+
+def invalidates(
+    *,
+    tags: TagSource | None = None,
+    patterns: Collection[str] | None = None,
+    urls: Collection[str] | None = None,
+) -> Callable[[Endpoint], Endpoint]:
+    """Invalidate what is named once the endpoint has answered well (2xx or 3xx), before the client sees it.
+
+    Args:
+        tags: As for `cache`; templates are filled with the values that the endpoint receives.
+        patterns: Globs over URL paths (``/users/*``), templates too.
+        urls: URLs or paths, templates too.
+
+    Raises:
+        ConfigurationError: If nothing is named, or a value cannot work.
+    """
+    asked = Invalidates(tags=tags or (), patterns=patterns or (), urls=urls or ())  # type: ignore[arg-type]
+
+    def record(target: Endpoint) -> Endpoint:
+        return _recorded(target, INVALIDATES_ATTRIBUTE, asked, "@invalidates")
+
+    return record
+
+
+def add_tags(request: Any, *tags: str) -> None:
+    """Tag the answer that the running handler is about to give, with names known only now.
+
+    Where the answer is not going to be stored, this does nothing.
+
+    Args:
+        request: The request of the handler (anything with a ``scope``).
+        tags: The names to add.
+
+    Raises:
+        ConfigurationError: If a tag is not a string, or is empty.
+    """
+    scope: MutableMapping[str, Any] = request.scope
+    late: set[str] | None = scope.get(LATE_TAGS)
+    for tag in tags:
+        checked_tag(tag)
+    if late is not None:
+        late.update(tags)
+
+
+def checked_tag(tag: object) -> str:
+    """Return *tag* if it is a name.
+
+    Raises:
+        ConfigurationError: If it is not a string, or is empty.
+    """
+    if not isinstance(tag, str) or not tag:
+        raise ConfigurationError(f"a tag must be a string that is not empty, not {tag!r}")
+    return tag
+
+
+def template_names(template: str) -> frozenset[str]:
+    """Return the names between the braces of *template*.
+
+    Raises:
+        ConfigurationError: If a brace is open, or what stands in one is not a plain name.
+    """
+    try:
+        parts = [name for _, name, spec, conversion in string.Formatter().parse(template) if name is not None]
+    except ValueError as error:
+        raise ConfigurationError(
+            f"template {template!r} cannot be read: {error}; write {{{{ for a brace"
+        ) from None
+    for name in parts:
+        if not name.isidentifier():
+            raise ConfigurationError(
+                f"template {template!r} has {{{name}}}: only plain names of parameters are filled in"
+            )
+    return frozenset(parts)
+
+
+def _recorded(target: Endpoint, attribute: str, value: object, decorator: str) -> Endpoint:
+    if attribute in getattr(target, "__dict__", {}):
+        raise ConfigurationError(
+            f"{decorator} stands twice on {getattr(target, '__qualname__', target)!r}; one is enough"
+        )
+    try:
+        setattr(target, attribute, value)
+    except AttributeError:
+        raise ConfigurationError(f"{decorator} cannot mark {target!r}; decorate the function itself") from None
+    return target
+
+
+def _seconds(name: str, value: object) -> float:
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise ConfigurationError(f"{name} must be a positive number of seconds or a timedelta, not {value!r}")
+    return value
+
+
+def _optional_seconds(name: str, value: object) -> float | None:
+    return None if value is None else _seconds(name, value)
+
+
+def _whole_seconds(name: str, value: object) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not 0 <= value < 2**31
+        or value != int(value)
+    ):
+        raise ConfigurationError(f"{name} must be a whole number of seconds from 0, not {value!r}")
+    return int(value)
+
+
+def _flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{name} must be True or False, not {value!r}")
+    return value
+
+
+def _names(name: str, value: Any) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, Collection):
+        raise ConfigurationError(f"{name} must be a list of names, such as [{str(value)!r}], not {value!r}")
+    for each in value:
+        if not isinstance(each, str) or not each.strip():
+            raise ConfigurationError(f"{name} must hold names, not {each!r}")
+    return tuple(dict.fromkeys(value))
+
+
+def _headers(name: str, value: Any) -> tuple[str, ...]:
+    names = _names(name, value)
+    for each in names:
+        if not all(c.isascii() and (c.isalnum() or c in "!#$%&'*+-.^_`|~") for c in each):
+            raise ConfigurationError(f"{name} must hold header names, not {each!r}")
+    return tuple(dict.fromkeys(each.lower() for each in names))
+
+
+def _templates(name: str, value: Any) -> tuple[str, ...]:
+    names = _names(name, value)
+    for each in names:
+        template_names(each)
+    return names
+
+
+def _tags(name: str, value: Any) -> Any:
+    return value if callable(value) else _templates(name, value)
+
+
+def _methods(name: str, value: Any) -> frozenset[str] | None:
+    if value is None:
+        return None
+    methods = frozenset(each.upper() for each in _names(name, value)) - {"HEAD"}
+    wrong = methods - CACHEABLE_METHODS
+    if wrong:
+        raise ConfigurationError(f"{name} may hold GET, QUERY and POST, not {min(wrong)!r}")
+    return methods
+
+
+def _statuses(name: str, value: Any) -> dict[int, float | None]:
+    if isinstance(value, str | bytes) or not isinstance(value, Collection):
+        raise ConfigurationError(
+            f"{name} must be a list of statuses or a mapping of status to seconds, not {value!r}"
+        )
+    for status in value:
+        if (
+            isinstance(status, bool)
+            or not isinstance(status, int)
+            or not 200 <= status <= 599
+            or status in (206, 304)
+        ):
+            raise ConfigurationError(
+                f"{name} must hold final statuses from 200 to 599 but 206 and 304, not {status!r}"
+            )
+    if isinstance(value, Mapping):
+        return {s: None if v is None else _seconds(f"{name}[{s}]", v) for s, v in value.items()}
+    return dict.fromkeys(value)
+
+
+def _query(name: str, value: Any) -> frozenset[str]:
+    return frozenset(_names(name, value))
+
+
+def _optional_query(name: str, value: Any) -> frozenset[str] | None:
+    return None if value is None else _query(name, value)
+
+
+def _bytes(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+        raise ConfigurationError(f"{name} must be a positive number of bytes, not {value!r}")
+    return value
+
+
+def _fraction(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise ConfigurationError(f"{name} must be a fraction from 0 to below 1, not {value!r}")
+    return float(value)
+
+
+def _callable(name: str, value: Any) -> Any:
+    if value is not None and not callable(value):
+        raise ConfigurationError(f"{name} must be a callable of the request, not {value!r}")
+    return value
+
+
+def _key_generator(name: str, value: Any) -> Any:
+    if value is not None and not callable(getattr(value, "generate_cache_key", None)):
+        raise ConfigurationError(f"{name} must be a KeyGenerator (with generate_cache_key), not {value!r}")
+    return value
+
+
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "timeout": _optional_seconds,
+    "cache_control": _flag,
+    "include_headers": _headers,
+    "exclude_headers": _headers,
+    "tags": _tags,
+    "statuses": _statuses,
+    "stale_while_revalidate": _optional_seconds,
+    "stale_if_error": _optional_seconds,
+    "methods": _methods,
+    "key": _key_generator,
+    "vary_by": _callable,
+    "include_query": _optional_query,
+    "exclude_query": _query,
+    "max_body": _bytes,
+    "client_max_age": _whole_seconds,
+    "jitter": _fraction,
+    "http_only": _flag,
+    "store_set_cookie": _flag,
+    "stale_on_failure": _flag,
+}

@@ -1,0 +1,312 @@
+"""Which policy will a request meet: that of the endpoint which would run, found as the router finds it.
+
+The routers are asked once for each method and path; the answer is remembered. `app.routes` does not hold what was
+included: FastAPI's own iterator does.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import string
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from fastapi.dependencies.utils import request_params_to_args
+from fastapi.routing import APIRoute, iter_route_contexts
+from starlette.requests import Request
+from starlette.routing import Host, Match, Mount, Route
+
+from app_cache.errors import ConfigurationError
+from app_cache.policy import CACHEABLE_METHODS, INVALIDATES_ATTRIBUTE, POLICY_ATTRIBUTE, template_names
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+
+    from fastapi.dependencies.models import Dependant
+
+    from app_cache.policy import CachePolicy, Invalidates
+
+    Scope = MutableMapping[str, Any]
+
+MAX_PLANS = 4_096
+"""Methods and paths remembered at once."""
+MAX_PATH = 512
+"""Characters of a path beyond which it is not remembered."""
+
+_KNOWN_MATCHERS = {cls.matches for cls in (Route, APIRoute, Mount, Host)}
+_PLACES = ("path", "query", "header", "cookie")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is done with the requests of one method and path.
+
+    Args:
+        policy: How their answers are cached; None: not at all.
+        invalidates: What they invalidate, or None.
+        parameters: What fills in the templates of both.
+        path_params: The values in the path, as the router found them.
+    """
+
+    policy: CachePolicy | None
+    invalidates: Invalidates | None
+    parameters: Parameters
+    path_params: Mapping[str, Any]
+
+    def fill_in(
+        self, templates: Sequence[str], scope: Scope, escape: Callable[[str], str] = str
+    ) -> list[str] | None:
+        """Return *templates* with the values that the endpoint receives, or None if one of them is not valid.
+
+        *escape* is applied to each value, so that it stays data in what it becomes a part of.
+        """
+        names: frozenset[str] = frozenset().union(*map(template_names, templates))
+        values = self.parameters.values(names, scope, self.path_params) if names else {}
+        return None if values is None else [_Escaping(escape).vformat(each, (), values) for each in templates]
+
+
+class _Escaping(string.Formatter):
+    def __init__(self, escape: Callable[[str], str]) -> None:
+        self._escape = escape
+
+    def format_field(self, value: Any, format_spec: str) -> Any:
+        return self._escape(super().format_field(value, format_spec))
+
+
+def escape_for_glob(text: str) -> str:
+    """Return *text* as a glob that matches just it."""
+    return re.sub(r"([*?\[\]\\])", r"\\\1", text)
+
+
+def escape_for_url(text: str) -> str:
+    """Return *text* as a part of a URL's path that stands for just it."""
+    return quote(text, safe="/")
+
+
+class Parameters:
+    """The parameters of an endpoint, its dependencies' included, that come from path, query, header and cookie."""
+
+    def __init__(self, dependant: Dependant | None, path_names: Iterable[str]) -> None:
+        self._fields: dict[str, tuple[str, Any]] = {}
+        self._path_names = frozenset(path_names)
+        if dependant is not None:
+            self._add(dependant)
+
+    def _add(self, dependant: Dependant) -> None:
+        for place in _PLACES:
+            for parameter in getattr(dependant, f"{place}_params"):
+                self._fields.setdefault(str(parameter.name), (place, parameter))
+        for each in dependant.dependencies:
+            self._add(each)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names that a template may have."""
+        return self._path_names | self._fields.keys()
+
+    def values(self, names: Iterable[str], scope: Scope, path_params: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return the validated values of *names*, defaults included, or None if one of them is not valid."""
+        request = Request(scope)
+        received = {
+            "path": path_params,
+            "query": request.query_params,
+            "header": request.headers,
+            "cookie": request.cookies,
+        }
+        values: dict[str, Any] = {}
+        for name in names:
+            if name not in self._fields:
+                values[name] = path_params.get(name)
+                continue
+            place, field = self._fields[name]
+            found, errors = request_params_to_args([field], received[place])
+            if errors:
+                return None
+            values.update(found)
+        return values
+
+
+class RouteTable:
+    """Finds the plan of a request; built when it is first asked."""
+
+    def __init__(self, app: Any, default_policy: CachePolicy | None) -> None:
+        self._routed = routed_app(app)
+        self._default = default_policy
+        self._plans: OrderedDict[tuple[str, ...], Plan | None] = OrderedDict()
+        self._checked: Any = None
+        self._by_host = False
+
+    def find(self, scope: Scope, method: str | None = None) -> Plan | None:
+        """Return the plan for the request of *scope*, as if made by *method*; None: it is none of the cache's.
+
+        Raises:
+            ConfigurationError: If a policy on any route cannot work.
+        """
+        method = method or scope["method"]
+        version = _version(self._routed)
+        if version != self._checked:
+            self._plans.clear()
+            self._check()
+            self._checked = version
+        key = (method, scope["path"], scope.get("root_path", ""), _host(scope) if self._by_host else "")
+        if key in self._plans:
+            return self._plans[key]
+        plan = self._plan({**scope, "method": method})
+        if len(key[1]) <= MAX_PATH:
+            self._plans[key] = plan
+            if len(self._plans) > MAX_PLANS:
+                self._plans.popitem(last=False)
+        return plan
+
+    def _plan(self, scope: Scope) -> Plan | None:
+        context, path_params = _match(self._routed, scope) if self._routed is not None else (None, {})
+        if context is None:
+            return Plan(self._default, None, _NO_PARAMETERS, {}) if self._default is not None else None
+        policy, invalidates = _recorded(context)
+        policy = policy or self._default
+        if policy is not None and scope["method"] not in _methods(policy, context):
+            policy = None
+        if policy is None and invalidates is None:
+            return None
+        return Plan(policy, invalidates, _parameters(context), path_params)
+
+    def _check(self) -> None:
+        check_routes(self._routed)
+        self._by_host = any(isinstance(context.original_route, Host) for context in _walk(self._routed))
+
+
+def check_routes(app: Any) -> None:
+    """Check the policies of all routes of *app*, those of what is included and mounted too.
+
+    Raises:
+        ConfigurationError: If one cannot work; it names the endpoint and the value.
+    """
+    for context in _walk(app):
+        policy, invalidates = _recorded(context)
+        if policy is not None:
+            _check_policy(policy, context)
+        for templates in _templates(policy, invalidates):
+            _check_names(templates, context)
+
+
+def routed_app(app: Any) -> Any:
+    """Return what has routes, *app* or what it is wrapped around (its ``app``, and so on), or None."""
+    seen: set[int] = set()
+    while app is not None and id(app) not in seen:
+        seen.add(id(app))
+        if isinstance(getattr(app, "routes", None), list):
+            return app
+        app = getattr(app, "app", None)
+    return None
+
+
+def _version(routed: Any) -> Any:
+    """Return what changes when routes are added."""
+    router = getattr(routed, "router", routed)
+    counted = getattr(router, "_get_routes_version", None)
+    return counted() if counted is not None else len(getattr(router, "routes", ()))
+
+
+def _host(scope: Scope) -> str:
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
+
+
+def _match(app: Any, scope: Scope) -> tuple[Any, Mapping[str, Any]]:
+    """Return the route whose endpoint would run, None if that is not sure, and the values in the path."""
+    if root_path := getattr(app, "root_path", ""):
+        scope = {**scope, "root_path": root_path}
+    for context in iter_route_contexts(app.routes):
+        found, child_scope = context.matches(scope)
+        if found is Match.NONE:
+            continue
+        if type(context.original_route).matches not in _KNOWN_MATCHERS:
+            return None, {}
+        if found is Match.FULL:
+            inner = _inner(context)
+            if inner is not None:
+                return _match(inner, {**scope, **child_scope})
+            is_endpoint = isinstance(context.original_route, Route)
+            return (context, child_scope["path_params"]) if is_endpoint else (None, {})
+    return None, {}
+
+
+def _inner(context: Any) -> Any:
+    """Return the application under a mount or a host if what it answers may be cached from outside of it.
+
+    One with middleware of its own is not entered: a hit would not run it. Install the cache in that one.
+    """
+    if not isinstance(context.original_route, Mount | Host):
+        return None
+    app = context.app
+    own = [each for each in getattr(app, "user_middleware", ()) if not getattr(each.cls, "is_app_cache", False)]
+    return app if isinstance(getattr(app, "routes", None), list) and not own else None
+
+
+def _walk(app: Any) -> Iterator[Any]:
+    for context in iter_route_contexts(app.routes if app is not None else ()):
+        yield context
+        inner = _inner(context)
+        if inner is not None:
+            yield from _walk(inner)
+
+
+def _recorded(context: Any) -> tuple[CachePolicy | None, Invalidates | None]:
+    endpoint = getattr(context, "endpoint", None)
+    while isinstance(endpoint, functools.partial) and POLICY_ATTRIBUTE not in vars(endpoint):
+        endpoint = endpoint.func
+    return getattr(endpoint, POLICY_ATTRIBUTE, None), getattr(endpoint, INVALIDATES_ATTRIBUTE, None)
+
+
+def _methods(policy: CachePolicy, context: Any) -> frozenset[str]:
+    """Return the methods whose requests of a route are the cache's: POST where it is all there is, or is named."""
+    of_route = frozenset(context.methods or CACHEABLE_METHODS)
+    cached = of_route & (policy.methods or CACHEABLE_METHODS)
+    if policy.methods is None and cached != {"POST"}:
+        cached -= {"POST"}
+    if policy.methods is None and policy.http_only:
+        cached -= {"POST"}
+    return cached | ({"HEAD"} & of_route if "GET" in cached else frozenset())
+
+
+def _parameters(context: Any) -> Parameters:
+    return Parameters(getattr(context, "dependant", None), getattr(context, "param_convertors", ()))
+
+
+def _check_policy(policy: CachePolicy, context: Any) -> None:
+    if not _methods(policy, context):
+        wanted = "GET, QUERY or POST" if policy.methods is None else ", ".join(sorted(policy.methods))
+        raise ConfigurationError(
+            f"@cache on {_name(context)} finds nothing to cache: the route has "
+            f"{', '.join(sorted(context.methods or ()))}, and {wanted} would be cached"
+        )
+
+
+def _templates(policy: CachePolicy | None, invalidates: Invalidates | None) -> Iterator[Sequence[str]]:
+    if policy is not None and not callable(policy.tags):
+        yield policy.tags
+    if invalidates is not None:
+        yield from (
+            each for each in (invalidates.tags, invalidates.patterns, invalidates.urls) if not callable(each)
+        )
+
+
+def _check_names(templates: Sequence[str], context: Any) -> None:
+    known = _parameters(context).names
+    for template in templates:
+        unknown = template_names(template) - known
+        if unknown:
+            raise ConfigurationError(
+                f"template {template!r} on {_name(context)} names {min(unknown)!r}, which is no parameter from "
+                f"path, query, header or cookie; there are: {', '.join(sorted(known)) or 'none'}. "
+                "What is known only in the handler goes to add_tags(request, …)"
+            )
+
+
+def _name(context: Any) -> str:
+    return f"{getattr(context.endpoint, '__qualname__', context.endpoint)!r} ({context.path})"
+
+
+_NO_PARAMETERS = Parameters(None, ())

@@ -1,0 +1,291 @@
+"""The pure questions that carry the cache: may it answer, may it store, what must it forget (RFC 9111).
+
+Each answer brings its reason in the words of RFC 9211; header, log and metrics use that one value.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+from urllib.parse import urljoin, urlsplit
+
+from app_cache.policy import ERROR_TIMEOUT
+from app_cache.rules.directives import (
+    NOTHING_ASKED,
+    RequestDirectives,
+    ResponseDirectives,
+    request_directives,
+    response_directives,
+)
+from app_cache.rules.freshness import current_age, explicit_lifetime, heuristic_lifetime
+from app_cache.rules.messages import combined, field_lines
+from app_cache.rules.validators import entity_tag
+from app_cache.rules.variants import vary_fields
+
+if TYPE_CHECKING:
+    from app_cache.policy import CachePolicy
+    from app_cache.rules.messages import Headers, RequestHead, ResponseHead, StoredResponse
+
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "QUERY", "PROPFIND", "REPORT", "SEARCH", "M-SEARCH"})
+"""Methods that are safe by registration (RFC 9110 §9.2.1, IANA); any other one invalidates."""
+STORED_WITHOUT_FRESHNESS = frozenset({200, 203, 204, 301, 308})
+"""Statuses that a policy's own timeout applies to; others are stored when they or the policy say so."""
+VALIDATED_FOR = 3600.0
+"""Seconds beyond its freshness that a response with a validator is kept, to be validated."""
+
+
+class Fwd(Enum):
+    """Why a request went to the handler (RFC 9211 §2.2)."""
+
+    BYPASS = "bypass"
+    METHOD = "method"
+    URI_MISS = "uri-miss"
+    VARY_MISS = "vary-miss"
+    REQUEST = "request"
+    STALE = "stale"
+
+
+class Refusal(Enum):
+    """Why a response is not stored, or a request not answered from the cache."""
+
+    NO_STORE = "no-store"
+    PRIVATE = "private"
+    STATUS = "status"
+    AUTHORIZATION = "authorization"
+    COOKIE = "cookie"
+    SET_COOKIE = "set-cookie"
+    VARY_STAR = "vary-star"
+    NOT_FRESH = "not-fresh"
+    TOO_LARGE = "too-large"
+    INCOMPLETE = "incomplete"
+    STREAM = "stream"
+    REQUEST_NO_STORE = "request-no-store"
+    REQUEST_NO_CACHE = "request-no-cache"
+    REQUEST_MAX_AGE = "request-max-age"
+    REQUEST_MIN_FRESH = "request-min-fresh"
+    RANGE = "range"
+    PRECONDITION = "precondition"
+    BODY = "body"
+    KEY = "key"
+    TAGS = "tags"
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """The stored response answers; *ttl* is what is left of its freshness, negative when it is stale.
+
+    *refresh*: it is served while one request in the background fetches anew (RFC 5861 §3).
+    """
+
+    age: float
+    ttl: float
+    refresh: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """The handler answers, for the reason *fwd*; *rescue*: the stored response may stand in if it fails."""
+
+    fwd: Fwd
+    detail: Refusal | None = None
+    rescue: bool = False
+
+
+def asked_by(request: RequestHead, policy: CachePolicy) -> RequestDirectives:
+    """Return the client's directives, none where the policy does not obey them."""
+    return request_directives(request.headers) if policy.cache_control else NOTHING_ASKED
+
+
+def why_pass(request: RequestHead, asked: RequestDirectives) -> Refusal | None:
+    """Return why a request is neither answered from the cache nor stored, or None."""
+    names = {name.lower() for name, _ in request.headers}
+    if asked.no_store:
+        return Refusal.REQUEST_NO_STORE
+    if b"range" in names:
+        return Refusal.RANGE
+    if b"if-match" in names or b"if-unmodified-since" in names:
+        return Refusal.PRECONDITION
+    if request.method in ("GET", "HEAD") and has_content(request.headers):
+        return Refusal.BODY
+    return None
+
+
+def has_content(headers: Headers) -> bool:
+    """Return whether a request comes with content (RFC 9112 §6)."""
+    length = combined(headers, b"content-length")
+    return combined(headers, b"transfer-encoding") is not None or length not in (None, "0")
+
+
+def unshared_credential(request: RequestHead, said: ResponseDirectives, policy: CachePolicy) -> Refusal | None:
+    """Return the credential of *request* that keeps a response saying *said* from being shared, or None.
+
+    By RFC 9111 §3.5 one of three directives shares what was asked with Authorization. Cookie is our own
+    safeguard: only ``public``, or the policy, shares that.
+    """
+    names = {name.lower() for name, _ in request.headers}
+    by_rfc = said.public or said.must_revalidate or said.s_maxage is not None
+    if b"authorization" in names and not by_rfc and not policy.declares("authorization"):
+        return Refusal.AUTHORIZATION
+    cookie_matters = b"cookie" in names and not policy.http_only and not policy.declares("cookie")
+    return Refusal.COOKIE if cookie_matters and not said.public else None
+
+
+def select(
+    request: RequestHead,
+    asked: RequestDirectives,
+    stored: StoredResponse,
+    policy: CachePolicy,
+    now: float,
+    *,
+    marked_stale: bool = False,
+) -> Hit | Forward:
+    """Return how *stored*, the variant of this request, is used at *now* (RFC 9111 §4).
+
+    *marked_stale*: it was softly invalidated, and counts as stale from the edge of its freshness.
+    """
+    said = response_directives(stored.headers)
+    credential = None if policy.http_only else unshared_credential(request, said, policy)
+    if credential is not None:
+        return Forward(Fwd.BYPASS, credential)
+    age = current_age(stored, now)
+    ttl = stored.freshness_lifetime - age
+    if marked_stale:
+        ttl = min(ttl, 0.0)
+    rescue = _may_rescue(stored, said, policy, ttl)
+    unwanted = _why_unwanted(asked, age, ttl)
+    if unwanted is not None:
+        return Forward(Fwd.REQUEST, unwanted, rescue=rescue)
+    if ttl > 0 and not said.no_cache:
+        return Hit(age, ttl)
+    if _may_be_stale(said):
+        if asked.max_stale is not None and -ttl <= asked.max_stale and not marked_stale:
+            return Hit(age, ttl)
+        if -ttl <= stored.stale_while_revalidate and stored.stale_while_revalidate > 0:
+            return Hit(age, ttl, refresh=True)
+    return Forward(Fwd.STALE, rescue=rescue)
+
+
+def _why_unwanted(asked: RequestDirectives, age: float, ttl: float) -> Refusal | None:
+    if asked.no_cache:
+        return Refusal.REQUEST_NO_CACHE
+    if asked.max_age is not None and age > asked.max_age:
+        return Refusal.REQUEST_MAX_AGE
+    if asked.min_fresh is not None and ttl < asked.min_fresh:
+        return Refusal.REQUEST_MIN_FRESH
+    return None
+
+
+def _may_be_stale(said: ResponseDirectives) -> bool:
+    """Return whether nothing forbids to serve it stale (RFC 9111 §4.2.4)."""
+    return not (said.no_cache or said.must_revalidate or said.proxy_revalidate or said.s_maxage is not None)
+
+
+def _may_rescue(stored: StoredResponse, said: ResponseDirectives, policy: CachePolicy, ttl: float) -> bool:
+    if stored.status >= 500 or not _may_be_stale(said):
+        return False
+    return policy.stale_on_failure or (stored.stale_if_error > 0 and -ttl <= stored.stale_if_error)
+
+
+def why_not_store(
+    request: RequestHead,
+    response: ResponseHead,
+    policy: CachePolicy,
+    received_at: float,
+) -> Refusal | None:
+    """Return the first reason a shared cache does not store *response*, or None (RFC 9111 §3)."""
+    said = response_directives(response.headers)
+    if said.no_store:
+        return Refusal.NO_STORE
+    if said.private:
+        return Refusal.PRIVATE
+    if response.status < 200 or response.status in (206, 304):
+        return Refusal.STATUS
+    credential = unshared_credential(request, said, policy)
+    if credential is not None:
+        return credential
+    if combined(response.headers, b"set-cookie") is not None and not shares_set_cookie(said, policy):
+        return Refusal.SET_COOKIE
+    if vary_fields(response.headers) is None:
+        return Refusal.VARY_STAR
+    if _is_event_stream(response.headers):
+        return Refusal.STREAM
+    lifetime = freshness_lifetime(response, policy, received_at)
+    if lifetime is None:
+        return Refusal.STATUS
+    return None if keep_for(response, lifetime, policy) > 0 else Refusal.NOT_FRESH
+
+
+def shares_set_cookie(said: ResponseDirectives, policy: CachePolicy) -> bool:
+    """Return whether a response with Set-Cookie is stored: as it is by the RFC, else without that field."""
+    if policy.http_only and policy.store_set_cookie:
+        return True
+    return b"set-cookie" in said.withheld or "set-cookie" in policy.exclude_headers
+
+
+def withheld_fields(headers: Headers, policy: CachePolicy) -> frozenset[bytes]:
+    """Return the fields that are dropped from what is stored, by the response's word or the policy's."""
+    withheld = response_directives(headers).withheld
+    return withheld | {b"set-cookie"} if "set-cookie" in policy.exclude_headers else withheld
+
+
+def _is_event_stream(headers: Headers) -> bool:
+    kind = (combined(headers, b"content-type") or "").partition(";")[0].strip().lower()
+    return kind in ("text/event-stream", "application/x-ndjson", "application/jsonl", "application/json-seq")
+
+
+def freshness_lifetime(response: ResponseHead, policy: CachePolicy, received_at: float) -> float | None:
+    """Return the seconds that *response* is fresh, or None if its status is not stored without being named."""
+    said = response_directives(response.headers)
+    explicit = explicit_lifetime(said, response.headers, received_at)
+    if explicit is not None:
+        return explicit
+    if policy.timeout is None:
+        return heuristic_lifetime(response, said, received_at)
+    if response.status in policy.statuses:
+        named = policy.statuses[response.status]
+        own = min(policy.timeout, ERROR_TIMEOUT) if response.status >= 400 else policy.timeout
+        return own if named is None else named
+    return policy.timeout if response.status in STORED_WITHOUT_FRESHNESS else None
+
+
+def stale_windows(headers: Headers, policy: CachePolicy) -> tuple[float, float]:
+    """Return the seconds of stale-while-revalidate and stale-if-error; the response's word first (RFC 5861)."""
+    said = response_directives(headers)
+    if not _may_be_stale(said):
+        return 0.0, 0.0
+    revalidate, error = said.stale_while_revalidate, said.stale_if_error
+    return (
+        float((policy.stale_while_revalidate or 0.0) if revalidate is None else revalidate),
+        float((policy.stale_if_error or 0.0) if error is None else error),
+    )
+
+
+def keep_for(response: ResponseHead, lifetime: float, policy: CachePolicy) -> float:
+    """Return the seconds that the backend holds an entry: its freshness and what may follow it."""
+    windows = max(stale_windows(response.headers, policy))
+    if policy.stale_on_failure or entity_tag(response.headers) or field_lines(response.headers, b"last-modified"):
+        return lifetime + max(windows, VALIDATED_FOR)
+    return lifetime + windows
+
+
+def to_invalidate(method: str, target: str, status: int, headers: Headers) -> tuple[str, ...]:
+    """Return the URLs whose stored responses an answer makes invalid (RFC 9111 §4.4).
+
+    Those are the *target* (an absolute URL) of an unsafe method that was answered well, and of Location and
+    Content-Location what has its origin.
+    """
+    if method in SAFE_METHODS or not 200 <= status < 400:
+        return ()
+    named = [*field_lines(headers, b"location"), *field_lines(headers, b"content-location")]
+    resolved = [url for each in named if (url := _same_origin(target, each)) is not None]
+    return tuple(dict.fromkeys([target, *resolved]))
+
+
+def _same_origin(target: str, reference: str) -> str | None:
+    try:
+        url = urljoin(target, reference)
+        here, there = urlsplit(target), urlsplit(url)
+    except ValueError:
+        return None
+    return url if (here.scheme, here.netloc.lower()) == (there.scheme, there.netloc.lower()) else None

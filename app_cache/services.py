@@ -1,0 +1,179 @@
+"""What an application's cache consists of, and how code finds the one of the running application.
+
+A container is asked for its parts at each use, so that an override is in force at once.
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections import OrderedDict
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from app_cache.errors import NotWiredError
+from app_cache.health import HealthCheck
+from app_cache.invalidation import InvalidationService
+from app_cache.keys import DefaultKeyGenerator, KeyGenerator
+from app_cache.store import StoredResponses
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from app_cache.backends.base import CacheBackend
+
+SCOPE_KEY = "app_cache"
+"""Where the middleware announces its services, in the scope of every request."""
+STATE_ATTRIBUTE = "app_cache"
+"""Where `install` keeps them, in the state of the application."""
+MAX_STORES = 16
+"""Backends whose store a container remembers at once: more than one only where tests override it."""
+
+
+class CacheServices(Protocol):
+    """The parts of an application's cache, each made or found when it is called; a `CacheContainer` is one."""
+
+    @property
+    def backend(self) -> Callable[[], CacheBackend]:
+        """Gives the backend in force."""
+        ...
+
+    @property
+    def store(self) -> Callable[[], StoredResponses]:
+        """Gives the stored responses of that backend."""
+        ...
+
+    @property
+    def key_generator(self) -> Callable[[], KeyGenerator]:
+        """Gives the key generator in force."""
+        ...
+
+    @property
+    def invalidation(self) -> Callable[[], InvalidationService]:
+        """Gives a service that invalidates in that store."""
+        ...
+
+    @property
+    def health(self) -> Callable[[], HealthCheck]:
+        """Gives the health check of that backend."""
+        ...
+
+
+class Stores:
+    """The stored responses of each backend and namespace, one object for each."""
+
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
+        self._now = now
+        self._stores: OrderedDict[tuple[int, str], StoredResponses] = OrderedDict()
+
+    def of(self, backend: CacheBackend, namespace: str) -> StoredResponses:
+        """Return the stored responses under *namespace* of *backend*, the same at each call."""
+        key = (id(backend), namespace)
+        store = self._stores.get(key)
+        if store is None:
+            store = self._stores.setdefault(key, StoredResponses(backend, namespace, now=self._now))
+            if len(self._stores) > MAX_STORES:
+                self._stores.popitem(last=False)
+        return store
+
+    async def close(self) -> None:
+        """Drain each store."""
+        for store in [*self._stores.values()]:
+            await store.close()
+
+
+class PlainServices:
+    """The services of a middleware that was given a backend rather than a container."""
+
+    def __init__(
+        self,
+        backend: CacheBackend,
+        key_generator: KeyGenerator | None,
+        namespace: str,
+        now: Callable[[], float],
+    ) -> None:
+        self._backend = backend
+        self._key_generator = key_generator or DefaultKeyGenerator()
+        self._store = StoredResponses(backend, namespace, now=now)
+        self._health = HealthCheck(self.backend)
+
+    def backend(self) -> CacheBackend:
+        """Return the backend that was given."""
+        return self._backend
+
+    def store(self) -> StoredResponses:
+        """Return its stored responses."""
+        return self._store
+
+    def key_generator(self) -> KeyGenerator:
+        """Return the key generator that was given, or the default one."""
+        return self._key_generator
+
+    def invalidation(self) -> InvalidationService:
+        """Return a service that invalidates in its store."""
+        return InvalidationService(self._store)
+
+    def health(self) -> HealthCheck:
+        """Return the health check of the backend."""
+        return self._health
+
+
+def resolved(container: Any) -> CacheServices:
+    """Return *container*, or what it gives if it is a provider of one.
+
+    Raises:
+        NotWiredError: If it is neither.
+    """
+    for candidate in (container, container() if callable(container) and not _is_services(container) else None):
+        if _is_services(candidate):
+            return cast("CacheServices", candidate)
+    raise NotWiredError(f"a CacheContainer or a provider of one is needed, not {container!r}")
+
+
+def _is_services(candidate: object) -> bool:
+    return all(callable(getattr(candidate, part, None)) for part in ("backend", "store", "key_generator"))
+
+
+serving: ContextVar[CacheServices | None] = ContextVar("app_cache_serving", default=None)
+"""The services of the application that serves the current request."""
+
+_installed: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+
+
+def announce_installed(app: object, container: object) -> None:
+    """Remember that *app* has *container*, as long as it lives."""
+    _installed[app] = container
+
+
+def services_of(scope: Mapping[str, Any]) -> CacheServices:
+    """Return the services of the application that serves the connection of *scope*.
+
+    Raises:
+        NotWiredError: If it has none.
+    """
+    services = scope.get(SCOPE_KEY)
+    if services is None:
+        container = getattr(getattr(scope.get("app"), "state", None), STATE_ATTRIBUTE, None)
+        if container is None:
+            raise NotWiredError("this application has no cache: call install(app, CacheContainer())")
+        services = resolved(container)
+    return cast("CacheServices", services)
+
+
+def current_services() -> CacheServices:
+    """Return the services of the application that serves the current request, or of the only one installed.
+
+    Raises:
+        NotWiredError: If there is none, or more than one.
+    """
+    services = serving.get()
+    if services is not None:
+        return services
+    installed = [*_installed.values()]
+    if len(installed) != 1:
+        there = "no application has" if not installed else f"{len(installed)} applications have"
+        raise NotWiredError(
+            f"outside a request the only application with a cache is meant, but {there} one: "
+            "call install(app, CacheContainer()), or ask the container: container.backend()"
+        )
+    return resolved(installed[0])

@@ -1,0 +1,429 @@
+"""Stored responses over a backend: look-ups, writes that wait for nobody, invalidation.
+
+Everything here that touches the backend has a bounded time and cannot fail: what goes wrong is a miss, or an
+entry that is not stored, counted and said once in the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import weakref
+from collections import Counter, OrderedDict
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+from app_cache.backends.base import BytesBackend, LocalBackend, WatchedBackend, capability
+from app_cache.clock.base import InvalidationResult, Order, Subject, Verdict
+from app_cache.clock.choose import clock_for
+from app_cache.codec import Entry, Variants, decode, encode, from_text, to_text
+from app_cache.errors import BackendError
+from app_cache.flight import Flight
+from app_cache.keys import checked_namespace, digest
+from app_cache.logger_config import logger
+from app_cache.rules.variants import variant
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from app_cache.backends.base import CacheBackend
+    from app_cache.clock.base import Reading, Shelf
+    from app_cache.codec import Mark, Record
+    from app_cache.rules.messages import Headers
+
+T = TypeVar("T")
+
+OPERATION_TIMEOUT_S = 0.25
+"""Seconds that one operation of a backend may take which names no ``operation_timeout`` of its own."""
+PENDING_S = 5.0
+"""Seconds after which a write that the backend has not taken is dropped."""
+MAX_PENDING = 1_000
+MAX_PENDING_BYTES = 32 * 1024 * 1024
+WRITERS = 4
+"""Writes on their way to the backend at once."""
+MAX_OWED = 256
+"""Invalidations kept for a backend that is away; beyond, everything is owed."""
+MAX_VARIANTS = 32
+"""Variants kept under one key (RFC 9111 §4.1); the least used goes first."""
+MAX_FIELD_SETS = 4
+"""Sets of fields that the responses under one key vary by; the oldest goes first."""
+MAX_REMEMBERED = 1_000
+"""Keys for which a process remembers late tags, and how their responses vary."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a look-up gave.
+
+    Args:
+        key: The key that an answer to this request is filled under, as far as is known before it.
+        entry: The valid entry of this request's variant, or None.
+        marked_stale: It was softly invalidated.
+        varies: Responses under this key vary, and none is of this request's variant.
+        reading: The clock; None if the backend could not be asked.
+    """
+
+    key: str
+    entry: Entry | None = None
+    marked_stale: bool = False
+    varies: bool = False
+    reading: Reading | None = None
+
+
+class _BytesShelf:
+    def __init__(self, backend: BytesBackend) -> None:
+        self._backend = backend
+
+    async def read(self, key: str) -> bytes | None:
+        return await self._backend.get_bytes(key)
+
+    async def write(self, key: str, value: bytes, timeout: float) -> None:
+        await self._backend.set_bytes(key, value, timeout)
+
+
+class _TextShelf:
+    def __init__(self, backend: CacheBackend) -> None:
+        self._backend = backend
+
+    async def read(self, key: str) -> bytes | None:
+        text = await self._backend.get(key)
+        return from_text(text) if isinstance(text, str) else None
+
+    async def write(self, key: str, value: bytes, timeout: float) -> None:
+        await self._backend.set(key, to_text(value), max(1, int(timeout)))
+
+
+def _shelf_of(backend: CacheBackend) -> Shelf:
+    in_bytes = capability(backend, BytesBackend)
+    return _TextShelf(backend) if in_bytes is None else _BytesShelf(in_bytes)
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A write on its way; *value* stands in for what the backend will hold, None while its mark is not sealed."""
+
+    record: Record
+    subject: Subject | None
+    keep_for: float
+    since: float
+    value: bytes | None
+    sent: bool = False
+
+
+class StoredResponses:
+    """The responses stored under one namespace of a backend, their clock, and the fills under way."""
+
+    def __init__(
+        self,
+        backend: CacheBackend,
+        namespace: str = "",
+        *,
+        now: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.backend = backend
+        self.namespace = checked_namespace(namespace)
+        self._shelf = _shelf_of(backend)
+        self.clock = clock_for(backend, self._shelf, namespace)
+        self.now = now
+        self.flight = Flight(monotonic)
+        self.stats: Counter[str] = Counter()
+        self.invalidations = 0
+        self._monotonic = monotonic
+        self._local = capability(backend, LocalBackend) is not None
+        self._timeout = getattr(backend, "operation_timeout", OPERATION_TIMEOUT_S)
+        self._reachable = True
+        self._pending: OrderedDict[str, _Pending] = OrderedDict()
+        self._pending_bytes = 0
+        self._doomed: list[str] = []
+        self._writers: set[asyncio.Task[None]] = set()
+        self._owed: OrderedDict[Order, None] = OrderedDict()
+        self._late_tags: OrderedDict[str, frozenset[str]] = OrderedDict()
+        self._variants: OrderedDict[str, Variants] = OrderedDict()
+        watched = capability(backend, WatchedBackend)
+        if watched is not None:
+            _watch(watched, self)
+
+    async def look_up(self, key: str, subject: Subject, request: Headers) -> Found:
+        """Return what is stored for *request* under *key*; a backend that fails gives a miss without a reading."""
+        found = await self._attempt("look_up", self._look_up(key, subject, request))
+        return Found(key) if found is None else found
+
+    async def _look_up(self, key: str, subject: Subject, request: Headers) -> Found:
+        await self._pay()
+        record, reading = await self._read(key, subject)
+        if isinstance(record, Variants):
+            return await self._look_up_variant(record, subject, request)
+        return await self._judged(key, record, reading, subject)
+
+    async def _look_up_variant(self, varies: Variants, subject: Subject, request: Headers) -> Found:
+        known = self._remember_variants(varies)
+        missed: Found | None = None
+        for fields in known.fields:
+            key = variant_key(varies.key, frozenset(fields), request)
+            record, reading = await self._read(key, replace(subject, key=key))
+            found = await self._judged(
+                key, record if isinstance(record, Entry) else None, reading, replace(subject, key=key)
+            )
+            if found.entry is not None:
+                self._use_variant(varies.key, key)
+                return found
+            missed = missed or replace(found, varies=True)
+        return missed or Found(varies.key)
+
+    async def _read(self, key: str, subject: Subject) -> tuple[Record | None, Reading]:
+        before = self._pending_value(key)
+        late = self._late_tags.get(key)
+        asked = replace(subject, tags=subject.tags | late) if late else subject
+        value, reading = await self.clock.look_up(key, asked)
+        value = self._pending_value(key) or before or value
+        if value is None:
+            return None, reading
+        record = decode(value, key)
+        if record is None:
+            self.stats["corrupt"] += 1
+            await self._attempt("delete", self.backend.delete(key))
+        return record, reading
+
+    async def _judged(self, key: str, record: Record | None, reading: Reading, subject: Subject) -> Found:
+        if not isinstance(record, Entry):
+            return Found(key, reading=reading)
+        named = subject_of(record)
+        verdict = reading.judge(record.mark, named)
+        if verdict is Verdict.UNASKED:
+            self._remember(self._late_tags, key, named.tags)
+            reading = await self.clock.read(replace(named, tags=named.tags | subject.tags))
+            verdict = reading.judge(record.mark, named)
+        if verdict in (Verdict.VALID, Verdict.STALE):
+            return Found(key, record, verdict is Verdict.STALE, reading=reading)
+        self.stats["invalidated"] += 1
+        return Found(key, reading=reading)
+
+    async def begin(self, reading: Reading | None, subject: Subject, keep_for: float) -> Mark | None:
+        """Return what an entry carries whose handler begins after this; None: it cannot be stored."""
+        if reading is None:
+            return None
+        return await self._attempt("begin", self.clock.begin(reading, subject, keep_for))
+
+    async def keep(self, entry: Entry, keep_for: float, request: Headers, vary: frozenset[str]) -> None:
+        """Store *entry*, so that a look-up finds it when this returns, whether or not the backend has it yet.
+
+        Args:
+            entry: Its key is that of the request, whether or not the response varies.
+            keep_for: Seconds that the backend holds it.
+            request: The request's fields, for the ones in *vary*.
+            vary: The fields beyond the key that the response varies by.
+        """
+        if vary:
+            key = variant_key(entry.key, vary, request)
+            varies = self._with_variant(entry.key, vary, key)
+            await self._put(varies, None, keep_for)
+            entry = _under(entry, key)
+        await self._put(entry, subject_of(entry), keep_for)
+        self.stats["stored"] += 1
+
+    def _with_variant(self, key: str, vary: frozenset[str], digest_key: str) -> Variants:
+        known = self._variants.get(key) or Variants(key, (), ())
+        fields = tuple(dict.fromkeys([tuple(sorted(vary)), *known.fields]))[:MAX_FIELD_SETS]
+        kept = (*(each for each in known.kept if each != digest_key), digest_key)
+        for dropped in kept[:-MAX_VARIANTS]:
+            self._drop_pending(dropped)
+            self._doomed.append(dropped)
+        varies = Variants(key, fields, kept[-MAX_VARIANTS:])
+        self._remember(self._variants, key, varies)
+        return varies
+
+    def _remember_variants(self, found: Variants) -> Variants:
+        known = self._variants.get(found.key)
+        if known is None or known.fields != found.fields or not {*found.kept} <= {*known.kept}:
+            own = known.kept if known else ()
+            kept = tuple(dict.fromkeys([*(each for each in found.kept if each not in own), *own]))
+            known = Variants(found.key, found.fields, kept)
+            self._remember(self._variants, found.key, known)
+        return known
+
+    def _use_variant(self, key: str, used: str) -> None:
+        known = self._variants[key]
+        if used in known.kept and known.kept[-1] != used:
+            kept = (*(each for each in known.kept if each != used), used)
+            self._variants[key] = Variants(key, known.fields, kept)
+
+    @staticmethod
+    def _remember(memory: OrderedDict[str, T], key: str, value: T) -> None:
+        memory.pop(key, None)
+        memory[key] = value
+        if len(memory) > MAX_REMEMBERED:
+            memory.popitem(last=False)
+
+    async def _put(self, record: Record, subject: Subject | None, keep_for: float) -> None:
+        if self._local:
+            await self._delete_doomed()
+            await self._attempt("store", self._write(record, subject, keep_for, encode(record)))
+            return
+        sealed = (
+            subject is None or not isinstance(record, Entry) or not self.clock.needs_seal(record.mark, subject)
+        )
+        self._drop_pending(record.key)
+        value = encode(record) if sealed else None
+        self._pending[record.key] = _Pending(record, subject, keep_for, self._monotonic(), value)
+        self._pending_bytes += len(value or b"")
+        while len(self._pending) > MAX_PENDING or self._pending_bytes > MAX_PENDING_BYTES:
+            self._drop_pending(next(iter(self._pending)))
+            self.stats["store_dropped"] += 1
+        self._start_writer()
+
+    async def _write(self, record: Record, subject: Subject | None, keep_for: float, value: bytes) -> None:
+        if subject is None or not isinstance(record, Entry):
+            await self._shelf.write(record.key, value, keep_for)
+        else:
+            await self.clock.store(record.key, value, keep_for, record.mark, subject)
+
+    def _pending_value(self, key: str) -> bytes | None:
+        pending = self._pending.get(key)
+        if pending is None or self._monotonic() - pending.since > PENDING_S:
+            return None
+        return pending.value
+
+    def _drop_pending(self, key: str) -> None:
+        pending = self._pending.pop(key, None)
+        if pending is not None:
+            self._pending_bytes -= len(pending.value or b"")
+
+    def _start_writer(self) -> None:
+        if len(self._writers) < WRITERS:
+            task = asyncio.get_running_loop().create_task(self._write_pending())
+            self._writers.add(task)
+            task.add_done_callback(self._writers.discard)
+
+    async def _write_pending(self) -> None:
+        while (pending := next((each for each in self._pending.values() if not each.sent), None)) is not None:
+            pending.sent = True
+            await self._delete_doomed()
+            try:
+                await self._write_one(pending)
+            finally:
+                if self._pending.get(pending.record.key) is pending:
+                    self._drop_pending(pending.record.key)
+
+    async def _delete_doomed(self) -> None:
+        while self._doomed:
+            await self._attempt("delete", self.backend.delete(self._doomed.pop()))
+
+    async def _write_one(self, pending: _Pending) -> None:
+        waited = self._monotonic() - pending.since
+        left = pending.keep_for - waited
+        if waited >= PENDING_S or left <= 0:
+            self.stats["store_dropped"] += 1
+            return
+        done = await self._attempt("store", self._seal_and_write(pending, left), PENDING_S - waited)
+        if done is None:
+            self.stats["store_failed"] += 1
+
+    async def _seal_and_write(self, pending: _Pending, left: float) -> bool:
+        record, value = pending.record, pending.value
+        if value is None and isinstance(record, Entry) and pending.subject is not None:
+            mark = await self.clock.seal(record.mark, pending.subject)
+            if mark is None:
+                return False
+            record = pending.record = _under(record, record.key, mark)
+            value = encode(record)
+            if self._pending.get(record.key) is pending:
+                pending.value = value
+                self._pending_bytes += len(value)
+        await self._write(record, pending.subject, left, value or b"")
+        return True
+
+    async def invalidate(self, order: Order) -> InvalidationResult:
+        """Carry out *order*; when this returns, nothing it names is served by this process any more.
+
+        A backend that cannot be reached is owed the order: nothing of it is trusted until it has it.
+        """
+        self.invalidations += 1
+        result = await self._attempt("invalidate", self._invalidate(order), max(self._timeout, 1.0))
+        if result is None:
+            self._owe(order)
+            return InvalidationResult(durable=False)
+        self.stats["invalidations"] += 1
+        return result
+
+    async def _invalidate(self, order: Order) -> InvalidationResult:
+        await self._pay()
+        return await self.clock.invalidate(order)
+
+    def _owe(self, order: Order) -> None:
+        self._owed.pop(order, None)
+        self._owed[order] = None
+        if len(self._owed) > MAX_OWED:
+            self._owed.clear()
+            self._owed[Order(everything=True)] = None
+
+    async def _pay(self) -> None:
+        """Send the invalidations that the backend did not get, before anything of it is trusted."""
+        while self._owed:
+            order = next(iter(self._owed))
+            await self.clock.invalidate(order)
+            self._owed.pop(order, None)
+
+    async def close(self) -> None:
+        """Wait a bounded time for fills and writes under way in the running loop, then end them."""
+        await self.flight.close(PENDING_S)
+        loop = asyncio.get_running_loop()
+        writers = {task for task in self._writers if task.get_loop() is loop}
+        if writers:
+            _, late = await asyncio.wait(writers, timeout=PENDING_S)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    async def _attempt(self, operation: str, work: Awaitable[T], timeout: float | None = None) -> T | None:
+        """Return what *work* gives, or None if it fails or takes longer than it may."""
+        try:
+            if self._local:
+                return await work
+            async with asyncio.timeout(self._timeout if timeout is None else timeout):
+                result = await work
+        except Exception as error:  # noqa: BLE001  a backend may be anybody's code: none of its errors is the user's
+            self._note_failure(operation, error)
+            return None
+        if not self._reachable:
+            self._reachable = True
+            logger.info("cache.backend_recovered", backend=type(self.backend).__name__)
+        return result
+
+    def _note_failure(self, operation: str, error: Exception) -> None:
+        self.stats[f"{operation}_failed"] += 1
+        if self._reachable:
+            self._reachable = False
+            logger.warning(
+                "cache.backend_failed",
+                backend=type(self.backend).__name__,
+                operation=operation,
+                error=str(error) if isinstance(error, BackendError) else type(error).__name__,
+            )
+
+
+def _watch(backend: WatchedBackend, store: StoredResponses) -> None:
+    """Drop a pending write when its key is set or deleted directly, as long as *store* lives."""
+    alive = weakref.ref(store)
+
+    def told(key: str) -> None:
+        if (here := alive()) is not None:
+            here._drop_pending(key)  # noqa: SLF001
+
+    backend.watch(told)
+
+
+def subject_of(entry: Entry) -> Subject:
+    """Return what an invalidation may name *entry* by."""
+    return Subject(frozenset(entry.tags), entry.path, entry.logical_key, entry.key)
+
+
+def variant_key(key: str, fields: frozenset[str], request: Headers) -> str:
+    """Return the key of the variant under *key* that *request* selects by *fields*."""
+    return f"{key}:{digest(part for pair in variant(fields, request) for part in pair)}"
+
+
+def _under(entry: Entry, key: str, mark: Mark | None = None) -> Entry:
+    return msgspec.structs.replace(entry, key=key, mark=mark or entry.mark)

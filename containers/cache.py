@@ -1,0 +1,86 @@
+"""The container: settings → backend → store, key generator, invalidation, metrics, health."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from dependency_injector import containers, providers
+
+from app_cache.config import ENVIRONMENTS, CacheSettings, build_backend, choose_environment, choose_namespace
+from app_cache.health import HealthCheck
+from app_cache.invalidation import InvalidationService
+from app_cache.keys import DefaultKeyGenerator
+from app_cache.services import Stores
+
+if TYPE_CHECKING:
+    from collections import Counter
+
+    from app_cache.backends.base import CacheBackend
+    from app_cache.config import Environment
+    from app_cache.keys import KeyGenerator
+    from app_cache.store import StoredResponses
+
+
+def _key_generator(environment: Environment) -> KeyGenerator:
+    make = environment.key_generator or DefaultKeyGenerator
+    generator: KeyGenerator = make()
+    return generator
+
+
+def _store(stores: Stores, backend: CacheBackend, namespace: str) -> StoredResponses:
+    return stores.of(backend, namespace)
+
+
+def _invalidation(environment: Environment, store: StoredResponses) -> InvalidationService:
+    make = environment.invalidation or InvalidationService
+    service: InvalidationService = make(store)
+    return service
+
+
+def _metrics(store: StoredResponses) -> Counter[str]:
+    return store.stats
+
+
+class CacheContainer(containers.DeclarativeContainer):
+    """What an application's cache is made of, for the environment that the settings name.
+
+    Everything is asked at each request, so that ``with container.backend.override(MemoryBackend()):`` is in force
+    at the next one. What belongs to a backend (store, clock, fills, writes under way) follows the one in force.
+    """
+
+    settings = providers.ThreadSafeSingleton(CacheSettings)
+    """The variables of the process; override it with ``CacheSettings({…})`` in a test."""
+
+    environments = providers.Object(ENVIRONMENTS)
+    """The environments by name; override it with ``{**ENVIRONMENTS, "preview": Environment(…)}``."""
+
+    environment = providers.ThreadSafeSingleton(choose_environment, settings, environments)
+    """The environment that the settings name."""
+
+    namespace = providers.ThreadSafeSingleton(choose_namespace, settings, environment)
+    """What comes between ``cache:`` and each key."""
+
+    backend = providers.ThreadSafeSingleton(build_backend, settings, environments)
+    """The backend; building it connects to nothing."""
+
+    clock = providers.Object(time.time)
+    """What tells the time, in epoch seconds; override it with a `FakeClock` in a test."""
+
+    stores = providers.ThreadSafeSingleton(Stores, clock)
+    """The stored responses of each backend that was in force."""
+
+    store = providers.Callable(_store, stores, backend, namespace)
+    """The stored responses of the backend in force."""
+
+    key_generator = providers.ThreadSafeSingleton(_key_generator, environment)
+    """What tells requests apart that have no policy of their own for it."""
+
+    invalidation = providers.Callable(_invalidation, environment, store)
+    """A service that invalidates in the backend in force."""
+
+    metrics = providers.Callable(_metrics, store)
+    """Counts of what happened, by the words of Cache-Status."""
+
+    health = providers.ThreadSafeSingleton(HealthCheck, backend.provider)
+    """The check of the backend in force."""

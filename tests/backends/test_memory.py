@@ -1,0 +1,430 @@
+"""Memory is bounded by entries and by bytes, and forgets in small steps."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+import weakref
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from app_cache.backends.memory import ENTRY_OVERHEAD, EXPIRED_PER_SET, KEYS_PER_STEP, MemoryBackend
+from app_cache.errors import BackendError, ConfigurationError
+from app_cache.testing import FakeClock
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+T = TypeVar("T")
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """Give the clock that the backend of the test goes by."""
+    return FakeClock()
+
+
+async def test_evicts_least_recently_used(clock: FakeClock) -> None:
+    """When one more does not fit, the entry that was read or set the longest time ago goes."""
+    backend = MemoryBackend(max_size=3, clock=clock)
+    for key in ("a", "b", "c"):
+        await backend.set(key, key)
+    await backend.get("a")
+    await backend.set("d", "d")
+    assert [key for key in "abcd" if await backend.get(key)] == ["a", "c", "d"]
+    assert backend.evicted == 1
+
+
+async def test_replacing_evicts_nothing(clock: FakeClock) -> None:
+    """A value that takes the place of another needs no room of its own."""
+    backend = MemoryBackend(max_size=2, clock=clock)
+    for key in ("a", "b", "a", "b", "a"):
+        await backend.set(key, key)
+    assert (await backend.size(), backend.evicted) == (2, 0)
+
+
+async def test_expired_go_before_others(clock: FakeClock) -> None:
+    """An entry whose time is over makes room before one that is still good."""
+    backend = MemoryBackend(max_size=2, clock=clock)
+    await backend.set("good", "value", 1000)
+    await backend.set("over", "value", 1)
+    clock.advance(2)
+    await backend.set("new", "value", 1000)
+    assert await backend.get("good") == "value"
+    assert (backend.evicted, backend.expired) == (0, 1)
+
+
+async def test_bounded_by_bytes(clock: FakeClock) -> None:
+    """All entries together count at most max_bytes, keys and overhead included."""
+    backend = MemoryBackend(max_bytes=100_000, clock=clock)
+    for number in range(200):
+        await backend.set_bytes(f"key {number}", bytes(1000), 60)
+        assert backend.bytes_held <= 100_000
+    assert await backend.size() == 100_000 // cost_of("key 199", bytes(1000))
+
+
+async def test_bytes_return(clock: FakeClock) -> None:
+    """What is deleted, replaced, expired or evicted counts no longer."""
+    backend = MemoryBackend(max_size=1, clock=clock)
+    await backend.set("a", "x" * 1000, 1)
+    await backend.set("a", "x", 1)
+    assert backend.bytes_held == cost_of("a", "x")
+    clock.advance(1)
+    assert await backend.get("a") is None
+    assert backend.bytes_held == 0
+    await backend.set("a", "x")
+    await backend.set("b", "y")
+    await backend.delete("b")
+    assert backend.bytes_held == 0
+
+
+async def test_too_large(clock: FakeClock) -> None:
+    """A value that alone counts more than max_entry_bytes is not kept, nor is the one before it; others stay."""
+    backend = MemoryBackend(max_bytes=8 * 10_000, clock=clock)
+    await backend.set("other", "value")
+    await backend.set("key", "old")
+    await backend.set("key", "x" * 10_000)
+    assert (await backend.get("key"), await backend.get("other")) == (None, "value")
+    assert (backend.refused, backend.evicted) == (1, 0)
+
+
+async def test_largest(clock: FakeClock) -> None:
+    """A value is kept that counts exactly max_entry_bytes."""
+    value = bytes(5000)
+    backend = MemoryBackend(max_entry_bytes=cost_of("key", value), clock=clock)
+    await backend.set_bytes("key", value, 60)
+    await backend.set_bytes("key 2", value, 60)
+    assert (await backend.get_bytes("key"), await backend.get_bytes("key 2")) == (value, None)
+
+
+async def test_expired_in_steps(clock: FakeClock) -> None:
+    """A set drops a few expired entries, however many there are."""
+    backend = MemoryBackend(clock=clock)
+    for number in range(100):
+        await backend.set(f"{number}", "value", 10)
+    clock.advance(20)
+    await backend.set("new", "value", 10)
+    assert await backend.size() == 100 - EXPIRED_PER_SET + 1
+    for _ in range(100):
+        await backend.set("new", "value", 10)
+    assert await backend.size() == 1
+
+
+async def test_deadlines_are_bounded(clock: FakeClock) -> None:
+    """A key that is set again and again, with whatever timeouts, leaves nothing behind."""
+    backend = MemoryBackend(clock=clock)
+    for number in range(20_000):
+        await backend.set("key", "value", 1 + number * 7919 % 100_000 / 3)
+        clock.advance(0.01)
+    assert len(backend._deadlines.ends) == len(backend._deadlines.buckets) <= 33 * 16
+    assert sum(map(len, backend._deadlines.buckets.values())) == 1
+
+
+@pytest.mark.parametrize("timeout", [1e-9, 0.3, 1, 59.9, 86_400, 2**40, 1e308])
+async def test_any_timeout(clock: FakeClock, timeout: float) -> None:
+    """A value is kept for its time, however short or long, and is dropped soon after."""
+    backend = MemoryBackend(clock=clock)
+    await backend.set("key", "value", timeout)
+    assert await backend.get("key") == "value"
+    clock.advance(min(timeout, 2**32) * 17 / 16 + 0.02)
+    await backend.set("other", "value", 1)
+    assert await backend.size() == 1
+
+
+async def test_default_timeout(clock: FakeClock) -> None:
+    """A value that is set with the timeout None is kept for the default."""
+    backend = MemoryBackend(default_timeout=10, clock=clock)
+    await backend.set("text", "value", None)
+    await backend.set_bytes("bytes", b"value", None)
+    clock.advance(9.9)
+    assert (await backend.get("text"), await backend.get_bytes("bytes")) == ("value", b"value")
+    clock.advance(0.1)
+    assert (await backend.get("text"), await backend.get_bytes("bytes")) == (None, None)
+
+
+async def test_sweeper(clock: FakeClock) -> None:
+    """Expired entries go without a set or get, all of them, though each step of the sweeper is bounded."""
+    backend = MemoryBackend(max_size=10**6, cleanup_interval=0.001, clock=clock)
+    for number in range(2 * KEYS_PER_STEP + 1):
+        await backend.set(f"{number}", "value", 10)
+    clock.advance(20)
+    await empty(backend)
+    await backend.set("later", "value", 10)
+    clock.advance(20)
+    await empty(backend)
+    await backend.close()
+
+
+def test_two_loops(clock: FakeClock) -> None:
+    """A backend serves one event loop after another and is swept on each, though none closes it."""
+    backend = MemoryBackend(cleanup_interval=0.001, clock=clock)
+
+    async def use() -> None:
+        await backend.set("first", "value", 10)
+        clock.advance(20)
+        await empty(backend)
+        await backend.set("left behind", "value", 10)
+
+    for _ in range(3):
+        asyncio.run(use())
+    gc.collect()
+    assert asyncio.run(backend.get("left behind")) == "value"
+
+
+async def test_no_timer_after_close() -> None:
+    """Closing leaves no timer in the event loop."""
+    backend = MemoryBackend()
+    before = timers_of(asyncio.get_running_loop())
+    await backend.set("key", "value")
+    assert timers_of(asyncio.get_running_loop()) == before + 1
+    await backend.close()
+    assert timers_of(asyncio.get_running_loop()) == before
+
+
+async def test_sweeper_keeps_nothing_alive() -> None:
+    """A backend that nobody holds is collected, though its sweeper waits for the next round."""
+    backend = MemoryBackend()
+    await backend.set("key", "value")
+    gone = weakref.ref(backend)
+    del backend
+    gc.collect()
+    assert gone() is None
+
+
+def test_without_loop() -> None:
+    """Values are set and read where no event loop runs."""
+    backend = MemoryBackend()
+    done(backend.set("key", "value"))
+    assert done(backend.get("key")) == "value"
+    done(backend.close())
+
+
+async def test_close_forgets() -> None:
+    """Closing forgets values and what is kept beside them; the backend can be used anew."""
+    backend = MemoryBackend()
+    await backend.set("key", "value")
+    made = backend.beside("name", object)
+    await backend.close()
+    assert (await backend.get("key"), backend.bytes_held) == (None, 0)
+    assert backend.beside("name", object) is not made
+    await backend.set("key", "value")
+    assert await backend.get("key") == "value"
+    await backend.close()
+
+
+async def test_beside_counts_in_no_bound() -> None:
+    """What is kept beside the values takes no place of theirs."""
+    backend = MemoryBackend(max_size=1)
+    backend.beside("name", lambda: bytearray(10**6))
+    await backend.set("key", "value")
+    assert (await backend.get("key"), await backend.size()) == ("value", 1)
+
+
+async def test_bytes_by_set() -> None:
+    """A subclass that gives bytes to `set` has them back from `get` as they are."""
+    backend = MemoryBackend()
+    await backend.set("key", b"\x1f\x8b\xff")
+    value: object = await backend.get("key")
+    assert value == b"\x1f\x8b\xff"
+
+
+async def test_bytes_that_are_no_text() -> None:
+    """Bytes that are not UTF-8 are an error for who asks for text, as they are in Redis, and stay readable."""
+    backend = MemoryBackend()
+    await backend.set_bytes("key", b"caf\xe9", 60)
+    with pytest.raises(BackendError, match="get_bytes"):
+        await backend.get("key")
+    assert await backend.get_bytes("key") == b"caf\xe9"
+
+
+async def test_lone_surrogates() -> None:
+    """A text with lone surrogates comes back as text, and as bytes from which it can be had again."""
+    backend = MemoryBackend()
+    await backend.set("key", "lone \ud800 \udcff")
+    assert await backend.get("key") == "lone \ud800 \udcff"
+    value = await backend.get_bytes("key")
+    assert value is not None
+    await backend.set_bytes("key", value, 60)
+    assert await backend.get("key") == "lone \ud800 \udcff"
+
+
+@pytest.mark.parametrize("value", [1, None, ["a"], bytearray(b"a")])
+async def test_wrong_type(value: Any) -> None:
+    """A value that is neither str nor bytes is refused, by name."""
+    backend = MemoryBackend()
+    with pytest.raises(TypeError, match=type(value).__name__):
+        await backend.set("key", value)
+    with pytest.raises(TypeError, match=type(value).__name__):
+        await backend.set_bytes("key", value)
+
+
+async def test_delete_pattern_lets_others_run() -> None:
+    """Deleting by pattern among many keys does not hold up the event loop."""
+    backend = MemoryBackend(max_size=10**6)
+    for number in range(3 * KEYS_PER_STEP):
+        await backend.set(f"a{number}", "value")
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.create_task(count_turns())
+    assert await backend.delete_pattern("a*") == 3 * KEYS_PER_STEP
+    counting.cancel()
+    assert turns >= 2
+
+
+async def test_delete_pattern_counts_no_expired(clock: FakeClock) -> None:
+    """What has expired is not counted among the keys deleted."""
+    backend = MemoryBackend(clock=clock)
+    await backend.set("over", "value", 1)
+    await backend.set("good", "value", 60)
+    clock.advance(1)
+    assert await backend.delete_pattern("*") == 1
+
+
+@pytest.mark.parametrize("value", [0, -1, True, "many", 1.5])
+@pytest.mark.parametrize("option", ["max_size", "max_bytes", "max_entry_bytes"])
+def test_wrong_bound(option: str, value: Any) -> None:
+    """A bound that is no positive whole number is refused, and the message names it."""
+    with pytest.raises(ConfigurationError, match=f"{option} must be a positive whole number, not {value!r}"):
+        MemoryBackend(**{option: value})
+
+
+@pytest.mark.parametrize("value", [0, -1, True, "soon", None, float("inf"), float("nan")])
+@pytest.mark.parametrize("option", ["cleanup_interval", "default_timeout"])
+def test_wrong_time(option: str, value: Any) -> None:
+    """A time that is no positive number of seconds is refused, and the message names it."""
+    with pytest.raises(ConfigurationError, match=f"{option} must be a positive number of seconds, not {value!r}"):
+        MemoryBackend(**{option: value})
+
+
+def test_entry_above_all() -> None:
+    """One entry cannot be allowed more bytes than all together."""
+    with pytest.raises(ConfigurationError, match=r"max_entry_bytes must be at most max_bytes \(1000\), not 1001"):
+        MemoryBackend(max_bytes=1000, max_entry_bytes=1001)
+
+
+KEYS = st.sampled_from("abcdefgh")
+SIZES = st.integers(0, 3_000)
+TIMEOUTS = st.floats(0.01, 100)
+
+
+class Roomy(RuleBasedStateMachine):
+    """Drives a backend in which everything fits, beside a dictionary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = FakeClock()
+        self.backend = MemoryBackend(clock=self.clock)
+        self.model: dict[str, tuple[bytes, float]] = {}
+
+    @rule(key=KEYS, size=SIZES, timeout=TIMEOUTS)
+    def set(self, key: str, size: int, timeout: float) -> None:
+        done(self.backend.set_bytes(key, bytes(size), timeout))
+        self.model[key] = (bytes(size), self.clock() + timeout)
+
+    @rule(key=KEYS)
+    def get(self, key: str) -> None:
+        assert done(self.backend.get_bytes(key)) == self.expected(key)
+
+    @rule(key=KEYS)
+    def delete(self, key: str) -> None:
+        done(self.backend.delete(key))
+        self.model.pop(key, None)
+
+    @rule(keys=st.lists(KEYS, min_size=1, unique=True))
+    def delete_pattern(self, keys: list[str]) -> None:
+        there = sum(self.expected(key) is not None for key in keys)
+        assert done(self.backend.delete_pattern(f"[{''.join(keys)}]")) == there
+        for key in keys:
+            self.model.pop(key, None)
+
+    @rule(seconds=st.floats(0, 60))
+    def advance(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+
+    @invariant()
+    def accounts_agree(self) -> None:
+        entries = self.backend._entries
+        assert self.backend.bytes_held == sum(entry.cost for entry in entries.values())
+        assert sum(map(len, self.backend._deadlines.buckets.values())) == len(entries)
+
+    def expected(self, key: str) -> bytes | None:
+        value, expires_at = self.model.get(key, (None, 0.0))
+        return value if expires_at > self.clock() else None
+
+
+class Tight(RuleBasedStateMachine):
+    """Drives a backend that is always full, beside a list of its keys from the least recently used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backend = MemoryBackend(max_size=5, max_bytes=6_000, max_entry_bytes=3_000)
+        self.model: OrderedDict[str, bytes] = OrderedDict()
+
+    @rule(key=KEYS, size=SIZES)
+    def set(self, key: str, size: int) -> None:
+        value = bytes(size)
+        done(self.backend.set_bytes(key, value, 1000))
+        self.model.pop(key, None)
+        if cost_of(key, value) <= 3_000:
+            self.model[key] = value
+        while len(self.model) > 5 or sum(cost_of(*item) for item in self.model.items()) > 6_000:
+            self.model.popitem(last=False)
+
+    @rule(key=KEYS)
+    def get(self, key: str) -> None:
+        assert done(self.backend.get_bytes(key)) == self.model.get(key)
+        if key in self.model:
+            self.model.move_to_end(key)
+
+    @invariant()
+    def bounds_hold(self) -> None:
+        assert self.backend.bytes_held == sum(cost_of(*item) for item in self.model.items()) <= 6_000
+        assert list(self.backend._entries) == list(self.model)
+        assert len(self.model) <= 5
+
+
+TestRoomy = Roomy.TestCase
+TestRoomy.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestTight = Tight.TestCase
+TestTight.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def cost_of(key: str, value: str | bytes) -> int:
+    """Return what an entry is said to count."""
+    return sys.getsizeof(key) + sys.getsizeof(value) + ENTRY_OVERHEAD
+
+
+def done(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Return what *coroutine* returns, which waits for nothing and so needs no event loop."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    raise AssertionError("it waits")
+
+
+def timers_of(loop: asyncio.AbstractEventLoop) -> int:
+    """Return how many timers wait in *loop*."""
+    return sum(not timer.cancelled() for timer in loop._scheduled)  # type: ignore[attr-defined]
+
+
+async def empty(backend: MemoryBackend) -> None:
+    """Return when *backend* holds nothing any more."""
+    async with asyncio.timeout(10):
+        while await backend.size():  # noqa: ASYNC110 - the sweeper tells nobody
+            await asyncio.sleep(0)

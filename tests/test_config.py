@@ -1,0 +1,395 @@
+"""Which backend the variables choose, what is said of wrong ones, and that nothing is read at import."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError, replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from app_cache import config
+from app_cache.backends.memory import MemoryBackend
+from app_cache.backends.redis import RedisBackend
+from app_cache.config import (
+    BACKENDS,
+    ENVIRONMENTS,
+    CacheConfig,
+    CacheSettings,
+    Environment,
+    build_backend,
+    choose_environment,
+    choose_namespace,
+)
+from app_cache.errors import AppCacheError, ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+VARIABLES = (
+    "ENVIRONMENT",
+    "CACHE_BACKEND",
+    "CACHE_NAMESPACE",
+    "USE_REDIS",
+    "REDIS_URL",
+    "REDIS_MAX_CONNECTIONS",
+    "REDIS_SSL",
+    "REDIS_SSL_CA_CERTS",
+)
+LOCAL = "redis://localhost:6379"
+PRODUCTION_OPTIONS = {
+    "max_connections": 50,
+    "retry_on_timeout": True,
+    "socket_keepalive": True,
+    "health_check_interval": 30,
+}
+
+
+class Recorded:
+    """Stands for `RedisBackend` and keeps what it is made with."""
+
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`Recorded` is built where a `RedisBackend` would be."""
+    monkeypatch.setattr(config, "RedisBackend", Recorded)
+
+
+@pytest.fixture
+def no_variables(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """None of the variables is set in the process; set some with what is returned."""
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+def built(backend: Any) -> Any:
+    """Return what tells one built backend from another: the size of a memory, the options of a Redis."""
+    return backend.max_size if isinstance(backend, MemoryBackend) else backend.options
+
+
+class TestSettings:
+    def test_not_given(self) -> None:
+        """A variable that is unset is not given: None, never False."""
+        settings = CacheSettings({})
+        assert settings.environment == "development"
+        assert {getattr(settings, name.lower()) for name in VARIABLES[1:]} == {None}
+
+    @pytest.mark.parametrize("empty", ["", "  "], ids=["empty", "blank"])
+    def test_empty_is_not_given(self, empty: str) -> None:
+        """A variable that is empty or blank is as one that is unset."""
+        assert CacheSettings(dict.fromkeys(VARIABLES, empty)) == CacheSettings({})
+
+    @pytest.mark.parametrize(
+        ("variable", "text", "value"),
+        [
+            pytest.param("ENVIRONMENT", "staging", "staging", id="a name"),
+            pytest.param("ENVIRONMENT", " staging\n", "staging", id="blanks around"),
+            pytest.param("CACHE_BACKEND", "redis", "redis", id="a backend"),
+            pytest.param("CACHE_NAMESPACE", "shop:*", "shop:*", id="a namespace is data"),
+            pytest.param("USE_REDIS", "true", True, id="true"),
+            pytest.param("USE_REDIS", "False", False, id="False"),
+            pytest.param("USE_REDIS", "1", True, id="1"),
+            pytest.param("REDIS_URL", "redis://h", "redis://h", id="a URL"),
+            pytest.param("REDIS_MAX_CONNECTIONS", "7", 7, id="a number"),
+            pytest.param("REDIS_SSL", "no", False, id="no"),
+            pytest.param("REDIS_SSL_CA_CERTS", "/ca.pem", "/ca.pem", id="a path"),
+        ],
+    )
+    def test_given(self, variable: str, text: str, value: Any) -> None:
+        """Each variable is read under its name into the field of that name in lower case."""
+        assert getattr(CacheSettings({variable: text}), variable.lower()) == value
+
+    def test_exact_names(self) -> None:
+        """A variable of another case or with a prefix is not ours."""
+        assert CacheSettings({"redis_url": "redis://a", "APP_REDIS_URL": "redis://b"}) == CacheSettings({})
+
+    def test_read_from_the_process(self, no_variables: pytest.MonkeyPatch) -> None:
+        """Without a mapping the variables of the process are read, when the settings are made."""
+        no_variables.setenv("CACHE_NAMESPACE", "shop")
+        assert CacheSettings().cache_namespace == "shop"
+        assert CacheSettings({}).cache_namespace is None
+
+    def test_keyword_goes_first(self) -> None:
+        """A keyword argument goes before the variable of its name."""
+        assert CacheSettings({"CACHE_NAMESPACE": "shop"}, cache_namespace="bar").cache_namespace == "bar"
+
+    @pytest.mark.parametrize(
+        ("variable", "text", "right"),
+        [
+            pytest.param("CACHE_BACKEND", "memcached", "memory or redis", id="unknown backend"),
+            pytest.param("USE_REDIS", "maybe", "true or false", id="no boolean"),
+            pytest.param("REDIS_SSL", "2", "true or false", id="a number for a boolean"),
+            pytest.param("REDIS_MAX_CONNECTIONS", "many", "a positive whole number", id="no number"),
+            pytest.param("REDIS_MAX_CONNECTIONS", "0", "a positive whole number", id="zero"),
+            pytest.param("REDIS_MAX_CONNECTIONS", "-5", "a positive whole number", id="negative"),
+            pytest.param("REDIS_MAX_CONNECTIONS", "1.5", "a positive whole number", id="a fraction"),
+        ],
+    )
+    def test_wrong(self, variable: str, text: str, right: str) -> None:
+        """A value that does not parse is an error of ours with the variable, what is right, and the value."""
+        with pytest.raises(ConfigurationError) as refused:
+            CacheSettings({variable: text})
+        assert str(refused.value) == f"{variable} must be {right}, not {text!r}"
+
+    def test_all_that_is_wrong(self) -> None:
+        """Several wrong values are told at once."""
+        with pytest.raises(ConfigurationError, match=r"USE_REDIS .*; REDIS_MAX_CONNECTIONS"):
+            CacheSettings({"USE_REDIS": "x", "REDIS_MAX_CONNECTIONS": "y"})
+
+    @pytest.mark.parametrize(
+        "make",
+        [
+            pytest.param(lambda: CacheSettings({}, redis_url=b"redis://:s3cret@h\xff"), id="the URL is no text"),
+            pytest.param(
+                lambda: CacheSettings({"REDIS_SSL": "redis://:s3cret@h"}), id="a URL in another variable"
+            ),
+        ],
+    )
+    def test_error_without_secret(self, make: Callable[[], CacheSettings]) -> None:
+        """No error shows a secret, neither by itself nor by what caused it."""
+        with pytest.raises(ConfigurationError) as refused:
+            make()
+        assert "s3cret" not in str(refused.value)
+        assert refused.value.__cause__ is None
+        assert refused.value.__suppress_context__
+
+    def test_unknown_keyword(self) -> None:
+        """A keyword that is no setting is refused with those that are."""
+        with pytest.raises(ConfigurationError, match=r"no redis_ulr; it has .*redis_url"):
+            CacheSettings({}, redis_ulr="redis://h")
+
+    def test_repr_without_secret(self) -> None:
+        """The settings can be printed: the URL is not in it."""
+        settings = CacheSettings({"REDIS_URL": "redis://:s3cret@h", "CACHE_NAMESPACE": "shop"})
+        assert "shop" in repr(settings)
+        assert "s3cret" not in repr(settings) + str(settings)
+
+    def test_subclass(self, no_variables: pytest.MonkeyPatch) -> None:
+        """A subclass adds settings of its own, read in the same way."""
+
+        class ShopSettings(CacheSettings):
+            shop_name: str = "none"
+
+        no_variables.setenv("SHOP_NAME", "books")
+        no_variables.setenv("ENVIRONMENT", "testing")
+        settings = ShopSettings()
+        assert (settings.shop_name, settings.environment) == ("books", "testing")
+
+
+@pytest.mark.usefixtures("recorded")
+class TestChoice:
+    @pytest.mark.parametrize(
+        ("environ", "what"),
+        [
+            pytest.param({}, 100, id="nothing is given"),
+            pytest.param({"ENVIRONMENT": "development"}, 100, id="development"),
+            pytest.param({"USE_REDIS": "false"}, 100, id="development without Redis"),
+            pytest.param({"REDIS_URL": "redis://h"}, 100, id="a URL alone does not mean Redis"),
+            pytest.param({"USE_REDIS": "true"}, {"url": LOCAL, "max_connections": 5}, id="development with Redis"),
+            pytest.param(
+                {"USE_REDIS": "true", "REDIS_URL": "redis://h"},
+                {"url": "redis://h", "url_source": "REDIS_URL", "max_connections": 5},
+                id="development with Redis elsewhere",
+            ),
+            pytest.param({"ENVIRONMENT": "testing"}, 50, id="testing"),
+            pytest.param({"ENVIRONMENT": "testing", "USE_REDIS": "true"}, 50, id="USE_REDIS is of development"),
+            pytest.param(
+                {"ENVIRONMENT": "staging"},
+                {"url": "redis://staging-redis:6379", "max_connections": 10},
+                id="staging",
+            ),
+            pytest.param(
+                {"ENVIRONMENT": "staging", "REDIS_URL": "redis://h", "REDIS_SSL": "true"},
+                {"url": "redis://h", "url_source": "REDIS_URL", "max_connections": 10, "ssl": True},
+                id="staging by variables",
+            ),
+            pytest.param(
+                {"ENVIRONMENT": "production", "REDIS_URL": "rediss://h"},
+                PRODUCTION_OPTIONS | {"url": "rediss://h", "url_source": "REDIS_URL"},
+                id="production",
+            ),
+            pytest.param(
+                {
+                    "ENVIRONMENT": "production",
+                    "REDIS_URL": "redis://h",
+                    "REDIS_MAX_CONNECTIONS": "80",
+                    "REDIS_SSL": "false",
+                    "REDIS_SSL_CA_CERTS": "/ca.pem",
+                    "USE_REDIS": "false",
+                },
+                PRODUCTION_OPTIONS
+                | {
+                    "url": "redis://h",
+                    "url_source": "REDIS_URL",
+                    "max_connections": 80,
+                    "ssl": False,
+                    "ssl_ca_certs": "/ca.pem",
+                },
+                id="production by variables",
+            ),
+            pytest.param(
+                {"CACHE_BACKEND": "redis"}, {"url": LOCAL, "max_connections": 5}, id="redis in development"
+            ),
+            pytest.param(
+                {"CACHE_BACKEND": "redis", "ENVIRONMENT": "testing"},
+                {"url": LOCAL, "max_connections": 5},
+                id="redis in testing",
+            ),
+            pytest.param({"CACHE_BACKEND": "memory", "USE_REDIS": "true"}, 100, id="memory goes before USE_REDIS"),
+            pytest.param({"CACHE_BACKEND": "memory", "ENVIRONMENT": "testing"}, 50, id="memory in testing"),
+            pytest.param({"CACHE_BACKEND": "memory", "ENVIRONMENT": "staging"}, 1000, id="memory in staging"),
+            pytest.param(
+                {"CACHE_BACKEND": "memory", "ENVIRONMENT": "production"}, 1000, id="memory in production"
+            ),
+        ],
+    )
+    def test_backend(self, environ: dict[str, str], what: Any) -> None:
+        """``CACHE_BACKEND`` if given, else what ``ENVIRONMENT`` names, is built with what the variables give."""
+        assert built(build_backend(CacheSettings(environ))) == what
+
+    @pytest.mark.parametrize("environment", ["production", "canary"])
+    @pytest.mark.parametrize("backend", [None, "redis"], ids=["by environment", "by CACHE_BACKEND"])
+    def test_url_required(self, environment: str, backend: str | None) -> None:
+        """Where the URL is required, the error names ``REDIS_URL`` and the environment."""
+        environments = {**ENVIRONMENTS, "canary": Environment("canary", BACKENDS["redis"])}
+        settings = CacheSettings({"ENVIRONMENT": environment}, cache_backend=backend)
+        with pytest.raises(
+            ConfigurationError, match=f"REDIS_URL must be given with ENVIRONMENT={environment}: .*rediss://"
+        ):
+            build_backend(settings, environments)
+
+    def test_environment_of_the_user(self) -> None:
+        """An environment that the user adds chooses its backend like the others."""
+        canary = Environment("canary", lambda settings: MemoryBackend(max_size=7))
+        settings = CacheSettings({"ENVIRONMENT": "canary"})
+        assert built(build_backend(settings, {**ENVIRONMENTS, "canary": canary})) == 7
+        assert choose_environment(settings, {"canary": canary}) is canary
+
+    @pytest.mark.parametrize(
+        "choose", [choose_environment, build_backend], ids=["choose_environment", "build_backend"]
+    )
+    @pytest.mark.parametrize("backend", [{}, {"CACHE_BACKEND": "memory"}], ids=["", "with CACHE_BACKEND"])
+    def test_unknown_environment(self, choose: Callable[..., Any], backend: dict[str, str]) -> None:
+        """An unknown environment is a ValueError that says which are known, even where the backend is given."""
+        with pytest.raises(
+            ValueError, match=r"^Unknown environment: prod; known are development, testing"
+        ) as refused:
+            choose(CacheSettings({"ENVIRONMENT": "prod"} | backend))
+        assert isinstance(refused.value, AppCacheError)
+
+    @pytest.mark.parametrize(
+        ("environment", "what"),
+        [
+            pytest.param("development", 100, id="development"),
+            pytest.param("testing", 50, id="testing"),
+            pytest.param("staging", {"url": "redis://staging-redis:6379", "max_connections": 10}, id="staging"),
+        ],
+    )
+    def test_create_backend(self, no_variables: pytest.MonkeyPatch, environment: str, what: Any) -> None:
+        """`CacheConfig.create_backend` gives what its argument names, whatever the variables would choose."""
+        no_variables.setenv("ENVIRONMENT", "production")
+        no_variables.setenv("CACHE_BACKEND", "redis")
+        assert built(CacheConfig.create_backend(environment)) == what
+
+    def test_create_backend_by_variables(self) -> None:
+        """`CacheConfig.create_backend` takes the other variables, also from a mapping."""
+        backend = CacheConfig.create_backend("production", {"REDIS_URL": "redis://h"})
+        assert built(backend)["url"] == "redis://h"
+
+    def test_create_backend_unknown(self) -> None:
+        """`CacheConfig.create_backend` refuses an unknown name as the document has it."""
+        with pytest.raises(ValueError, match=r"^Unknown environment: nowhere"):
+            CacheConfig.create_backend("nowhere", {})
+
+
+class TestRealBackends:
+    def test_production(self) -> None:
+        """Production gives a Redis backend without connecting."""
+        settings = CacheSettings({"ENVIRONMENT": "production", "REDIS_URL": "redis://nowhere.invalid:1"})
+        assert isinstance(build_backend(settings), RedisBackend)
+
+    @pytest.mark.parametrize("environ", [{"USE_REDIS": "true"}, {"ENVIRONMENT": "staging"}], ids=str)
+    def test_default_url(self, environ: dict[str, str]) -> None:
+        """The URLs that environments give by themselves are accepted."""
+        assert isinstance(build_backend(CacheSettings(environ)), RedisBackend)
+
+    def test_wrong_url(self) -> None:
+        """A URL that cannot work is refused by the name of its variable, without its password."""
+        settings = CacheSettings({"ENVIRONMENT": "staging", "REDIS_URL": "http://:s3cret@h"})
+        with pytest.raises(ConfigurationError, match="REDIS_URL") as refused:
+            build_backend(settings)
+        assert "s3cret" not in str(refused.value)
+
+    def test_tls_contradicted(self) -> None:
+        """``REDIS_SSL=false`` beside a ``rediss://`` URL is refused; unset, the URL says it."""
+        environ = {"ENVIRONMENT": "production", "REDIS_URL": "rediss://h"}
+        assert isinstance(build_backend(CacheSettings(environ)), RedisBackend)
+        with pytest.raises(ConfigurationError, match="ssl"):
+            build_backend(CacheSettings(environ | {"REDIS_SSL": "false"}))
+
+
+class TestEnvironments:
+    def test_values(self) -> None:
+        """An environment is a value: it is not changed, another is made from it."""
+        testing = ENVIRONMENTS["testing"]
+        with pytest.raises(FrozenInstanceError):
+            testing.namespace = "other"  # type: ignore[misc]
+        assert replace(testing, namespace="other").backend is testing.backend
+
+    @pytest.mark.parametrize("mapping", [ENVIRONMENTS, BACKENDS], ids=["ENVIRONMENTS", "BACKENDS"])
+    def test_read_only(self, mapping: Any) -> None:
+        """The mappings cannot be changed for the whole process."""
+        with pytest.raises(TypeError):
+            mapping["testing"] = None
+
+    @pytest.mark.parametrize("name", ["development", "testing", "staging", "production"])
+    def test_names(self, name: str) -> None:
+        """Each of the four environments stands under its name."""
+        assert ENVIRONMENTS[name].name == name
+
+    @pytest.mark.parametrize(
+        ("variable", "of_environment", "namespace"),
+        [
+            pytest.param("shop", "testing", "shop", id="the variable goes first"),
+            pytest.param("", "testing", "testing", id="that of the environment"),
+            pytest.param("", None, "", id="none"),
+        ],
+    )
+    def test_namespace(self, variable: str, of_environment: str | None, namespace: str) -> None:
+        """``CACHE_NAMESPACE`` goes before the namespace of the environment."""
+        environment = Environment("testing", BACKENDS["memory"], namespace=of_environment)
+        assert choose_namespace(CacheSettings({"CACHE_NAMESPACE": variable}), environment) == namespace
+
+
+def test_import_reads_no_environment() -> None:
+    """Importing the package reads none of the variables and prints nothing, even where they are wrong."""
+    code = f"""
+import os, sys
+asked = []
+
+class Watched(type(os.environ)):
+    def __getitem__(self, name):
+        asked.append(name)
+        return super().__getitem__(name)
+
+    def __iter__(self):
+        asked.append("all")
+        return super().__iter__()
+
+import dependency_injector, fastapi, pydantic_settings, redis.asyncio, structlog
+os.environ.__class__ = Watched
+import app_cache, app_cache.config, app_cache.logger_config
+wrong = [name for name in asked if name == "all" or name in {VARIABLES!r}]
+sys.exit(f"read at import: {{wrong}}" if wrong else 0)
+"""
+    wrong = os.environ | dict.fromkeys(VARIABLES, "wrong")
+    ran = subprocess.run(
+        [sys.executable, "-c", code], env=wrong, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")

@@ -70,7 +70,12 @@ NOT_SHARED = Outcome()
 
 
 class Judge(Protocol):
-    """What a fill asks about its run."""
+    """What a fill asks about its run.
+
+    *superseded* is set when a later fill of the same key begins, whose answer is newer.
+    """
+
+    superseded: bool
 
     @property
     def max_body(self) -> int:
@@ -95,17 +100,13 @@ class Judge(Protocol):
 
 
 class Fill:
-    """One run of the application; it lives in the loop that it began in.
-
-    *superseded*: a later fill of the same key has begun, whose answer is newer.
-    """
+    """One run of the application; it lives in the loop that it began in."""
 
     def __init__(self, judge: Judge) -> None:
         self.judge = judge
         self.begun = False
         self.sharing = True
         self.complete = False
-        self.superseded = False
         self.loop = asyncio.get_running_loop()
         self.outcome: asyncio.Future[Outcome] = self.loop.create_future()
         self.task: asyncio.Task[None] | None = None
@@ -313,7 +314,7 @@ class Flight:
         if not alone:
             earlier = self._fills.get(key)
             if earlier is not None:
-                earlier.superseded = True
+                earlier.judge.superseded = True
             self._fills[key] = fill
             fill.outcome.add_done_callback(lambda _: self._land(key, fill))
         if fill.task is not None:

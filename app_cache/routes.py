@@ -36,8 +36,10 @@ MAX_PLANS = 4_096
 MAX_PATH = 512
 """Characters of a path beyond which it is not remembered."""
 
+SAFE_AND_CACHED = frozenset({"GET", "QUERY"})
 _KNOWN_MATCHERS = {cls.matches for cls in (Route, APIRoute, Mount, Host)}
 _PLACES = ("path", "query", "header", "cookie")
+_RECEIVED = {"query": "query_params", "header": "headers", "cookie": "cookies"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,20 +111,14 @@ class Parameters:
 
     def values(self, names: Iterable[str], scope: Scope, path_params: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return the validated values of *names*, defaults included, or None if one of them is not valid."""
-        request = Request(scope)
-        received = {
-            "path": path_params,
-            "query": request.query_params,
-            "header": request.headers,
-            "cookie": request.cookies,
-        }
         values: dict[str, Any] = {}
         for name in names:
             if name not in self._fields:
                 values[name] = path_params.get(name)
                 continue
-            place, field = self._fields[name]
-            found, errors = request_params_to_args([field], received[place])
+            place, parameter = self._fields[name]
+            received = path_params if place == "path" else getattr(Request(scope), _RECEIVED[place])
+            found, errors = request_params_to_args([parameter], received)
             if errors:
                 return None
             values.update(found)
@@ -130,13 +126,18 @@ class Parameters:
 
 
 class RouteTable:
-    """Finds the plan of a request; built when it is first asked."""
+    """Finds the plan of a request; built when it is first asked.
+
+    Args:
+        app: The application, or what stands before it.
+        default_policy: For requests that meet no policy of their own; of unsafe methods it has only those it names.
+    """
 
     def __init__(self, app: Any, default_policy: CachePolicy | None) -> None:
         self._routed = routed_app(app)
         self._default = default_policy
         self._plans: OrderedDict[tuple[str, ...], Plan | None] = OrderedDict()
-        self._checked: Any = None
+        self._version: Any = None
         self._by_host = False
 
     def find(self, scope: Scope, method: str | None = None) -> Plan | None:
@@ -145,12 +146,13 @@ class RouteTable:
         Raises:
             ConfigurationError: If a policy on any route cannot work.
         """
-        method = method or scope["method"]
+        if self._routed is None and "app" in scope:
+            self._routed = routed_app(scope["app"])
         version = _version(self._routed)
-        if version != self._checked:
-            self._plans.clear()
-            self._check()
-            self._checked = version
+        if version != self._version:
+            self._rebuild()
+            self._version = version
+        method = method or scope["method"]
         key = (method, scope["path"], scope.get("root_path", ""), _host(scope) if self._by_host else "")
         if key in self._plans:
             return self._plans[key]
@@ -161,21 +163,22 @@ class RouteTable:
                 self._plans.popitem(last=False)
         return plan
 
+    def _rebuild(self) -> None:
+        self._plans.clear()
+        check_routes(self._routed)
+        self._by_host = any(isinstance(context.original_route, Host) for context in _walk(self._routed))
+
     def _plan(self, scope: Scope) -> Plan | None:
+        method = scope["method"]
         context, path_params = _match(self._routed, scope) if self._routed is not None else (None, {})
+        by_default = self._default if self._default is not None and _covers(self._default, method) else None
         if context is None:
-            return Plan(self._default, None, _NO_PARAMETERS, {}) if self._default is not None else None
-        policy, invalidates = _recorded(context)
-        policy = policy or self._default
-        if policy is not None and scope["method"] not in _methods(policy, context):
-            policy = None
+            return Plan(by_default, None, _NO_PARAMETERS, {}) if by_default is not None else None
+        own, invalidates = _recorded(context)
+        policy = by_default if own is None else own if method in _methods(own, context) else None
         if policy is None and invalidates is None:
             return None
         return Plan(policy, invalidates, _parameters(context), path_params)
-
-    def _check(self) -> None:
-        check_routes(self._routed)
-        self._by_host = any(isinstance(context.original_route, Host) for context in _walk(self._routed))
 
 
 def check_routes(app: Any) -> None:
@@ -204,10 +207,9 @@ def routed_app(app: Any) -> Any:
 
 
 def _version(routed: Any) -> Any:
-    """Return what changes when routes are added."""
+    """Return what changes when a route is added to the application itself; it must cost nothing."""
     router = getattr(routed, "router", routed)
-    counted = getattr(router, "_get_routes_version", None)
-    return counted() if counted is not None else len(getattr(router, "routes", ()))
+    return getattr(router, "_routes_version", None), len(getattr(router, "routes", ()))
 
 
 def _host(scope: Scope) -> str:
@@ -260,14 +262,17 @@ def _recorded(context: Any) -> tuple[CachePolicy | None, Invalidates | None]:
     return getattr(endpoint, POLICY_ATTRIBUTE, None), getattr(endpoint, INVALIDATES_ATTRIBUTE, None)
 
 
+def _covers(policy: CachePolicy, method: str) -> bool:
+    """Return whether a default policy has the requests of *method*."""
+    return method in (policy.methods or SAFE_AND_CACHED) or (method == "HEAD" and _covers(policy, "GET"))
+
+
 def _methods(policy: CachePolicy, context: Any) -> frozenset[str]:
     """Return the methods whose requests of a route are the cache's: POST where it is all there is, or is named."""
     of_route = frozenset(context.methods or CACHEABLE_METHODS)
     cached = of_route & (policy.methods or CACHEABLE_METHODS)
-    if policy.methods is None and cached != {"POST"}:
-        cached -= {"POST"}
-    if policy.methods is None and policy.http_only:
-        cached -= {"POST"}
+    if policy.methods is None and cached & SAFE_AND_CACHED:
+        cached &= SAFE_AND_CACHED
     return cached | ({"HEAD"} & of_route if "GET" in cached else frozenset())
 
 

@@ -109,9 +109,8 @@ class RedisBackend(CacheBackend):
         self._operation_timeout = operation_timeout
         self._server = _server(url, url_source, options)
         self._told: list[Callable[[str], None]] = []
-        self._clients: dict[asyncio.AbstractEventLoop, _Client] = {}
+        self._clients: dict[tuple[asyncio.AbstractEventLoop, int], _Client] = {}
         self._clients_lock = threading.Lock()
-        self._of_the_parent: list[_Client] = []
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self._server.address)!r})"
@@ -173,8 +172,8 @@ class RedisBackend(CacheBackend):
         A call that is made later connects anew. A *connection_pool* stays open: who made it closes it.
         """
         with self._clients_lock:
-            client = self._clients.pop(asyncio.get_running_loop(), None)
-        if client is not None and client.pid == os.getpid():
+            client = self._clients.pop((asyncio.get_running_loop(), os.getpid()), None)
+        if client is not None:
             await client.close()
 
     async def get_bytes(self, key: str) -> bytes | None:
@@ -312,34 +311,31 @@ class RedisBackend(CacheBackend):
             raise BackendError(f"{operation} failed at {self._server.address}: {reason}") from cause
 
     async def _client(self) -> _Client:
-        loop = asyncio.get_running_loop()
-        client = self._clients.get(loop)
-        if client is None or client.pid != os.getpid():
+        loop, pid = asyncio.get_running_loop(), os.getpid()
+        client = self._clients.get((loop, pid))
+        if client is None:
             client = self._server.client()
-            self._keep(client, loop)
+            with self._clients_lock:
+                self._forget_ended_loops(pid)
+                self._clients[loop, pid] = client
             await client.open()
         return client
 
-    def _keep(self, client: _Client, loop: asyncio.AbstractEventLoop) -> None:
-        with self._clients_lock:
-            for other, known in list(self._clients.items()):
-                if known.pid != client.pid:
-                    # Closing a connection that the parent process goes on using would end it there too.
-                    self._of_the_parent.append(self._clients.pop(other))
-                elif other.is_closed():
-                    del self._clients[other]
-            self._clients[loop] = client
+    def _forget_ended_loops(self, pid: int) -> None:
+        """Forget the clients of loops that have ended; those of a parent process are its own, and left alone."""
+        for loop, of in list(self._clients):
+            if of == pid and loop.is_closed():
+                del self._clients[loop, of]
 
 
 class _Client:
     """The connections that one event loop has in one process, and the turns that calls take at them."""
 
     def __init__(self, redis: Any, connections: int, wait: float, *owned: Closing) -> None:
-        self.pid = os.getpid()
         self._redis = redis
         self._turns = asyncio.Semaphore(connections)
         self._wait = wait
-        self._life = _until_closed(owned)
+        self._life = _until_closed(owned, os.getpid())
 
     async def open(self) -> None:
         """Have the running event loop close this when it ends."""
@@ -366,12 +362,12 @@ class _Client:
             self._turns.release()
 
 
-async def _until_closed(owned: Sequence[Closing]) -> AsyncGenerator[None]:
+async def _until_closed(owned: Sequence[Closing], pid: int) -> AsyncGenerator[None]:
     """Close what is *owned* when this is closed: by us, or by the event loop, which does so when it ends."""
     try:
         yield
     finally:
-        for close in owned:
+        for close in owned if os.getpid() == pid else ():
             with suppress(*FAILURES):
                 await close()
 

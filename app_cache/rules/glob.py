@@ -93,7 +93,7 @@ STAR = _Token((), negated=True, repeated=True)
 
 
 def _parsed(pattern: str) -> list[_Token]:
-    """Return what *pattern* asks for, one by one; stars in a row are one."""
+    """Return what *pattern* asks for, one by one."""
     if len(pattern) > MAX_LENGTH:
         raise ConfigurationError(
             f"a pattern may have {MAX_LENGTH} characters, not {len(pattern)}: {pattern[:40]!r}…"
@@ -102,8 +102,7 @@ def _parsed(pattern: str) -> list[_Token]:
     at = 0
     while at < len(pattern):
         token, at = _token(pattern, at)
-        if token is not STAR or tokens[-1:] != [STAR]:
-            tokens.append(token)
+        tokens.append(token)
     return tokens
 
 

@@ -1,0 +1,103 @@
+"""Answers as they leave: the stored response or a 304, what a leader sends on, and what the cache itself says."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from app_cache.rules.messages import combined, without
+from app_cache.rules.validators import entity_tag, fields_of_304, not_modified
+from app_cache.rules.variants import announced
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, MutableMapping
+
+    from app_cache.flight import Outcome
+    from app_cache.policy import CachePolicy
+    from app_cache.rules.cache_status import CacheStatus
+    from app_cache.rules.messages import Headers, RequestHead, StoredResponse
+
+    Message = MutableMapping[str, Any]
+    Send = Callable[[Message], Awaitable[None]]
+
+_AGE = frozenset({b"age"})
+
+
+async def send_stored(
+    send: Send,
+    request: RequestHead,
+    policy: CachePolicy,
+    response: StoredResponse,
+    status: CacheStatus,
+    age: float | None,
+) -> None:
+    """Send *response*, or a 304 where the client has it (RFC 9111 §4, §4.3.2).
+
+    Args:
+        send: The client's.
+        request: Its preconditions decide; a HEAD gets no body.
+        policy: Says what clients are told.
+        response: What is stored.
+        status: Goes out as Cache-Status.
+        age: Seconds for the Age field; None where the response comes from the handler just now.
+    """
+    headers = for_client(without(response.headers, _AGE), policy)
+    headers = tuple(
+        (name, b"%d" % len(response.body)) if name.lower() == b"content-length" else (name, value)
+        for name, value in headers
+    )
+    if age is not None:
+        headers = (*headers, (b"age", b"%d" % int(age)))
+    if client_has_it(request, response.status, headers, response.received_at):
+        await send_start(send, 304, fields_of_304(headers), status)
+        await _send_body(send, b"")
+        return
+    await send_start(send, response.status, headers, status)
+    await _send_body(send, b"" if request.method == "HEAD" else response.body)
+
+
+async def send_start(send: Send, status: int, headers: Headers, told: CacheStatus, **more: Any) -> None:
+    """Send the start of an answer with Cache-Status after the fields that are there (RFC 9211 §2)."""
+    lines = [*headers, (b"cache-status", str(told).encode("ascii"))]
+    await send({**more, "type": "http.response.start", "status": status, "headers": lines})
+
+
+async def send_plain(send: Send, status: int, text: str, told: CacheStatus) -> None:
+    """Send an answer of the cache's own."""
+    body = text.encode("ascii")
+    headers = ((b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body)))
+    await send_start(send, status, headers, told)
+    await _send_body(send, body)
+
+
+async def send_failure(send: Send, outcome: Outcome, told: CacheStatus) -> None:
+    """Send the failure of a fill to one who waited for it: as it was, or a plain 500 where that is not known."""
+    if outcome.failure is None:
+        await send_plain(send, 500, "Internal Server Error", told)
+        return
+    status, headers, body = outcome.failure
+    await send_start(send, status, headers, told)
+    await _send_body(send, body)
+
+
+async def _send_body(send: Send, body: bytes) -> None:
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def for_client(headers: Headers, policy: CachePolicy) -> Headers:
+    """Return *headers* with the Cache-Control that the policy has for clients, where they have none."""
+    if policy.client_max_age is None or combined(headers, b"cache-control") is not None:
+        return headers
+    return (*headers, (b"cache-control", b"max-age=%d" % policy.client_max_age))
+
+
+def for_leader(headers: Headers, policy: CachePolicy, entity_tag_made: str | None) -> Headers:
+    """Return *headers* as the leader gets them: what hits will have too, but for Age."""
+    headers = for_client(announced(headers, policy.include_headers), policy)
+    if entity_tag_made is not None and entity_tag(headers) is None:
+        headers = (*headers, (b"etag", entity_tag_made.encode("latin-1")))
+    return headers
+
+
+def client_has_it(request: RequestHead, status: int, headers: Headers, received_at: float) -> bool:
+    """Return whether the client's own copy is good, by the preconditions of its request (RFC 9110 §13)."""
+    return status == 200 and request.method != "POST" and not_modified(request.headers, headers, received_at)

@@ -1,0 +1,316 @@
+"""One request for something that may be cached, from its look-up to its answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from app_cache.answers import (
+    client_has_it,
+    for_leader,
+    send_failure,
+    send_plain,
+    send_start,
+    send_stored,
+)
+from app_cache.clock.base import Verdict
+from app_cache.filling import Filling
+from app_cache.flight import FILL_TIMEOUT_S, NOT_SHARED, Fill
+from app_cache.identity import Identity, identify
+from app_cache.logger_config import logger
+from app_cache.policy import LATE_TAGS
+from app_cache.rules.cache_status import CacheStatus
+from app_cache.rules.decisions import (
+    Forward,
+    Fwd,
+    Refusal,
+    asked_by,
+    select,
+    unshared_credential,
+    why_pass,
+)
+from app_cache.rules.directives import NOTHING_SAID
+from app_cache.rules.freshness import current_age
+from app_cache.rules.messages import RequestHead, without
+from app_cache.rules.validators import CONDITIONAL, entity_tag, fields_of_304, validating_headers
+from app_cache.store import Found, variant_key
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, MutableMapping
+
+    from app_cache.codec import Entry
+    from app_cache.keys import KeyGenerator
+    from app_cache.policy import CachePolicy
+    from app_cache.routes import Plan
+    from app_cache.rules.messages import Headers
+    from app_cache.services import CacheServices
+
+    Scope = MutableMapping[str, Any]
+    Message = MutableMapping[str, Any]
+    Receive = Callable[[], Awaitable[Message]]
+    Send = Callable[[Message], Awaitable[None]]
+    App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+COPIED_BACK = ("route", "endpoint", "path_params", "router")
+"""What the router leaves in the scope, for middleware further out."""
+WITH_CONTENT = frozenset({"POST", "QUERY"})
+"""Methods whose content joins the key."""
+
+
+class Exchange:
+    """Answers one request, from the cache or by the application; it dies with the request.
+
+    Args:
+        app: What the cache stands in front of.
+        services: The application's cache.
+        plan: What the route table says of the request.
+        policy: The plan's.
+        keys: The key generator in force.
+        scope: The request's.
+    """
+
+    def __init__(
+        self, app: App, services: CacheServices, plan: Plan, policy: CachePolicy, keys: KeyGenerator, scope: Scope
+    ) -> None:
+        self.app = app
+        self.store = services.store()
+        self.plan = plan
+        self.policy = policy
+        self.keys = keys
+        self.scope = scope
+        self.request = RequestHead(scope["method"], tuple(scope["headers"]))
+        self.asked = asked_by(self.request, policy)
+        self.body: bytes | None = None
+        self.identity: Identity | None = None
+        self.found = Found("")
+        self.decision = Forward(Fwd.URI_MISS)
+        self.started = False
+
+    async def answer(self, receive: Receive, send: Send) -> None:
+        """Answer the request."""
+        refusal = why_pass(self.request, self.asked)
+        if refusal is None and self.request.method in WITH_CONTENT:
+            receive, refusal = await self._read_content(receive)
+        if refusal is None:
+            refusal = await self._identify()
+        if refusal is not None:
+            self.decision = Forward(_fwd_of(refusal), refusal)
+            await self._forward_alone(receive, send)
+        elif not await self._answer_from_cache(send):
+            await self._forward(receive, send)
+
+    async def _read_content(self, receive: Receive) -> tuple[Receive, Refusal | None]:
+        """Read the content that joins the key, up to `max_body`; return what gives it again, and why to pass."""
+        messages: list[Message] = []
+        size = 0
+        while True:
+            message = await receive()
+            messages.append(message)
+            size += len(message.get("body", b""))
+            if size > self.policy.max_body:
+                return _replay(messages, receive), Refusal.TOO_LARGE
+            if message["type"] != "http.request":
+                return _replay(messages, receive), Refusal.INCOMPLETE
+            if not message.get("more_body", False):
+                self.body = b"".join(each.get("body", b"") for each in messages)
+                return receive, None
+
+    async def _identify(self) -> Refusal | None:
+        found = await identify(
+            self.request, self.plan, self.policy, self.keys, self.store.namespace, self.scope, self.body
+        )
+        if isinstance(found, Refusal):
+            return found
+        self.identity = found
+        return None
+
+    @property
+    def known(self) -> Identity:
+        """The identity, once it has been found."""
+        return cast("Identity", self.identity)
+
+    async def _answer_from_cache(self, send: Send) -> bool:
+        """Look up, and serve what is found if it may answer (RFC 9111 §4)."""
+        self.found = await self.store.look_up(self.known.key, self.known.subject, self.request.headers)
+        if self.found.entry is None:
+            self.decision = Forward(Fwd.VARY_MISS if self.found.varies else Fwd.URI_MISS)
+            return False
+        response = self.found.entry.response()
+        decision = select(
+            self.request,
+            self.asked,
+            response,
+            self.policy,
+            self.store.now(),
+            marked_stale=self.found.marked_stale,
+        )
+        if isinstance(decision, Forward):
+            self.decision = decision
+            return False
+        if decision.refresh:
+            self._refresh()
+        status = self._tell(CacheStatus(hit=True, ttl=int(decision.ttl // 1)))
+        await send_stored(send, self.request, self.policy, response, status, decision.age)
+        return True
+
+    async def _forward(self, receive: Receive, send: Send) -> None:
+        if self.asked.only_if_cached or self.request.method == "HEAD":
+            await self._forward_alone(receive, send)
+        elif self._keeps_to_itself():
+            await self._lead(receive, send, alone=True)
+        elif (fill := self._joinable()) is None:
+            await self._lead(receive, send)
+        else:
+            await self._follow(fill, receive, send)
+
+    async def _forward_alone(self, receive: Receive, send: Send) -> None:
+        """Let the application answer, untouched but for Cache-Status; nothing is stored."""
+        status = self._tell(CacheStatus(fwd=self.decision.fwd, detail=self.decision.detail))
+        if self.asked.only_if_cached:
+            await send_plain(send, 504, "Gateway Timeout", status)
+            return
+
+        async def send_told(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                await send_start(send, **{**message, "headers": message.get("headers", ()), "told": status})
+            else:
+                await send(message)
+
+        await self.app(self.scope, receive, send_told)
+
+    def _keeps_to_itself(self) -> bool:
+        """Return whether nobody may wait for the answer to this request, and it waits for nobody's."""
+        return (
+            self.decision.fwd in (Fwd.REQUEST, Fwd.BYPASS)
+            or unshared_credential(self.request, NOTHING_SAID, self.policy) is not None
+            or self.store.flight.is_unshared(self.found.key)
+        )
+
+    def _joinable(self) -> Fill | None:
+        """Return the fill under way whose answer would be valid for this request were it stored now, or None."""
+        fill = self.store.flight.under_way(self.found.key)
+        if fill is None or not fill.begun:
+            return fill
+        leader, reading = cast("Filling", fill.judge), self.found.reading
+        if reading is None or leader.mark is None:
+            unknown_to_both = reading is None and leader.mark is None
+            return fill if unknown_to_both and leader.invalidations == self.store.invalidations else None
+        return fill if reading.judge(leader.mark, leader.identity.subject) is Verdict.VALID else None
+
+    async def _follow(self, fill: Fill, receive: Receive, send: Send) -> None:
+        """Wait for the answer that another request leads; go alone if it cannot be shared."""
+        outcome = await fill.follow(FILL_TIMEOUT_S) or NOT_SHARED
+        if outcome.entry is not None:
+            await self._use(outcome.entry, cast("Filling", fill.judge), receive, send)
+        elif not outcome.failed:
+            await self._lead(receive, send, alone=True)
+        elif self.decision.rescue:
+            await self._rescue(send)
+        else:
+            status = self._tell(CacheStatus(fwd=self.decision.fwd, collapsed=True))
+            await send_failure(send, outcome, status)
+
+    async def _use(self, entry: Entry, leader: Filling, receive: Receive, send: Send) -> None:
+        """Answer with what another's fill gave if it is this request's variant, else look up once more."""
+        vary = leader.vary(entry.headers)
+        own = variant_key(self.known.key, vary, self.request.headers)
+        same = own == variant_key(self.known.key, vary, leader.request.headers)
+        if same and self.known.subject.tags >= {*entry.tags}:
+            status = self._tell(CacheStatus(fwd=self.decision.fwd, collapsed=True))
+            await send_stored(send, self.request, self.policy, entry.response(), status, None)
+        elif not await self._answer_from_cache(send):
+            await self._lead(receive, send, alone=self._joinable() is not None)
+
+    async def _lead(self, receive: Receive, send: Send, *, alone: bool = False) -> None:
+        """Run the application in a fill, and send on what it sends."""
+        filling, fill, scope = self._take_off(receive, alone=alone)
+        try:
+            await fill.lead(self._dressed(filling, send))
+        except Exception as error:
+            if self.started or not filling.rescue:
+                raise
+            logger.error("cache.rescued", error=type(error).__name__, exc_info=error)
+        finally:
+            self.scope.update({name: scope[name] for name in COPIED_BACK if name in scope})
+        if self.started:
+            return
+        if filling.entry is not None:
+            status = self._tell(CacheStatus(fwd=self.decision.fwd, stored=filling.stored))
+            await send_stored(send, self.request, self.policy, filling.entry.response(), status, None)
+        elif filling.rescue:
+            logger.warning("cache.rescued", status=filling.status)
+            await self._rescue(send)
+
+    def _take_off(
+        self, receive: Receive | None, *, alone: bool, rescue: bool | None = None
+    ) -> tuple[Filling, Fill, Scope]:
+        stands_in = self.decision.rescue if rescue is None else rescue
+        filling = Filling(
+            self.store, self.request, self.known, self.policy, self.found, rescue=stands_in, alone=alone
+        )
+        scope = {**self.scope, "headers": [*self._headers_of_fill()], LATE_TAGS: filling.late_tags}
+        fill = Fill(filling)
+        fill.start(self.app, scope, self.body or b"", receive)
+        self.store.flight.take_off(self.found.key, fill, alone=alone)
+        return filling, fill, scope
+
+    def _headers_of_fill(self) -> Headers:
+        """Return the request's fields with the cache's conditions in place of the client's (RFC 9111 §4.3.1)."""
+        if self.found.entry is not None:
+            validating = validating_headers(self.request.headers, self.found.entry.response())
+            if validating is not None:
+                return validating
+        return without(self.request.headers, CONDITIONAL)
+
+    def _refresh(self) -> None:
+        """Fetch anew in the background, if nobody does (RFC 5861 §3)."""
+        if self.store.flight.under_way(self.found.key) is None and self.request.method != "HEAD":
+            self._take_off(None, alone=False, rescue=False)
+
+    def _dressed(self, filling: Filling, send: Send) -> Send:
+        """Return *send* for the leader: it adds what the cache says, and makes a 304 of what the client has."""
+        matched = False
+
+        async def send_dressed(message: Message) -> None:
+            nonlocal matched
+            if message["type"] == "http.response.start":
+                self.started = True
+                made = None if filling.entry is None else entity_tag(filling.entry.headers)
+                headers = for_leader(message["headers"], self.policy, made)
+                detail = filling.refusal or self.decision.detail
+                status = self._tell(CacheStatus(fwd=self.decision.fwd, stored=filling.stored, detail=detail))
+                matched = client_has_it(self.request, message["status"], headers, self.store.now())
+                changed = {"status": 304, "headers": fields_of_304(headers)} if matched else {"headers": headers}
+                await send_start(send, **{**message, **changed, "told": status})
+            elif not matched or message["type"] != "http.response.body":
+                await send(message)
+            elif not message.get("more_body", False):
+                await send({**message, "body": b""})
+
+        return send_dressed
+
+    async def _rescue(self, send: Send) -> None:
+        """Serve the stale response in place of a failure (RFC 5861 §4)."""
+        response = cast("Entry", self.found.entry).response()
+        age = current_age(response, self.store.now())
+        ttl = int((response.freshness_lifetime - age) // 1)
+        status = self._tell(CacheStatus(hit=True, fwd=self.decision.fwd, ttl=ttl))
+        await send_stored(send, self.request, self.policy, response, status, age)
+
+    def _tell(self, status: CacheStatus) -> CacheStatus:
+        """Say what happened, in one value: for the header, the application and the metrics."""
+        self.scope.setdefault("state", {})["cache"] = status
+        self.store.stats[status.outcome] += 1
+        return status
+
+
+def _fwd_of(refusal: Refusal) -> Fwd:
+    return Fwd.REQUEST if refusal is Refusal.REQUEST_NO_STORE else Fwd.BYPASS
+
+
+def _replay(messages: list[Message], receive: Receive) -> Receive:
+    left = [*reversed(messages)]
+
+    async def receive_again() -> Message:
+        return left.pop() if left else await receive()
+
+    return receive_again

@@ -1,0 +1,169 @@
+"""What becomes of an answer while its handler gives it: whether it is stored, and as what (RFC 9111 §3)."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+from app_cache.clock.base import tag_stamp
+from app_cache.codec import Mark, entity_tag_of, entry_of
+from app_cache.flight import NOT_SHARED, Outcome, Share
+from app_cache.rules.decisions import (
+    Refusal,
+    freshness_lifetime,
+    keep_for,
+    stale_windows,
+    why_not_store,
+    withheld_fields,
+)
+from app_cache.rules.messages import ResponseHead, StoredResponse, combined, end_to_end, without
+from app_cache.rules.validators import entity_tag, freshened
+from app_cache.rules.variants import announced, vary_fields
+
+if TYPE_CHECKING:
+    from app_cache.codec import Entry
+    from app_cache.identity import Identity
+    from app_cache.policy import CachePolicy
+    from app_cache.rules.messages import Headers, RequestHead
+    from app_cache.store import Found, StoredResponses
+
+
+class Filling:
+    """Judges one fill: what its answer is for others, and how it is stored.
+
+    Args:
+        store: Where the answer goes.
+        request: The leader's request.
+        identity: Its key and names.
+        policy: What the endpoint's author asked for.
+        found: What the look-up gave: the clock, and the entry to validate or to stand in, if there is one.
+        rescue: Whether that entry stands in if the handler fails.
+        alone: Whether nobody may wait for this fill.
+    """
+
+    def __init__(
+        self,
+        store: StoredResponses,
+        request: RequestHead,
+        identity: Identity,
+        policy: CachePolicy,
+        found: Found,
+        *,
+        rescue: bool,
+        alone: bool,
+    ) -> None:
+        self.store = store
+        self.request = request
+        self.identity = identity
+        self.policy = policy
+        self.found = found
+        self.rescue = rescue
+        self.alone = alone
+        self.late_tags: set[str] = set()
+        self.mark: Mark | None = None
+        self.invalidations = 0
+        self.superseded = False
+        self.refusal: Refusal | None = None
+        self.entry: Entry | None = None
+        self.stored = False
+        self._head = ResponseHead(0, ())
+        self._requested_at = 0.0
+
+    @property
+    def max_body(self) -> int:
+        """Bytes of body beyond which the answer is the leader's alone."""
+        return self.policy.max_body
+
+    @property
+    def status(self) -> int:
+        """The status of the answer, 0 before it started."""
+        return self._head.status
+
+    async def begin(self) -> None:
+        """Read the clock before the handler runs."""
+        self.invalidations = self.store.invalidations
+        expected = (self.policy.timeout or 0.0) + (self.policy.stale_while_revalidate or 0.0)
+        self.mark = await self.store.begin(self.found.reading, self.identity.subject, expected)
+        self._requested_at = self.store.now()
+
+    def started(self, status: int, headers: Headers) -> Share:
+        """Return what becomes of the answer that starts so."""
+        self._head = ResponseHead(status, headers)
+        validated = status == 304 and self.found.entry is not None
+        if validated or (status >= 500 and self.rescue):
+            return Share.WITHHOLD
+        self.refusal = self._why_not_store()
+        if self.refusal is None:
+            return Share.STORE
+        if status >= 500:
+            return Share.FAIL
+        if not self.alone:
+            self.store.flight.mark_unshared(self.found.key)
+        return Share.REFUSE
+
+    def _why_not_store(self) -> Refusal | None:
+        head = ResponseHead(self._head.status, end_to_end(self._head.headers))
+        length = combined(head.headers, b"content-length")
+        if length is not None and length.isdigit() and int(length) > self.policy.max_body:
+            return Refusal.TOO_LARGE
+        return why_not_store(self.request, head, self.policy, self.store.now())
+
+    async def finished(self, body: bytes) -> Outcome:
+        """Return the outcome of a complete answer, once it can be hit."""
+        if self._head.status == 304 and self.found.entry is not None:
+            stored = self.found.entry
+            return await self._keep(
+                ResponseHead(stored.status, freshened(stored.headers, self._head.headers)), stored.body
+            )
+        if self.refusal is not None or (self.rescue and self._head.status >= 500):
+            return Outcome(failed=True, failure=self._failure(body))
+        length = combined(self._head.headers, b"content-length")
+        if length is not None and length != str(len(body)):
+            self.refusal = Refusal.INCOMPLETE
+            return NOT_SHARED
+        withheld = withheld_fields(self._head.headers, self.policy)
+        headers = without(end_to_end(self._head.headers), withheld)
+        return await self._keep(ResponseHead(self._head.status, headers), body)
+
+    def raised(self) -> Outcome:
+        """Return the outcome of a handler that raised."""
+        return Outcome(failed=True)
+
+    def _failure(self, body: bytes) -> tuple[int, Headers, bytes] | None:
+        """Return a failure that those who wait may see: one that nothing makes the leader's own."""
+        if self.refusal not in (Refusal.STATUS, Refusal.NOT_FRESH):
+            return None
+        return self._head.status, end_to_end(self._head.headers), body
+
+    async def _keep(self, head: ResponseHead, body: bytes) -> Outcome:
+        response, seconds = self._stored_form(head, body)
+        tags = self.identity.subject.tags | {*map(tag_stamp, self.late_tags)}
+        self.entry = entry_of(
+            self.identity.key,
+            self.mark or Mark(),
+            tuple(sorted(tags)),
+            self.identity.subject.path,
+            self.identity.logical_key,
+            response,
+        )
+        if self.mark is not None and not self.superseded:
+            await self.store.keep(self.entry, seconds, self.request.headers, self.vary(head.headers))
+            self.stored = True
+        return Outcome(entry=self.entry)
+
+    def _stored_form(self, head: ResponseHead, body: bytes) -> tuple[StoredResponse, float]:
+        """Return the response as it is stored, and the seconds that the backend holds it."""
+        received_at = self.store.now()
+        shortened = 1 - self.policy.jitter * random.random()  # noqa: S311  chance that nobody gains by guessing
+        lifetime = (freshness_lifetime(head, self.policy, received_at) or 0.0) * shortened
+        headers = announced(head.headers, self.policy.include_headers)
+        if head.status == 200 and entity_tag(headers) is None:
+            headers = (*headers, (b"etag", entity_tag_of(body)))
+        windows = stale_windows(head.headers, self.policy)
+        response = StoredResponse(head.status, headers, body, self._requested_at, received_at, lifetime, *windows)
+        return response, keep_for(head, lifetime, self.policy)
+
+    def vary(self, headers: Headers) -> frozenset[str]:
+        """Return the request fields beyond the key that a response with *headers* varies by (RFC 9111 §4.1)."""
+        declared = {"authorization", "cookie"} & {*self.policy.exclude_headers}
+        return (vary_fields(headers) or frozenset()) - {*self.policy.include_headers} - declared

@@ -1,0 +1,137 @@
+"""Which request it is: its key, and what an invalidation may name its answer by."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from starlette.requests import Request
+
+from app_cache.clock.base import Subject, key_stamp, tag_stamp, url_stamp
+from app_cache.keys import (
+    POLICY,
+    DefaultKeyGenerator,
+    KeyGenerator,
+    full_path,
+    host_of,
+    origin,
+    request_parts,
+    storage_key,
+)
+from app_cache.logger_config import logger
+from app_cache.policy import checked_tag
+from app_cache.rules.decisions import Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, MutableMapping
+
+    from app_cache.policy import CachePolicy
+    from app_cache.routes import Plan
+    from app_cache.rules.messages import RequestHead
+
+    Scope = MutableMapping[str, Any]
+    Message = MutableMapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What tells a request apart, for the store and for those who invalidate.
+
+    Args:
+        key: The key that it shares with the same requests.
+        logical_key: What a key generator of the application's own gave, or None.
+        subject: What an invalidation may name its answer by, as far as that is known before the handler ran.
+    """
+
+    key: str
+    logical_key: str | None
+    subject: Subject
+
+
+async def identify(
+    request: RequestHead,
+    plan: Plan,
+    policy: CachePolicy,
+    keys: KeyGenerator,
+    namespace: str,
+    scope: Scope,
+    body: bytes | None,
+) -> Identity | Refusal:
+    """Return the identity of a request, or why it has none and is passed by.
+
+    Args:
+        request: Its head.
+        plan: Fills in the templates of its tags.
+        policy: Selects what joins the key.
+        keys: Gives the logical key.
+        namespace: That of the store.
+        scope: Its ASGI scope.
+        body: The content that the key depends on, or None.
+    """
+    try:
+        varied_by = None if policy.vary_by is None else await _asked(policy.vary_by, scope, body)
+        logical = await _logical_key(keys, policy, scope, body)
+        tags = await tags_of(policy.tags, plan, scope)
+    except Exception as error:  # noqa: BLE001  the application's own hooks: what they raise costs the cache alone
+        logger.error("cache.hook_failed", path=scope["path"], error=type(error).__name__, exc_info=error)
+        return Refusal.KEY
+    if logical is None or (varied_by is None and policy.vary_by is not None):
+        return Refusal.KEY
+    if tags is None:
+        return Refusal.TAGS
+    key = storage_key(namespace, request.method, logical, request.headers, policy, varied_by)
+    logical_key = logical if isinstance(logical, str) else None
+    return Identity(key, logical_key, _subject(scope, key, logical_key, tags))
+
+
+def _subject(scope: Scope, key: str, logical_key: str | None, tags: list[str]) -> Subject:
+    path = full_path(scope)
+    here = origin(scope.get("scheme", "http"), host_of(scope))
+    stamps = {url_stamp(path), url_stamp(path, here), *map(tag_stamp, tags)}
+    if logical_key is not None:
+        stamps.add(key_stamp(logical_key))
+    return Subject(frozenset(stamps), path, logical_key, key)
+
+
+async def tags_of(source: Any, plan: Plan, scope: Scope) -> list[str] | None:
+    """Return the tags that *source* gives for a request, or None if a value in a template is not valid.
+
+    Args:
+        source: Names, templates, or a callable of the request, plain or ``async``.
+        plan: Fills in templates.
+        scope: The request's.
+
+    Raises:
+        ConfigurationError: If a callable gives something else than names.
+    """
+    if not callable(source):
+        return plan.fill_in(source, scope)
+    tags = source(Request(scope))
+    if inspect.isawaitable(tags):
+        tags = await tags
+    return [checked_tag(tag) for tag in tags]
+
+
+async def _logical_key(keys: KeyGenerator, policy: CachePolicy, scope: Scope, body: bytes | None) -> Any:
+    if type(keys) is DefaultKeyGenerator:
+        return request_parts(scope, body, policy)
+    scope[POLICY] = policy
+    return await _asked(keys.generate_cache_key, scope, body)
+
+
+async def _asked(hook: Callable[[Request], Any], scope: Scope, body: bytes | None) -> str | None:
+    """Return what *hook* says of the request, which may read its body."""
+    content: list[Message] = [{"type": "http.request", "body": body or b"", "more_body": False}]
+
+    async def receive() -> Message:
+        return content.pop() if content else {"type": "http.disconnect"}
+
+    answer = hook(Request(scope, receive))
+    if inspect.isawaitable(answer):
+        answer = await answer
+    if answer is None:
+        return None
+    if not isinstance(answer, str):
+        raise TypeError(f"a key must be a string or None, not {answer!r}")
+    return answer.encode("utf-8", "replace").decode("utf-8")

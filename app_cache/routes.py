@@ -130,7 +130,7 @@ class RouteTable:
 
     Args:
         app: The application, or what stands before it.
-        default_policy: For requests that meet no policy of their own; of unsafe methods it has only those it names.
+        default_policy: For what meets no policy of its own; of unsafe methods only for those it names.
     """
 
     def __init__(self, app: Any, default_policy: CachePolicy | None) -> None:

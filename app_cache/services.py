@@ -11,7 +11,8 @@ from collections import OrderedDict
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from app_cache.errors import NotWiredError
+from app_cache.backends.base import CacheBackend
+from app_cache.errors import ConfigurationError, NotWiredError
 from app_cache.health import HealthCheck
 from app_cache.invalidation import InvalidationService
 from app_cache.keys import DefaultKeyGenerator, KeyGenerator
@@ -19,8 +20,6 @@ from app_cache.store import StoredResponses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-    from app_cache.backends.base import CacheBackend
 
 SCOPE_KEY = "app_cache"
 """Where the middleware announces its services, in the scope of every request."""
@@ -67,11 +66,16 @@ class Stores:
         self._stores: OrderedDict[tuple[int, str], StoredResponses] = OrderedDict()
 
     def of(self, backend: CacheBackend, namespace: str) -> StoredResponses:
-        """Return the stored responses under *namespace* of *backend*, the same at each call."""
+        """Return the stored responses under *namespace* of *backend*, the same at each call.
+
+        Raises:
+            ConfigurationError: If *backend* is none, or *namespace* cannot stand in a key.
+        """
         key = (id(backend), namespace)
         store = self._stores.get(key)
         if store is None:
-            store = self._stores.setdefault(key, StoredResponses(backend, namespace, now=self._now))
+            made = StoredResponses(checked_backend(backend), namespace, now=self._now)
+            store = self._stores.setdefault(key, made)
             if len(self._stores) > MAX_STORES:
                 self._stores.popitem(last=False)
         return store
@@ -80,6 +84,17 @@ class Stores:
         """Drain each store."""
         for store in [*self._stores.values()]:
             await store.close()
+
+
+def checked_backend(backend: object) -> CacheBackend:
+    """Return *backend* if it is one.
+
+    Raises:
+        ConfigurationError: If it is not.
+    """
+    if not isinstance(backend, CacheBackend):
+        raise ConfigurationError(f"a backend must be an instance of a subclass of CacheBackend, not {backend!r}")
+    return backend
 
 
 class PlainServices:
@@ -92,7 +107,7 @@ class PlainServices:
         namespace: str,
         now: Callable[[], float],
     ) -> None:
-        self._backend = backend
+        self._backend = checked_backend(backend)
         self._key_generator = key_generator or DefaultKeyGenerator()
         self._store = StoredResponses(backend, namespace, now=now)
         self._health = HealthCheck(self.backend)
@@ -122,16 +137,18 @@ def resolved(container: Any) -> CacheServices:
     """Return *container*, or what it gives if it is a provider of one.
 
     Raises:
-        NotWiredError: If it is neither.
+        NotWiredError: If it is neither, or a class of containers.
     """
-    for candidate in (container, container() if callable(container) and not _is_services(container) else None):
-        if _is_services(candidate):
-            return cast("CacheServices", candidate)
-    raise NotWiredError(f"a CacheContainer or a provider of one is needed, not {container!r}")
+    if isinstance(container, type):
+        raise NotWiredError(f"a container is needed, not its class: {container.__name__}()")
+    services = container() if callable(container) else container
+    if not _is_services(services):
+        raise NotWiredError(f"a CacheContainer or a provider of one is needed, not {container!r}")
+    return cast("CacheServices", services)
 
 
 def _is_services(candidate: object) -> bool:
-    return all(callable(getattr(candidate, part, None)) for part in ("backend", "store", "key_generator"))
+    return hasattr(candidate, "backend") and hasattr(candidate, "store") and hasattr(candidate, "key_generator")
 
 
 serving: ContextVar[CacheServices | None] = ContextVar("app_cache_serving", default=None)

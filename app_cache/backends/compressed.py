@@ -143,8 +143,7 @@ class CompressedBackend(Wrapper):
     def watch(self, told: Callable[[str], None]) -> None:
         """Call *told* with the key at each later `set` and `delete`, here or directly in the backend within."""
         cast("WatchedBackend", self.backend).watch(told)
-        if "set_bytes" in self._verbs:
-            self._told.append(told)
+        self._told.append(told)
 
     async def _get_bytes(self, key: str) -> bytes | None:
         kept = await cast("BytesBackend", self.backend).get_bytes(key)

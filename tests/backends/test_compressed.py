@@ -58,6 +58,27 @@ class TextBackend(CacheBackend):
         self.values.clear()
 
 
+class WatchedTextBackend(TextBackend):
+    """Four verbs, and tells who asks of what is set and deleted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[Callable[[str], None]] = []
+
+    async def set(self, key: str, value: str, timeout: int) -> None:
+        for told in self.told:
+            told(key)
+        await super().set(key, value, timeout)
+
+    async def delete(self, key: str) -> None:
+        for told in self.told:
+            told(key)
+        await super().delete(key)
+
+    def watch(self, told: Callable[[str], None]) -> None:
+        self.told.append(told)
+
+
 class ServerBackend(MemoryBackend):
     """Has the capabilities of a server over memory; its only script keeps an argument under a key."""
 
@@ -211,8 +232,10 @@ async def test_one_bit_off(algorithm: Algorithm) -> None:
         pytest.param("=cz1=g", id="nothing"),
         pytest.param("=cz1=gaGk=", id="not gzip"),
         pytest.param("=cz1=zaGk=", id="not zstd"),
-        pytest.param("=cz1=gé", id="not base64"),
+        pytest.param("=cz1=gé", id="not ASCII"),
+        pytest.param(f"=cz1=g{b64encode(gzip.compress(b'a')).decode()}!", id="not base64 alone"),
         pytest.param("=cz1=é", id="letter not in ASCII"),
+        pytest.param(f"=cz1=g{b64encode(gzip.compress(bytes([255]))).decode()}", id="no text"),
         pytest.param(f"=cz1=g{b64encode(gzip.compress(b'a') + b'b').decode()}", id="more than gzip"),
         pytest.param(f"=cz1=z{b64encode(zstandard.compress(b'a') + b'b').decode()}", id="more than zstd"),
     ],
@@ -274,9 +297,10 @@ async def test_get_many() -> None:
     assert await able.get_many(["long", "none", "short"]) == [LONG.encode(), None, b"short"]
 
 
-async def test_watch() -> None:
+@pytest.mark.parametrize("inner", [ServerBackend, WatchedTextBackend])
+async def test_watch(inner: Callable[[], CacheBackend]) -> None:
     """Who watches is told once of what is set or deleted through the wrapper, and of what is set within."""
-    kept_in = ServerBackend()
+    kept_in = inner()
     backend = CompressedBackend(kept_in)
     told: list[str] = []
     able = capability(backend, WatchedBackend)

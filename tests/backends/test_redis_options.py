@@ -116,7 +116,7 @@ async def deaf_server() -> AsyncIterator[tuple[str, list[object]]]:
 
 def socket_of(backend: RedisBackend) -> socket.socket:
     """Return the socket of the connection that *backend* used last."""
-    client = backend._clients[asyncio.get_running_loop()]._redis
+    client = next(iter(backend._clients.values()))._redis
     connection = client.connection_pool._available_connections[-1]
     used: socket.socket = connection._writer.get_extra_info("socket")
     return used
@@ -517,7 +517,7 @@ async def test_sentinel(start_server: StartServer, connect: Connect, tmp_path: P
     backend = connect(f"redis+sentinel://127.0.0.1:{sentinel.port}/mymaster/1")
     await backend.set("key", "value", 60)
     assert "db1" in server.command("INFO", "keyspace")
-    pool = backend._clients[asyncio.get_running_loop()]._redis.connection_pool
+    pool = next(iter(backend._clients.values()))._redis.connection_pool
     assert isinstance(pool, SentinelConnectionPool)
 
 

@@ -91,19 +91,17 @@ class FakeClock:
 class BackendContract:
     """What every backend keeps to, as tests: subclass it, name your backend, and let pytest collect it.
 
-    Tests of capabilities that the backend does not have are skipped.
+    Name beside it the contracts of what more the backend can do: `TimeoutContract` where `set` refuses wrong
+    timeouts, `BytesContract`, `PatternContract`, `PingContract`, `SizeContract` …
 
     ```python
-    class TestMyBackend(BackendContract):
+    class TestMyBackend(BackendContract, TimeoutContract, PatternContract):
         def make_backend(self) -> CacheBackend:
             return MyBackend()
     ```
 
     A backend that needs fixtures of yours is given by overriding the fixture `backend` instead.
     """
-
-    refuses_wrong_timeouts = True
-    """Whether `set` raises ValueError for a timeout that is no positive number; False if yours does not check."""
 
     def make_backend(self) -> CacheBackend:
         """Return a new backend of the kind that is tested."""
@@ -174,16 +172,6 @@ class BackendContract:
         await absent(lambda: backend.get(key))
         assert await backend.get(renewed) == "new"
 
-    @pytest.mark.parametrize("timeout", [0, -1, True, False])
-    async def test_wrong_timeout(self, backend: CacheBackend, timeout: int) -> None:
-        """A timeout that is no positive number is refused."""
-        if not self.refuses_wrong_timeouts:
-            pytest.skip("this backend does not check timeouts")
-        key = new_key()
-        with pytest.raises(ValueError, match="timeout"):
-            await backend.set(key, "value", timeout)
-        assert await backend.get(key) is None
-
     async def test_many_at_once(self, backend: CacheBackend) -> None:
         """Tasks that use it at the same time have each their own values."""
         keys = [new_key() for _ in range(100)]
@@ -214,6 +202,11 @@ class BackendContract:
             async with asyncio.timeout(10):
                 with suppress(Exception):
                     await use
+
+
+@pytest.mark.anyio
+class BytesContract:
+    """What a backend keeps to that keeps bytes."""
 
     @pytest.mark.parametrize("value", BLOBS)
     async def test_bytes(self, backend: CacheBackend, value: bytes) -> None:
@@ -249,7 +242,7 @@ class BackendContract:
         able, key = having(backend, BytesBackend), new_key()
         await able.set_bytes(key, b"value", 0.5)
         assert await able.get_bytes(key) == b"value"
-        await self.advance(0.5)
+        await pass_time(self, 0.5)
         await absent(lambda: able.get_bytes(key))
 
     @pytest.mark.parametrize("timeout", [0, -0.5, True])
@@ -258,6 +251,11 @@ class BackendContract:
         able = having(backend, BytesBackend)
         with pytest.raises(ValueError, match="timeout"):
             await able.set_bytes(new_key(), b"value", timeout)
+
+
+@pytest.mark.anyio
+class PatternContract:
+    """What a backend keeps to that deletes keys by a glob."""
 
     @pytest.mark.parametrize(("glob", "matching", "others"), GLOBS)
     async def test_delete_pattern(
@@ -276,10 +274,20 @@ class BackendContract:
         """A glob that no key matches deletes nothing and says so."""
         assert await having(backend, PatternBackend).delete_pattern(f"{new_key()}*") == 0
 
+
+@pytest.mark.anyio
+class PingContract:
+    """What a backend keeps to that can be asked whether it is there."""
+
     async def test_ping(self, backend: CacheBackend) -> None:
         """A backend that is there says so in time."""
         async with asyncio.timeout(10):
             await having(backend, PingBackend).ping()
+
+
+@pytest.mark.anyio
+class SizeContract:
+    """What a backend keeps to that knows how much it holds."""
 
     async def test_size(self, backend: CacheBackend) -> None:
         """The number of keys held counts what was set."""
@@ -288,12 +296,22 @@ class BackendContract:
             await backend.set(new_key(), "value", 60)
         assert await able.size() >= 3
 
+
+@pytest.mark.anyio
+class LocalContract:
+    """What a backend keeps to that lives in this process."""
+
     async def test_beside(self, backend: CacheBackend) -> None:
         """What is kept beside the values is made once for each name."""
         able = having(backend, LocalBackend)
         made = able.beside("name", object)
         assert able.beside("name", object) is made
         assert able.beside("another name", object) is not made
+
+
+@pytest.mark.anyio
+class ScriptContract:
+    """What a backend keeps to that runs scripts."""
 
     async def test_get_many(self, backend: CacheBackend) -> None:
         """Many keys are read in the order asked for, with None for what is absent."""
@@ -308,6 +326,11 @@ class BackendContract:
         script = "redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2]) return {KEYS[1], 7}"
         assert await able.run_script(script, [key], ["value", 60]) == [key.encode(), 7]
         assert await backend.get(key) == "value"
+
+
+@pytest.mark.anyio
+class CombinedContract:
+    """What a backend keeps to that does two things in one round trip."""
 
     async def test_get_beside(self, backend: CacheBackend) -> None:
         """A value is read together with others, in the order asked for."""
@@ -326,6 +349,11 @@ class BackendContract:
         await able.set_and_run(key, value, 60, script, [other], ["ran"])
         assert await able.get_beside(key, [other]) == (value, [b"ran"])
 
+
+@pytest.mark.anyio
+class WatchContract:
+    """What a backend keeps to that tells of what is set and deleted directly."""
+
     async def test_watch(self, backend: CacheBackend) -> None:
         """Who watches is told the key of each value that is set or deleted."""
         told: list[str] = []
@@ -336,17 +364,34 @@ class BackendContract:
         assert told == [first, second]
 
 
+@pytest.mark.anyio
+class TimeoutContract:
+    """What a backend keeps to that refuses wrong timeouts."""
+
+    @pytest.mark.parametrize("timeout", [0, -1, True, False])
+    async def test_wrong_timeout(self, backend: CacheBackend, timeout: int) -> None:
+        """A timeout that is no positive number is refused."""
+        key = new_key()
+        with pytest.raises(ValueError, match="timeout"):
+            await backend.set(key, "value", timeout)
+        assert await backend.get(key) is None
+
+
 def new_key() -> str:
     """Return a key that nobody else uses, without characters that mean something in a glob."""
     return f"contract:{uuid4().hex}:"
 
 
 def having(backend: CacheBackend, kind: type[T]) -> T:
-    """Return *backend* as a *kind*; skip the test if it is none."""
+    """Return *backend* as a *kind*, which the test claims that it is."""
     able = capability(backend, kind)
-    if able is None:
-        pytest.skip(f"it is no {kind.__name__}")
+    assert able is not None, f"{type(backend).__name__} is no {kind.__name__}"
     return able
+
+
+async def pass_time(contract: object, seconds: float) -> None:
+    """Let *seconds* pass for the backend of *contract*, by its `advance` where it has one."""
+    await getattr(contract, "advance", asyncio.sleep)(seconds)
 
 
 async def absent(read: Callable[[], Awaitable[object]]) -> None:

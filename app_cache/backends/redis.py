@@ -56,8 +56,8 @@ FAILURES: Final = (RedisError, OSError, UnicodeError)
 RAW: Final = {NEVER_DECODE: True}
 """Answers are bytes, also those of a pool that was given and decodes."""
 KEYS_PER_SCAN: Final = 1000
-MAX_WAIT_S: Final = 0.5
-"""How long a call waits for a connection where no *socket_timeout* says it."""
+MAX_WAIT_S: Final = 5.0
+"""How long a call waits for its turn at a connection: a pool that is full is busy, not broken."""
 
 
 class NotGiven(Enum):
@@ -397,7 +397,7 @@ class _PlannedServer:
         redis, owned = (
             self._single() if self.address.service is None else self._under_sentinel(self.address.service)
         )
-        return _Client(redis, self._plan.max_connections, self._plan.socket_timeout or MAX_WAIT_S, *owned)
+        return _Client(redis, self._plan.max_connections, MAX_WAIT_S, *owned)
 
     def _single(self) -> tuple[Redis, list[Closing]]:
         options = self._session() | self._endpoint()

@@ -14,7 +14,19 @@ from app_cache.backends.memory import MemoryBackend
 from app_cache.backends.metrics import MetricsBackend
 from app_cache.backends.redis import RedisBackend
 from app_cache.backends.router import BackendRouter
-from app_cache.testing import BackendContract, FakeClock
+from app_cache.testing import (
+    BackendContract,
+    BytesContract,
+    CombinedContract,
+    FakeClock,
+    LocalContract,
+    PatternContract,
+    PingContract,
+    ScriptContract,
+    SizeContract,
+    TimeoutContract,
+    WatchContract,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -106,71 +118,93 @@ class ClockedContract(BackendContract):
         self.clock.advance(seconds)
 
 
-class TestMemory(ClockedContract):
+class InMemoryContract(
+    ClockedContract, TimeoutContract, BytesContract, PatternContract, PingContract, SizeContract, LocalContract
+):
+    """The contract for memory, and for what passes on all that memory can."""
+
+
+class RedisContract(
+    BackendContract,
+    TimeoutContract,
+    BytesContract,
+    PatternContract,
+    PingContract,
+    SizeContract,
+    ScriptContract,
+    CombinedContract,
+    WatchContract,
+):
+    """The contract for Redis, and for what passes on all that Redis can."""
+
+
+class TestMemory(InMemoryContract):
     def make_clocked(self, clock: FakeClock) -> CacheBackend:
         return MemoryBackend(clock=clock)
 
 
-class TestCompressedMemory(ClockedContract):
+class TestCompressedMemory(InMemoryContract):
     def make_clocked(self, clock: FakeClock) -> CacheBackend:
         return CompressedMemoryBackend(min_size=0, clock=clock)
 
 
-class TestZstdOverMemory(ClockedContract):
+class TestZstdOverMemory(InMemoryContract):
     def make_clocked(self, clock: FakeClock) -> CacheBackend:
         return CompressedBackend(MemoryBackend(clock=clock), "zstd", min_size=0)
 
 
-class TestGzipOverText(ClockedContract):
+class TestGzipOverText(ClockedContract, TimeoutContract):
     def make_clocked(self, clock: FakeClock) -> CacheBackend:
         return CompressedBackend(DictBackend(clock), "gzip", min_size=0)
 
 
-class TestZstdOverText(ClockedContract):
+class TestZstdOverText(ClockedContract, TimeoutContract):
     def make_clocked(self, clock: FakeClock) -> CacheBackend:
         return CompressedBackend(DictBackend(clock), "zstd", min_size=0)
 
 
-class TestDocumentsCompressedMemory(ClockedContract):
+class TestDocumentsCompressedMemory(
+    ClockedContract, TimeoutContract, PatternContract, PingContract, SizeContract, LocalContract
+):
     def make_clocked(self, clock: FakeClock) -> CacheBackend:
         return DocumentsCompressedMemoryBackend(clock=clock)
 
 
-class TestMetrics(ClockedContract):
+class TestMetrics(InMemoryContract):
     def make_clocked(self, clock: FakeClock) -> CacheBackend:
         return MetricsBackend(MemoryBackend(clock=clock), NoMetrics())
 
 
-class TestMetricsOverText(ClockedContract):
+class TestMetricsOverText(ClockedContract, TimeoutContract):
     def make_clocked(self, clock: FakeClock) -> CacheBackend:
         return MetricsBackend(DictBackend(clock), NoMetrics())
 
 
-class TestRouter(ClockedContract):
+class TestRouter(ClockedContract, TimeoutContract, BytesContract, PatternContract, PingContract, SizeContract):
     def make_clocked(self, clock: FakeClock) -> CacheBackend:
         odd = MemoryBackend(clock=clock)
         return BackendRouter(routes=[(lambda key: len(key) % 2 == 1, odd)], default=MemoryBackend(clock=clock))
 
 
-class TestRouterOverMemoryAndText(ClockedContract):
+class TestRouterOverMemoryAndText(ClockedContract, TimeoutContract):
     def make_clocked(self, clock: FakeClock) -> CacheBackend:
         return BackendRouter({"contract": MemoryBackend(clock=clock), "data": DictBackend(clock)})
 
 
-class TestWrappedTwice(ClockedContract):
+class TestWrappedTwice(
+    ClockedContract, TimeoutContract, BytesContract, PatternContract, PingContract, SizeContract
+):
     def make_clocked(self, clock: FakeClock) -> CacheBackend:
         compressed = CompressedBackend(MetricsBackend(MemoryBackend(clock=clock), NoMetrics()), min_size=0)
         return BackendRouter({"data": compressed})
 
 
 class TestCustom(BackendContract):
-    refuses_wrong_timeouts = False
-
     def make_backend(self) -> CacheBackend:
         return CustomBackend("param")
 
 
-class TestRedis(BackendContract):
+class TestRedis(RedisContract):
     @pytest.fixture
     async def backend(self, redis_server: Server) -> AsyncIterator[CacheBackend]:
         """Give a backend over a real server."""
@@ -179,7 +213,7 @@ class TestRedis(BackendContract):
         await backend.close()
 
 
-class TestCompressedRedis(BackendContract):
+class TestCompressedRedis(RedisContract):
     @pytest.fixture
     async def backend(self, redis_server: Server) -> AsyncIterator[CacheBackend]:
         """Give a backend that compresses everything, over a real server."""

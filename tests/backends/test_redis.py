@@ -366,8 +366,9 @@ def test_repr(url: str, text: str) -> None:
 # Connections: turns, loops, processes
 
 
-async def test_full_pool(redis_server: Server, connect: Connect) -> None:
+async def test_full_pool(redis_server: Server, connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
     """A call that finds no connection free waits its turn for a bounded time, and says what it waited for."""
+    monkeypatch.setattr("app_cache.backends.redis.MAX_WAIT_S", 0.2)
     backend = connect(redis_server.url, max_connections=1, socket_timeout=0.2, retry_on_timeout=True)
     await backend.ping()
     redis_server.pause()

@@ -90,9 +90,13 @@ def for_client(headers: Headers, policy: CachePolicy) -> Headers:
     return (*headers, (b"cache-control", b"max-age=%d" % policy.client_max_age))
 
 
-def for_leader(headers: Headers, policy: CachePolicy, entity_tag_made: str | None) -> Headers:
-    """Return *headers* as the leader gets them: what hits will have too, but for Age."""
-    headers = for_client(announced(headers, policy.include_headers), policy)
+def for_leader(headers: Headers, policy: CachePolicy, entity_tag_made: str | None, *, shared: bool) -> Headers:
+    """Return *headers* as the leader gets them: what hits will have too, but for Age.
+
+    An answer that is not *shared* is not offered to the caches on its way either.
+    """
+    headers = announced(headers, policy.include_headers)
+    headers = for_client(headers, policy) if shared else headers
     if entity_tag_made is not None and entity_tag(headers) is None:
         headers = (*headers, (b"etag", entity_tag_made.encode("latin-1")))
     return headers

@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import xxhash
@@ -26,6 +26,10 @@ VERSION = 1
 PREFIX = struct.Struct(">2sBBIQ")
 TEXT_MARK = "app-cache:"
 """What an entry begins with on a backend that keeps text only."""
+
+
+Finite = Annotated[float, msgspec.Meta(ge=-1e15, le=1e15)]
+"""Seconds that can be reckoned with: no infinity, and not what is no number."""
 
 
 class Mark(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -53,11 +57,11 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     status: int
     headers: tuple[tuple[bytes, bytes], ...]
     body: bytes
-    requested_at: float
-    received_at: float
-    freshness_lifetime: float
-    stale_while_revalidate: float
-    stale_if_error: float
+    requested_at: Finite
+    received_at: Finite
+    freshness_lifetime: Finite
+    stale_while_revalidate: Finite
+    stale_if_error: Finite
 
     def response(self) -> StoredResponse:
         """Return the response that is kept."""
@@ -132,7 +136,7 @@ def decode(raw: bytes, key: str) -> Record | None:
         return None
     try:
         record = _decoder.decode(content)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
     if record.key != key or (isinstance(record, Entry) and not _is_sendable(record.status, record.headers)):
         return None

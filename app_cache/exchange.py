@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from app_cache.answers import (
@@ -22,6 +23,7 @@ from app_cache.rules.cache_status import CacheStatus
 from app_cache.rules.decisions import (
     Forward,
     Fwd,
+    Hit,
     Refusal,
     asked_by,
     select,
@@ -112,7 +114,7 @@ class Exchange:
                 return _replay(messages, receive), Refusal.INCOMPLETE
             if not message.get("more_body", False):
                 self.body = b"".join(each.get("body", b"") for each in messages)
-                return receive, None
+                return _replay(messages, receive), None
 
     async def _identify(self) -> Refusal | None:
         found = await identify(
@@ -145,6 +147,8 @@ class Exchange:
         )
         if isinstance(decision, Forward):
             self.decision = decision
+            if decision.fwd is Fwd.BYPASS:
+                self.found = replace(self.found, entry=None)
             return False
         if decision.refresh:
             self._refresh()
@@ -152,7 +156,11 @@ class Exchange:
         await send_stored(send, self.request, self.policy, response, status, decision.age)
         return True
 
-    async def _forward(self, receive: Receive, send: Send) -> None:
+    async def _forward(self, receive: Receive, send: Send, *, waited: bool = False) -> None:
+        """Let the application answer, in a fill of its own or that of another request.
+
+        *waited*: It has waited for another fill before, so that one under way began after this request came.
+        """
         if self.asked.only_if_cached or self.request.method == "HEAD":
             await self._forward_alone(receive, send)
         elif self._keeps_to_itself():
@@ -160,7 +168,7 @@ class Exchange:
         elif (fill := self._joinable()) is None:
             await self._lead(receive, send)
         else:
-            await self._follow(fill, receive, send)
+            await self._follow(fill, receive, send, waited=waited)
 
     async def _forward_alone(self, receive: Receive, send: Send) -> None:
         """Let the application answer, untouched but for Cache-Status; nothing is stored."""
@@ -196,11 +204,16 @@ class Exchange:
             return fill if unknown_to_both and leader.invalidations == self.store.invalidations else None
         return fill if reading.judge(leader.mark, leader.identity.subject) is Verdict.VALID else None
 
-    async def _follow(self, fill: Fill, receive: Receive, send: Send) -> None:
+    async def _follow(self, fill: Fill, receive: Receive, send: Send, *, waited: bool) -> None:
         """Wait for the answer that another request leads; go alone if it cannot be shared."""
         outcome = await fill.follow(FILL_TIMEOUT_S) or NOT_SHARED
-        if outcome.entry is not None:
-            await self._use(outcome.entry, cast("Filling", fill.judge), receive, send)
+        leader = cast("Filling", fill.judge)
+        if outcome.entry is not None and await self._may_use(outcome.entry, leader, waited=waited):
+            status = self._tell(CacheStatus(fwd=self.decision.fwd, collapsed=True))
+            await send_stored(send, self.request, self.policy, outcome.entry.response(), status, None)
+        elif outcome.entry is not None and not waited:
+            if not await self._answer_from_cache(send):
+                await self._forward(receive, send, waited=True)
         elif not outcome.failed:
             await self._lead(receive, send, alone=True)
         elif self.decision.rescue:
@@ -209,16 +222,20 @@ class Exchange:
             status = self._tell(CacheStatus(fwd=self.decision.fwd, collapsed=True))
             await send_failure(send, outcome, status)
 
-    async def _use(self, entry: Entry, leader: Filling, receive: Receive, send: Send) -> None:
-        """Answer with what another's fill gave if it is this request's variant, else look up once more."""
+    async def _may_use(self, entry: Entry, leader: Filling, *, waited: bool) -> bool:
+        """Return whether what another's fill gave may answer this request too (RFC 9111 §4).
+
+        It must be this request's variant, need no validation, unless its fill began after this request came, and
+        not have been invalidated while it was waited for.
+        """
         vary = leader.vary(entry.headers)
         own = variant_key(self.known.key, vary, self.request.headers)
-        same = own == variant_key(self.known.key, vary, leader.request.headers)
-        if same and self.known.subject.tags >= {*entry.tags}:
-            status = self._tell(CacheStatus(fwd=self.decision.fwd, collapsed=True))
-            await send_stored(send, self.request, self.policy, entry.response(), status, None)
-        elif not await self._answer_from_cache(send):
-            await self._lead(receive, send, alone=self._joinable() is not None)
+        if own != variant_key(self.known.key, vary, leader.request.headers):
+            return False
+        now = self.store.now()
+        if not (waited or isinstance(select(self.request, self.asked, entry.response(), self.policy, now), Hit)):
+            return False
+        return await self.store.still_holds(entry, leader.invalidations)
 
     async def _lead(self, receive: Receive, send: Send, *, alone: bool = False) -> None:
         """Run the application in a fill, and send on what it sends."""
@@ -234,7 +251,8 @@ class Exchange:
         if self.started:
             return
         if filling.entry is not None:
-            status = self._tell(CacheStatus(fwd=self.decision.fwd, stored=filling.stored))
+            detail = filling.refusal or self.decision.detail
+            status = self._tell(CacheStatus(fwd=self.decision.fwd, stored=filling.stored, detail=detail))
             await send_stored(send, self.request, self.policy, filling.entry.response(), status, None)
         elif filling.rescue:
             logger.warning("cache.rescued", status=filling.status)
@@ -247,6 +265,7 @@ class Exchange:
         filling = Filling(
             self.store, self.request, self.known, self.policy, self.found, rescue=stands_in, alone=alone
         )
+        self.scope.setdefault("state", {})
         scope = {**self.scope, "headers": [*self._headers_of_fill()], LATE_TAGS: filling.late_tags}
         fill = Fill(filling)
         fill.start(self.app, scope, self.body or b"", receive)
@@ -275,7 +294,7 @@ class Exchange:
             if message["type"] == "http.response.start":
                 self.started = True
                 made = None if filling.entry is None else entity_tag(filling.entry.headers)
-                headers = for_leader(message["headers"], self.policy, made)
+                headers = for_leader(message["headers"], self.policy, made, shared=filling.refusal is None)
                 detail = filling.refusal or self.decision.detail
                 status = self._tell(CacheStatus(fwd=self.decision.fwd, stored=filling.stored, detail=detail))
                 matched = client_has_it(self.request, message["status"], headers, self.store.now())
@@ -293,7 +312,7 @@ class Exchange:
         response = cast("Entry", self.found.entry).response()
         age = current_age(response, self.store.now())
         ttl = int((response.freshness_lifetime - age) // 1)
-        status = self._tell(CacheStatus(hit=True, fwd=self.decision.fwd, ttl=ttl))
+        status = self._tell(CacheStatus(fwd=self.decision.fwd, ttl=ttl))
         await send_stored(send, self.request, self.policy, response, status, age)
 
     def _tell(self, status: CacheStatus) -> CacheStatus:

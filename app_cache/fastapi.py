@@ -84,11 +84,16 @@ def cache_router(*, authorize: Callable[..., Any] | None = _NOT_GIVEN, prefix: s
         prefix: Goes before the paths.
 
     Raises:
-        TypeError: If *authorize* is not given.
+        ConfigurationError: If *authorize* cannot be called; ``Depends(…)`` around it is not needed.
+        TypeError: If it is not given.
     """
     if authorize is _NOT_GIVEN:
         raise TypeError(
             "cache_router() needs authorize=…: a dependency that says who may invalidate, or None (this machine)"
+        )
+    if authorize is not None and not callable(authorize):
+        raise ConfigurationError(
+            f"authorize must be a dependency, or None for this machine alone, not {authorize!r}"
         )
     if authorize is None:
         logger.warning("cache.router_open_to_loopback", because="authorize=None")
@@ -120,9 +125,10 @@ async def _from_this_machine(connection: HTTPConnection) -> bool:
 
 def _is_loopback(host: str) -> bool:
     try:
-        return ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address(host)
     except ValueError:
         return False
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 async def _invalidate(

@@ -95,11 +95,7 @@ class Filling:
         self.refusal = self._why_not_store()
         if self.refusal is None:
             return Share.STORE
-        if status >= 500:
-            return Share.FAIL
-        if not self.alone:
-            self.store.flight.mark_unshared(self.found.key)
-        return Share.REFUSE
+        return Share.FAIL if status >= 500 else Share.REFUSE
 
     def _why_not_store(self) -> Refusal | None:
         head = ResponseHead(self._head.status, end_to_end(self._head.headers))
@@ -111,10 +107,7 @@ class Filling:
     async def finished(self, body: bytes) -> Outcome:
         """Return the outcome of a complete answer, once it can be hit."""
         if self._head.status == 304 and self.found.entry is not None:
-            stored = self.found.entry
-            return await self._keep(
-                ResponseHead(stored.status, freshened(stored.headers, self._head.headers)), stored.body
-            )
+            return await self._freshen(self.found.entry)
         if self.refusal is not None or (self.rescue and self._head.status >= 500):
             return Outcome(failed=True, failure=self._failure(body))
         length = combined(self._head.headers, b"content-length")
@@ -124,6 +117,18 @@ class Filling:
         withheld = withheld_fields(self._head.headers, self.policy)
         headers = without(end_to_end(self._head.headers), withheld)
         return await self._keep(ResponseHead(self._head.status, headers), body)
+
+    async def _freshen(self, stored: Entry) -> Outcome:
+        """Keep *stored* with the fields of its 304, all of which the leader gets (RFC 9111 §4.3.4)."""
+        headers = freshened(stored.headers, self._head.headers)
+        head = ResponseHead(stored.status, headers)
+        self.refusal = why_not_store(self.request, head, self.policy, self.store.now())
+        outcome = NOT_SHARED
+        if self.refusal is None:
+            kept = without(headers, withheld_fields(headers, self.policy))
+            outcome = await self._keep(ResponseHead(stored.status, kept), stored.body)
+        self.entry, _ = self._entry(head, stored.body)
+        return outcome
 
     def raised(self) -> Outcome:
         """Return the outcome of a handler that raised."""
@@ -136,20 +141,20 @@ class Filling:
         return self._head.status, end_to_end(self._head.headers), body
 
     async def _keep(self, head: ResponseHead, body: bytes) -> Outcome:
-        response, seconds = self._stored_form(head, body)
-        tags = self.identity.subject.tags | {*map(tag_stamp, self.late_tags)}
-        self.entry = entry_of(
-            self.identity.key,
-            self.mark or Mark(),
-            tuple(sorted(tags)),
-            self.identity.subject.path,
-            self.identity.logical_key,
-            response,
-        )
+        self.entry, seconds = self._entry(head, body)
         if self.mark is not None and not self.superseded:
             await self.store.keep(self.entry, seconds, self.request.headers, self.vary(head.headers))
             self.stored = True
         return Outcome(entry=self.entry)
+
+    def _entry(self, head: ResponseHead, body: bytes) -> tuple[Entry, float]:
+        """Return the answer as an entry, and the seconds that the backend holds it."""
+        response, seconds = self._stored_form(head, body)
+        tags = self.identity.subject.tags | {*map(tag_stamp, self.late_tags)}
+        subject, logical_key = self.identity.subject, self.identity.logical_key
+        mark = self.mark or Mark()
+        entry = entry_of(self.identity.key, mark, tuple(sorted(tags)), subject.path, logical_key, response)
+        return entry, seconds
 
     def _stored_form(self, head: ResponseHead, body: bytes) -> tuple[StoredResponse, float]:
         """Return the response as it is stored, and the seconds that the backend holds it."""

@@ -120,14 +120,19 @@ class Fill:
         self._taken = asyncio.Event()
         self._decided = asyncio.Event()
         self._led = False
+        self._left = False
         self._gone: Exception | None = None
+        self._told_gone = False
         self._timer: asyncio.TimerHandle | None = None
+        self._end_timer: asyncio.TimerHandle | None = None
 
     def start(self, app: App, scope: Scope, body: bytes, receive: Receive | None) -> None:
         """Run *app* in a task of the cache's own; *receive* is the leader's, None where no client waits."""
         self._led = receive is not None
         self.task = self.loop.create_task(self._run(app, scope, body, receive))
         self.task.add_done_callback(self._ended)
+        if not self._led:
+            self._end_timer = self.loop.call_later(FILL_TIMEOUT_S, self.task.cancel)
 
     async def lead(self, send: Send) -> None:
         """Send on what the run sends until it has ended, and raise what it raises.
@@ -164,19 +169,17 @@ class Fill:
 
     async def _abandon(self, gone: Exception | None) -> None:
         """Let the run go on without its leader as long as it may be shared, else end it as the leader ended."""
-        self._led = False
+        self._led, self._left, self._gone = False, True, gone
         self._kept.clear()
         if self.task is None or self.task.done():
             return
         if self.sharing or self.complete:
-            self.loop.call_later(FILL_TIMEOUT_S, self.task.cancel)
-        elif gone is None:
+            self._end_timer = self.loop.call_later(FILL_TIMEOUT_S, self.task.cancel)
+            return
+        if gone is None:
             self.task.cancel()
-            await asyncio.wait({self.task})
-        else:
-            self._gone = gone
-            self._taken.set()
-            await asyncio.wait({self.task})
+        self._taken.set()
+        await asyncio.wait({self.task})
 
     async def _run(self, app: App, scope: Scope, body: bytes, receive: Receive | None) -> None:
         content: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
@@ -185,7 +188,7 @@ class Fill:
             if content:
                 return content.pop()
             await self._decided.wait()
-            if self.complete or receive is None:
+            if self.complete or receive is None or not self._led:
                 return {"type": "http.disconnect"}
             return await _after_content(receive)
 
@@ -233,12 +236,14 @@ class Fill:
         self._body.append(part)
         if message.get("more_body", False):
             if self._timer is None:
-                self._timer = self.loop.call_later(SLOW_BODY_S, self._settle, NOT_SHARED)
+                self._timer = self.loop.call_later(SLOW_BODY_S, self._let_go)
             self._forward(message)
             return
         outcome = await self.judge.finished(b"".join(self._body))
         self.complete = True
         self._decided.set()
+        if self._end_timer is not None:
+            self._end_timer.cancel()
         if self._share is Share.FAIL:
             self._release_start()
             self._held_end = message
@@ -248,16 +253,24 @@ class Fill:
 
     async def _send_own(self, message: Message) -> None:
         """Hand *message* to the leader alone, and wait until its client has taken all of it."""
-        self.sharing = False
-        self._body.clear()
-        self._settle(NOT_SHARED)
-        self._decided.set()
+        if self.sharing and self._left and self._gone is None and self.task is not None:
+            self.task.cancel()
+        if self.sharing:
+            self.sharing = False
+            self._body.clear()
+            self._let_go()
         self._forward(message)
         while self._kept and self._led:
             self._taken.clear()
             await self._taken.wait()
         if self._gone is not None:
+            self._told_gone = True
             raise self._gone
+
+    def _let_go(self) -> None:
+        """Let those who wait go on by themselves, and the run see its client leave."""
+        self._settle(NOT_SHARED)
+        self._decided.set()
 
     def _forward(self, message: Message) -> None:
         if self._share is not Share.WITHHOLD:
@@ -279,10 +292,12 @@ class Fill:
             self.outcome.set_result(outcome)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
+        self._settle(NOT_SHARED)
         self._news.set()
-        if self._timer is not None:
-            self._timer.cancel()
-        if not task.cancelled() and (error := task.exception()) is not None and not self._led:
+        for timer in (self._timer, self._end_timer):
+            if timer is not None:
+                timer.cancel()
+        if not task.cancelled() and (error := task.exception()) is not None and not (self._led or self._told_gone):
             logger.error("cache.fill_failed", error=type(error).__name__, exc_info=error)
 
 
@@ -324,6 +339,8 @@ class Flight:
     def _land(self, key: str, fill: Fill) -> None:
         if self._fills.get(key) is fill:
             del self._fills[key]
+        if fill.outcome.result() is NOT_SHARED:
+            self.mark_unshared(key)
 
     def mark_unshared(self, key: str) -> None:
         """Let requests of *key* go on by themselves for a moment."""
@@ -350,4 +367,4 @@ class Flight:
         for task in late:
             task.cancel()
         if late:
-            await asyncio.wait(late)
+            await asyncio.wait(late, timeout=timeout)

@@ -70,8 +70,8 @@ async def identify(
         body: The content that the key depends on, or None.
     """
     try:
-        varied_by = None if policy.vary_by is None else await _asked(policy.vary_by, scope, body)
-        logical = await _logical_key(keys, policy, scope, body)
+        varied_by = None if policy.vary_by is None else await _asked(policy.vary_by, plan, scope, body)
+        logical = await _logical_key(keys, policy, plan, scope, body)
         tags = await tags_of(policy.tags, plan, scope)
     except Exception as error:  # noqa: BLE001  the application's own hooks: what they raise costs the cache alone
         logger.error("cache.hook_failed", path=scope["path"], error=type(error).__name__, exc_info=error)
@@ -107,27 +107,33 @@ async def tags_of(source: Any, plan: Plan, scope: Scope) -> list[str] | None:
     """
     if not callable(source):
         return plan.fill_in(source, scope)
-    tags = source(Request(scope))
+    tags = source(Request(_routed(scope, plan)))
     if inspect.isawaitable(tags):
         tags = await tags
     return [checked_tag(tag) for tag in tags]
 
 
-async def _logical_key(keys: KeyGenerator, policy: CachePolicy, scope: Scope, body: bytes | None) -> Any:
+def _routed(scope: Scope, plan: Plan) -> Scope:
+    """Return *scope* with what the router is going to add to it, for hooks that run before it."""
+    return {**scope, "path_params": {**scope.get("path_params", {}), **plan.path_params}}
+
+
+async def _logical_key(
+    keys: KeyGenerator, policy: CachePolicy, plan: Plan, scope: Scope, body: bytes | None
+) -> Any:
     if type(keys) is DefaultKeyGenerator:
         return request_parts(scope, body, policy)
-    scope[POLICY] = policy
-    return await _asked(keys.generate_cache_key, scope, body)
+    return await _asked(keys.generate_cache_key, plan, {**scope, POLICY: policy}, body)
 
 
-async def _asked(hook: Callable[[Request], Any], scope: Scope, body: bytes | None) -> str | None:
+async def _asked(hook: Callable[[Request], Any], plan: Plan, scope: Scope, body: bytes | None) -> str | None:
     """Return what *hook* says of the request, which may read its body."""
     content: list[Message] = [{"type": "http.request", "body": body or b"", "more_body": False}]
 
     async def receive() -> Message:
         return content.pop() if content else {"type": "http.disconnect"}
 
-    answer = hook(Request(scope, receive))
+    answer = hook(Request(_routed(scope, plan), receive))
     if inspect.isawaitable(answer):
         answer = await answer
     if answer is None:

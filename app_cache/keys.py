@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote_plus, unquote_to_bytes
+from urllib.parse import unquote_plus
 
 from app_cache.errors import ConfigurationError
 from app_cache.rules.messages import combined
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 Part = str | bytes | None
 POLICY = "app_cache.policy"
 """Where the middleware keeps, in the scope, the policy of the request."""
+_OF_CONTENT = (b"content-type", b"content-encoding", b"content-language")
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
@@ -47,7 +48,7 @@ class KeyGenerator(ABC):
 
 
 class DefaultKeyGenerator(KeyGenerator):
-    """Tells requests apart by scheme, host, root path, raw path, query, and a POST's body and its type.
+    """Tells requests apart by scheme, host, root path, raw path, query, and a POST's body, type and coding.
 
     Query parameters are sorted by name; values of one name keep their order.
     """
@@ -75,7 +76,7 @@ def request_parts(scope: Mapping[str, Any], body: bytes | None, policy: CachePol
         canonical_query(scope.get("query_string", b""), policy),
     ]
     if body is not None:
-        parts += [hashlib.sha256(body).digest(), combined(headers, b"content-type")]
+        parts += [hashlib.sha256(body).digest(), *(combined(headers, name) for name in _OF_CONTENT)]
     return parts
 
 
@@ -194,13 +195,13 @@ def canonical_query(query: bytes, policy: CachePolicy | None) -> bytes:
     return b"&".join(pieces)
 
 
-def _parameter_name(piece: bytes) -> bytes:
-    name = piece.partition(b"=")[0]
-    return unquote_to_bytes(name.replace(b"+", b" ")) if b"%" in name or b"+" in name else name
+def _parameter_name(piece: bytes) -> str:
+    """Return the name of a parameter as the application sees it: two that it cannot tell apart are one."""
+    return unquote_plus(piece.partition(b"=")[0].decode("latin-1"))
 
 
 def _joins_key(piece: bytes, policy: CachePolicy) -> bool:
-    name = unquote_plus(piece.partition(b"=")[0].decode("latin-1"))
+    name = _parameter_name(piece)
     if policy.include_query is not None:
         return name in policy.include_query
     return name not in policy.exclude_query

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 from app_cache.clock.base import Order, tag_stamp, url_stamp
 from app_cache.errors import ConfigurationError
@@ -18,9 +19,11 @@ from app_cache.exchange import Exchange
 from app_cache.identity import tags_of
 from app_cache.invalidation import stamp_of_url
 from app_cache.keys import DefaultKeyGenerator, KeyGenerator, full_path, host_of, origin, url_of
-from app_cache.policy import CachePolicy
+from app_cache.logger_config import logger
+from app_cache.policy import CACHEABLE_METHODS, CachePolicy
 from app_cache.routes import RouteTable, escape_for_glob, escape_for_url
 from app_cache.rules.decisions import SAFE_METHODS, to_invalidate
+from app_cache.rules.glob import compile_glob
 from app_cache.services import SCOPE_KEY, PlainServices, resolved, serving
 
 if TYPE_CHECKING:
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from app_cache.backends.base import CacheBackend
+    from app_cache.policy import Invalidates
     from app_cache.routes import Plan
     from app_cache.services import CacheServices
 
@@ -60,8 +64,6 @@ class CacheMiddleware:
     Raises:
         ConfigurationError: If there is neither backend nor container, there are both, or a value cannot work.
     """
-
-    is_app_cache = True
 
     def __init__(
         self,
@@ -118,7 +120,7 @@ class CacheMiddleware:
             await self.app(scope, receive, send)
             return
         scope[HANDLED] = True
-        keys = self._own_keys or policy.key or services.key_generator()
+        keys = policy.key or self._own_keys or services.key_generator()
         await Exchange(self.app, services, plan, policy, keys, scope).answer(receive, send)
 
     def _invalidating(self, services: CacheServices, plan: Plan | None, scope: Scope, send: Send) -> Send:
@@ -129,7 +131,7 @@ class CacheMiddleware:
             if message["type"] == "http.response.start" and 200 <= message["status"] < 400:
                 order = await self._order(plan, request, message)
                 if order is not None:
-                    await services.store().invalidate(order)
+                    await services.invalidation().carry_out(order)
             await send(message)
 
         return send_after
@@ -141,11 +143,27 @@ class CacheMiddleware:
         stamps = [self._stamp(scope, url) for url in urls if self._is_cached(scope, url)]
         patterns: list[str] = []
         if plan is not None and plan.invalidates is not None:
-            asked = plan.invalidates
-            stamps += [tag_stamp(tag) for tag in await tags_of(asked.tags, plan, scope) or ()]
-            stamps += [stamp_of_url(url) for url in plan.fill_in(asked.urls, scope, escape_for_url) or ()]
-            patterns = plan.fill_in(asked.patterns, scope, escape_for_glob) or []
+            try:
+                asked_for, patterns = await self._named(plan, plan.invalidates, scope)
+            except Exception as error:  # noqa: BLE001  the application's own hook: what it would have named is not known
+                logger.error("cache.hook_failed", path=scope["path"], error=type(error).__name__, exc_info=error)
+                return Order(everything=True)
+            stamps += asked_for
         return Order(tags=tuple(stamps), patterns=tuple(patterns)) if stamps or patterns else None
+
+    @staticmethod
+    async def _named(plan: Plan, asked: Invalidates, scope: Scope) -> tuple[list[str], list[str]]:
+        """Return the stamps and the patterns that *asked* names for a request.
+
+        Raises:
+            ConfigurationError: If a filled-in template cannot work: a pattern that became too long, say.
+        """
+        stamps = [tag_stamp(tag) for tag in await tags_of(asked.tags, plan, scope) or ()]
+        stamps += [stamp_of_url(url) for url in plan.fill_in(asked.urls, scope, escape_for_url) or ()]
+        patterns = plan.fill_in(asked.patterns, scope, escape_for_glob) or []
+        for pattern in patterns:
+            compile_glob(pattern)
+        return stamps, patterns
 
     @staticmethod
     def _stamp(scope: Scope, url: str) -> str:
@@ -155,13 +173,10 @@ class CacheMiddleware:
         return stamp_of_url(url)
 
     def _is_cached(self, scope: Scope, url: str) -> bool:
-        """Return whether a GET of *url*, which has the origin of this request, may be stored."""
-        if url == url_of(scope):
-            plan = self._table.find(scope, "GET")
-        else:
-            path = url.removeprefix(origin(scope.get("scheme", "http"), host_of(scope))).partition("?")[0]
-            plan = self._table.find({**scope, "path": path}, "GET")
-        return plan is not None and plan.policy is not None
+        """Return whether an answer for *url*, which has the origin of this request, may be stored."""
+        path = scope["path"] if url == url_of(scope) else unquote(urlsplit(url).path)
+        plans = (self._table.find({**scope, "path": path}, method) for method in sorted(CACHEABLE_METHODS))
+        return any(plan is not None and plan.policy is not None for plan in plans)
 
 
 class _OwnKeys(KeyGenerator):

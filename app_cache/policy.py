@@ -30,6 +30,7 @@ ERROR_TIMEOUT = 10.0
 MAX_BODY = 1024 * 1024
 """Bytes of body beyond which a response is passed on and not stored, and a POST is not cached."""
 CACHEABLE_METHODS = frozenset({"GET", "POST", "QUERY"})
+_INTERNAL = frozenset({"http_only", "store_set_cookie", "stale_on_failure"})
 
 TagSource = Collection[str] | Callable[[Any], Any]
 Seconds = float | timedelta
@@ -43,7 +44,8 @@ class CachePolicy:
         timeout: Seconds (or a timedelta) that an answer is fresh which does not say so itself. None: only the
             response says, or a heuristic where `http` asked for it.
         cache_control: Whether the *client's* directives (``no-cache``, ``max-age`` …) are obeyed.
-        include_headers: Request headers that join the key, and are announced in ``Vary``.
+        include_headers: Request headers that join the key, and are announced in ``Vary``. Those that the endpoint
+            or a dependency of its declares (``Header()``, ``APIKeyHeader``) join it by themselves.
         exclude_headers: Request headers that the response does not depend on. ``Authorization`` and ``Cookie``
             stop a response from being shared unless they are named here, in *include_headers*, or *vary_by* is
             given. ``Set-Cookie`` here drops that field from what is stored.
@@ -176,14 +178,13 @@ def cache(endpoint: Any = None, /, **options: Any) -> Any:
     """
     if endpoint is not None and not callable(endpoint):
         raise ConfigurationError(f"@cache takes options by name, such as timeout=300, not {endpoint!r}")
-    for internal in ("http_only", "store_set_cookie", "stale_on_failure"):
-        if internal in options:
-            raise ConfigurationError(
-                f"{internal} is no option of @cache; use CachePolicy.http() as default_policy"
-            )
+    if internal := _INTERNAL & options.keys():
+        raise ConfigurationError(
+            f"{min(internal)} is no option of @cache; use CachePolicy.http() as default_policy"
+        )
     if options.get("timeout", DEFAULT_TIMEOUT) is None:
         raise ConfigurationError("timeout must be a positive number of seconds or a timedelta, not None")
-    known = {each.name for each in fields(CachePolicy)}
+    known = {each.name for each in fields(CachePolicy)} - _INTERNAL
     for name in options:
         if name not in known:
             raise TypeError(f"@cache has no option {name!r}; there are {', '.join(sorted(known))}")
@@ -250,6 +251,11 @@ def checked_tag(tag: object) -> str:
     return tag
 
 
+def is_header_name(text: str) -> bool:
+    """Return whether *text* can be the name of a field (RFC 9110 §5.1)."""
+    return bool(text) and all(c.isascii() and (c.isalnum() or c in "!#$%&'*+-.^_`|~") for c in text)
+
+
 def template_names(template: str) -> frozenset[str]:
     """Return the names between the braces of *template*.
 
@@ -257,17 +263,18 @@ def template_names(template: str) -> frozenset[str]:
         ConfigurationError: If a brace is open, or what stands in one is not a plain name.
     """
     try:
-        parts = [name for _, name, spec, conversion in string.Formatter().parse(template) if name is not None]
+        parts = [part[1:] for part in string.Formatter().parse(template)]
     except ValueError as error:
         raise ConfigurationError(
             f"template {template!r} cannot be read: {error}; write {{{{ for a brace"
         ) from None
-    for name in parts:
-        if not name.isidentifier():
+    filled = [(name, spec or "", conversion) for name, spec, conversion in parts if name is not None]
+    for name, spec, conversion in filled:
+        if not name.isidentifier() or "{" in spec or conversion not in (None, "r", "s", "a"):
             raise ConfigurationError(
                 f"template {template!r} has {{{name}}}: only plain names of parameters are filled in"
             )
-    return frozenset(parts)
+    return frozenset(name for name, _, _ in filled)
 
 
 def _recorded(target: Endpoint, attribute: str, value: object, decorator: str) -> Endpoint:
@@ -327,7 +334,7 @@ def _names(name: str, value: Any) -> tuple[str, ...]:
 def _headers(name: str, value: Any) -> tuple[str, ...]:
     names = _names(name, value)
     for each in names:
-        if not all(c.isascii() and (c.isalnum() or c in "!#$%&'*+-.^_`|~") for c in each):
+        if not is_header_name(each):
             raise ConfigurationError(f"{name} must hold header names, not {each!r}")
     return tuple(dict.fromkeys(each.lower() for each in names))
 
@@ -350,6 +357,8 @@ def _methods(name: str, value: Any) -> frozenset[str] | None:
     wrong = methods - CACHEABLE_METHODS
     if wrong:
         raise ConfigurationError(f"{name} may hold GET, QUERY and POST, not {min(wrong)!r}")
+    if not methods:
+        raise ConfigurationError(f"{name} must hold GET, QUERY or POST, not {value!r}")
     return methods
 
 
@@ -400,7 +409,7 @@ def _callable(name: str, value: Any) -> Any:
 
 
 def _key_generator(name: str, value: Any) -> Any:
-    if value is not None and not callable(getattr(value, "generate_cache_key", None)):
+    if value is not None and (isinstance(value, type) or not callable(getattr(value, "generate_cache_key", None))):
         raise ConfigurationError(f"{name} must be a KeyGenerator (with generate_cache_key), not {value!r}")
     return value
 

@@ -7,20 +7,30 @@ included: FastAPI's own iterator does.
 from __future__ import annotations
 
 import functools
+import inspect
 import re
 import string
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from fastapi.dependencies.utils import request_params_to_args
-from fastapi.routing import APIRoute, iter_route_contexts
+from fastapi.dependencies.utils import get_flat_params, request_params_to_args
+from fastapi.params import Header
+from fastapi.routing import APIRoute, APIWebSocketRoute, iter_route_contexts
+from fastapi.security import APIKeyHeader
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.requests import Request
-from starlette.routing import Host, Match, Mount, Route
+from starlette.routing import Host, Match, Mount, Route, Router, WebSocketRoute
 
 from app_cache.errors import ConfigurationError
-from app_cache.policy import CACHEABLE_METHODS, INVALIDATES_ATTRIBUTE, POLICY_ATTRIBUTE, template_names
+from app_cache.policy import (
+    CACHEABLE_METHODS,
+    INVALIDATES_ATTRIBUTE,
+    POLICY_ATTRIBUTE,
+    is_header_name,
+    template_names,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
@@ -37,7 +47,7 @@ MAX_PATH = 512
 """Characters of a path beyond which it is not remembered."""
 
 SAFE_AND_CACHED = frozenset({"GET", "QUERY"})
-_KNOWN_MATCHERS = {cls.matches for cls in (Route, APIRoute, Mount, Host)}
+_KNOWN_MATCHERS = {cls.matches for cls in (Route, APIRoute, WebSocketRoute, APIWebSocketRoute, Mount, Host)}
 _PLACES = ("path", "query", "header", "cookie")
 _RECEIVED = {"query": "query_params", "header": "headers", "cookie": "cookies"}
 
@@ -89,11 +99,15 @@ def escape_for_url(text: str) -> str:
 
 
 class Parameters:
-    """The parameters of an endpoint, its dependencies' included, that come from path, query, header and cookie."""
+    """The parameters of an endpoint, its dependencies' included, that come from path, query, header and cookie.
+
+    *headers*: the request headers that they are declared to read, API keys included, in lower case.
+    """
 
     def __init__(self, dependant: Dependant | None, path_names: Iterable[str]) -> None:
         self._fields: dict[str, tuple[str, Any]] = {}
         self._path_names = frozenset(path_names)
+        self.headers: frozenset[str] = frozenset()
         if dependant is not None:
             self._add(dependant)
 
@@ -101,6 +115,7 @@ class Parameters:
         for place in _PLACES:
             for parameter in getattr(dependant, f"{place}_params"):
                 self._fields.setdefault(str(parameter.name), (place, parameter))
+        self.headers |= _headers_read(dependant)
         for each in dependant.dependencies:
             self._add(each)
 
@@ -123,6 +138,16 @@ class Parameters:
                 return None
             values.update(found)
         return values
+
+
+def _headers_read(dependant: Dependant) -> frozenset[str]:
+    names: set[str] = set()
+    for parameter in get_flat_params(dependant):
+        if isinstance(parameter.field_info, Header):
+            names |= {parameter.alias, parameter.alias.replace("_", "-")}
+    if isinstance(dependant.call, APIKeyHeader):
+        names.add(dependant.call.model.name)
+    return frozenset(name.lower() for name in names if is_header_name(name))
 
 
 class RouteTable:
@@ -178,7 +203,9 @@ class RouteTable:
         policy = by_default if own is None else own if method in _methods(own, context) else None
         if policy is None and invalidates is None:
             return None
-        return Plan(policy, invalidates, _parameters(context), path_params)
+        parameters = _parameters(context)
+        policy = None if policy is None else _keyed_by(policy, parameters.headers)
+        return Plan(policy, invalidates, parameters, path_params)
 
 
 def check_routes(app: Any) -> None:
@@ -217,33 +244,45 @@ def _host(scope: Scope) -> str:
 
 
 def _match(app: Any, scope: Scope) -> tuple[Any, Mapping[str, Any]]:
-    """Return the route whose endpoint would run, None if that is not sure, and the values in the path."""
+    """Return the route whose endpoint would run, None if that is not sure, and the values in the path.
+
+    A route that matches in a way of its own makes unsure all that comes after it: it may look at anything.
+    """
     if root_path := getattr(app, "root_path", ""):
         scope = {**scope, "root_path": root_path}
     for context in iter_route_contexts(app.routes):
-        found, child_scope = context.matches(scope)
-        if found is Match.NONE:
-            continue
         if type(context.original_route).matches not in _KNOWN_MATCHERS:
             return None, {}
+        found, child_scope = context.matches(scope)
         if found is Match.FULL:
             inner = _inner(context)
             if inner is not None:
                 return _match(inner, {**scope, **child_scope})
-            is_endpoint = isinstance(context.original_route, Route)
-            return (context, child_scope["path_params"]) if is_endpoint else (None, {})
+            return (context, child_scope["path_params"]) if _is_endpoint(context) else (None, {})
     return None, {}
+
+
+def _is_endpoint(context: Any) -> bool:
+    """Return whether a hit would skip nothing but the endpoint: a route may have middleware of its own."""
+    route = context.original_route
+    if not isinstance(route, Route):
+        return False
+    app = route.app
+    while isinstance(app, RequestBodyLimitMiddleware):
+        app = app.app
+    return inspect.isfunction(app) or app is route.endpoint
 
 
 def _inner(context: Any) -> Any:
     """Return the application under a mount or a host if what it answers may be cached from outside of it.
 
-    One with middleware of its own is not entered: a hit would not run it. Install the cache in that one.
+    One with middleware of its own is not entered: a hit would not run it. Install the cache in that one, for which
+    alone it then is.
     """
     if not isinstance(context.original_route, Mount | Host):
         return None
     app = context.app
-    own = [each for each in getattr(app, "user_middleware", ()) if not getattr(each.cls, "is_app_cache", False)]
+    own = app.middleware_stack != app.app if isinstance(app, Router) else getattr(app, "user_middleware", ())
     return app if isinstance(getattr(app, "routes", None), list) and not own else None
 
 
@@ -260,6 +299,17 @@ def _recorded(context: Any) -> tuple[CachePolicy | None, Invalidates | None]:
     while isinstance(endpoint, functools.partial) and POLICY_ATTRIBUTE not in vars(endpoint):
         endpoint = endpoint.func
     return getattr(endpoint, POLICY_ATTRIBUTE, None), getattr(endpoint, INVALIDATES_ATTRIBUTE, None)
+
+
+def _keyed_by(policy: CachePolicy, headers: frozenset[str]) -> CachePolicy:
+    """Return *policy* with the headers that the endpoint is declared to read in its key, unless it excludes them.
+
+    Authorization and Cookie have a rule of their own, and so has what is cached by the RFC alone.
+    """
+    unkeyed = headers - {*policy.include_headers, *policy.exclude_headers, "authorization", "cookie"}
+    if not unkeyed or policy.http_only:
+        return policy
+    return replace(policy, include_headers=(*policy.include_headers, *sorted(unkeyed)))
 
 
 def _covers(policy: CachePolicy, method: str) -> bool:

@@ -5,7 +5,6 @@ A container is asked for its parts at each use, so that an override is in force 
 
 from __future__ import annotations
 
-import time
 import weakref
 from collections import OrderedDict
 from contextvars import ContextVar
@@ -59,22 +58,21 @@ class CacheServices(Protocol):
 
 
 class Stores:
-    """The stored responses of each backend and namespace, one object for each."""
+    """The stored responses of each backend, namespace and clock, one object for each."""
 
-    def __init__(self, now: Callable[[], float] = time.time) -> None:
-        self._now = now
-        self._stores: OrderedDict[tuple[int, str], StoredResponses] = OrderedDict()
+    def __init__(self) -> None:
+        self._stores: OrderedDict[tuple[int, str, int], StoredResponses] = OrderedDict()
 
-    def of(self, backend: CacheBackend, namespace: str) -> StoredResponses:
+    def of(self, backend: CacheBackend, namespace: str, now: Callable[[], float]) -> StoredResponses:
         """Return the stored responses under *namespace* of *backend*, the same at each call.
 
         Raises:
             ConfigurationError: If *backend* is none, or *namespace* cannot stand in a key.
         """
-        key = (id(backend), namespace)
+        key = (id(backend), namespace, id(now))
         store = self._stores.get(key)
         if store is None:
-            made = StoredResponses(checked_backend(backend), namespace, now=self._now)
+            made = StoredResponses(checked_backend(backend), namespace, now=now)
             store = self._stores.setdefault(key, made)
             if len(self._stores) > MAX_STORES:
                 self._stores.popitem(last=False)

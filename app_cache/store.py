@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from app_cache.backends.base import BytesBackend, LocalBackend, WatchedBackend, capability
-from app_cache.clock.base import InvalidationResult, Order, Subject, Verdict
+from app_cache.clock.base import InvalidationResult, Order, Subject, Verdict, end
 from app_cache.clock.choose import clock_for
-from app_cache.codec import Entry, Variants, decode, encode, from_text, to_text
+from app_cache.codec import Entry, Mark, Variants, decode, encode, from_text, to_text
 from app_cache.errors import BackendError
 from app_cache.flight import Flight
 from app_cache.keys import checked_namespace, digest
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from app_cache.backends.base import CacheBackend
     from app_cache.clock.base import Reading, Shelf
-    from app_cache.codec import Mark, Record
+    from app_cache.codec import Record
     from app_cache.rules.messages import Headers
 
 T = TypeVar("T")
@@ -109,6 +109,7 @@ class _Pending:
     keep_for: float
     since: float
     value: bytes | None
+    size: int
     sent: bool = False
 
 
@@ -134,12 +135,13 @@ class StoredResponses:
         self._monotonic = monotonic
         self._local = capability(backend, LocalBackend) is not None
         self._timeout = getattr(backend, "operation_timeout", OPERATION_TIMEOUT_S)
-        self._reachable = True
+        self._failing: set[str] = set()
         self._pending: OrderedDict[str, _Pending] = OrderedDict()
         self._pending_bytes = 0
         self._doomed: list[str] = []
         self._writers: set[asyncio.Task[None]] = set()
-        self._owed: OrderedDict[Order, None] = OrderedDict()
+        self._writing: set[tuple[asyncio.AbstractEventLoop, str]] = set()
+        self._owed: OrderedDict[Order, object] = OrderedDict()
         self._late_tags: OrderedDict[str, frozenset[str]] = OrderedDict()
         self._variants: OrderedDict[str, Variants] = OrderedDict()
         watched = capability(backend, WatchedBackend)
@@ -200,6 +202,18 @@ class StoredResponses:
             return Found(key, record, verdict is Verdict.STALE, reading=reading)
         self.stats["invalidated"] += 1
         return Found(key, reading=reading)
+
+    async def still_holds(self, entry: Entry, invalidations: int) -> bool:
+        """Return whether nothing that names *entry* was invalidated since its fill began.
+
+        Where the clock cannot be read, *invalidations*, the number of those that this process had carried out when
+        the fill began, must be what it is now.
+        """
+        unchanged = self.invalidations == invalidations
+        if entry.mark == Mark():
+            return unchanged
+        reading = await self._attempt("look_up", self.clock.read(subject_of(entry)))
+        return unchanged if reading is None else reading.judge(entry.mark, subject_of(entry)) is Verdict.VALID
 
     async def begin(self, reading: Reading | None, subject: Subject, keep_for: float) -> Mark | None:
         """Return what an entry carries whose handler begins after this; None: it cannot be stored."""
@@ -266,9 +280,11 @@ class StoredResponses:
             subject is None or not isinstance(record, Entry) or not self.clock.needs_seal(record.mark, subject)
         )
         self._drop_pending(record.key)
-        value = encode(record) if sealed else None
-        self._pending[record.key] = _Pending(record, subject, keep_for, self._monotonic(), value)
-        self._pending_bytes += len(value or b"")
+        value = encode(record)
+        self._pending[record.key] = _Pending(
+            record, subject, keep_for, self._monotonic(), value if sealed else None, len(value)
+        )
+        self._pending_bytes += len(value)
         while len(self._pending) > MAX_PENDING or self._pending_bytes > MAX_PENDING_BYTES:
             self._drop_pending(next(iter(self._pending)))
             self.stats["store_dropped"] += 1
@@ -289,23 +305,35 @@ class StoredResponses:
     def _drop_pending(self, key: str) -> None:
         pending = self._pending.pop(key, None)
         if pending is not None:
-            self._pending_bytes -= len(pending.value or b"")
+            self._pending_bytes -= pending.size
 
     def _start_writer(self) -> None:
-        if len(self._writers) < WRITERS:
-            task = asyncio.get_running_loop().create_task(self._write_pending())
+        loop = asyncio.get_running_loop()
+        if sum(task.get_loop() is loop for task in self._writers) < WRITERS:
+            task = loop.create_task(self._write_pending())
             self._writers.add(task)
             task.add_done_callback(self._writers.discard)
 
     async def _write_pending(self) -> None:
-        while (pending := next((each for each in self._pending.values() if not each.sent), None)) is not None:
+        loop = asyncio.get_running_loop()
+        while (pending := self._next_pending(loop)) is not None:
+            key = pending.record.key
             pending.sent = True
-            await self._delete_doomed()
+            self._writing.add((loop, key))
             try:
+                await self._delete_doomed()
                 await self._write_one(pending)
             finally:
-                if self._pending.get(pending.record.key) is pending:
-                    self._drop_pending(pending.record.key)
+                self._writing.discard((loop, key))
+                if self._pending.get(key) is pending:
+                    self._drop_pending(key)
+
+    def _next_pending(self, loop: asyncio.AbstractEventLoop) -> _Pending | None:
+        """Return the oldest that nobody sends yet; of one key, one after the other, so that the newest wins."""
+        for key, pending in self._pending.items():
+            if not pending.sent and (loop, key) not in self._writing:
+                return pending
+        return None
 
     async def _delete_doomed(self) -> None:
         while self._doomed:
@@ -317,23 +345,19 @@ class StoredResponses:
         if waited >= PENDING_S or left <= 0:
             self.stats["store_dropped"] += 1
             return
-        done = await self._attempt("store", self._seal_and_write(pending, left), PENDING_S - waited)
-        if done is None:
-            self.stats["store_failed"] += 1
+        await self._attempt("store", self._seal_and_write(pending, left), PENDING_S - waited)
 
-    async def _seal_and_write(self, pending: _Pending, left: float) -> bool:
+    async def _seal_and_write(self, pending: _Pending, left: float) -> None:
         record, value = pending.record, pending.value
         if value is None and isinstance(record, Entry) and pending.subject is not None:
             mark = await self.clock.seal(record.mark, pending.subject)
             if mark is None:
-                return False
+                self.stats["store_dropped"] += 1
+                return
             record = pending.record = _under(record, record.key, mark)
             value = encode(record)
-            if self._pending.get(record.key) is pending:
-                pending.value = value
-                self._pending_bytes += len(value)
+            pending.value = value
         await self._write(record, pending.subject, left, value or b"")
-        return True
 
     async def invalidate(self, order: Order) -> InvalidationResult:
         """Carry out *order*; when this returns, nothing it names is served by this process any more.
@@ -341,7 +365,11 @@ class StoredResponses:
         A backend that cannot be reached is owed the order: nothing of it is trusted until it has it.
         """
         self.invalidations += 1
-        result = await self._attempt("invalidate", self._invalidate(order), max(self._timeout, 1.0))
+        try:
+            result = await self._attempt("invalidate", self._invalidate(order), max(self._timeout, 1.0))
+        except asyncio.CancelledError:
+            self._owe(order)
+            raise
         if result is None:
             self._owe(order)
             return InvalidationResult(durable=False)
@@ -354,17 +382,18 @@ class StoredResponses:
 
     def _owe(self, order: Order) -> None:
         self._owed.pop(order, None)
-        self._owed[order] = None
+        self._owed[order] = object()
         if len(self._owed) > MAX_OWED:
             self._owed.clear()
-            self._owed[Order(everything=True)] = None
+            self._owed[Order(everything=True)] = object()
 
     async def _pay(self) -> None:
         """Send the invalidations that the backend did not get, before anything of it is trusted."""
         while self._owed:
-            order = next(iter(self._owed))
+            order, debt = next(iter(self._owed.items()))
             await self.clock.invalidate(order)
-            self._owed.pop(order, None)
+            if self._owed.get(order) is debt:
+                del self._owed[order]
 
     async def close(self) -> None:
         """Wait a bounded time for fills and writes under way in the running loop, then end them."""
@@ -373,29 +402,29 @@ class StoredResponses:
         writers = {task for task in self._writers if task.get_loop() is loop}
         if writers:
             _, late = await asyncio.wait(writers, timeout=PENDING_S)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+            await end(late)
+        await self.clock.close()
 
     async def _attempt(self, operation: str, work: Awaitable[T], timeout: float | None = None) -> T | None:
         """Return what *work* gives, or None if it fails or takes longer than it may."""
         try:
             if self._local:
-                return await work
-            async with asyncio.timeout(self._timeout if timeout is None else timeout):
                 result = await work
+            else:
+                async with asyncio.timeout(self._timeout if timeout is None else timeout):
+                    result = await work
         except Exception as error:  # noqa: BLE001  a backend may be anybody's code: none of its errors is the user's
             self._note_failure(operation, error)
             return None
-        if not self._reachable:
-            self._reachable = True
-            logger.info("cache.backend_recovered", backend=type(self.backend).__name__)
+        if operation in self._failing:
+            self._failing.discard(operation)
+            logger.info("cache.backend_recovered", backend=type(self.backend).__name__, operation=operation)
         return result
 
     def _note_failure(self, operation: str, error: Exception) -> None:
         self.stats[f"{operation}_failed"] += 1
-        if self._reachable:
-            self._reachable = False
+        if operation not in self._failing:
+            self._failing.add(operation)
             logger.warning(
                 "cache.backend_failed",
                 backend=type(self.backend).__name__,

@@ -15,6 +15,7 @@ from app_cache.services import Stores
 
 if TYPE_CHECKING:
     from collections import Counter
+    from collections.abc import Callable
 
     from app_cache.backends.base import CacheBackend
     from app_cache.config import Environment
@@ -28,8 +29,8 @@ def _key_generator(environment: Environment) -> KeyGenerator:
     return generator
 
 
-def _store(stores: Stores, backend: CacheBackend, namespace: str) -> StoredResponses:
-    return stores.of(backend, namespace)
+def _store(stores: Stores, backend: CacheBackend, namespace: str, clock: Callable[[], float]) -> StoredResponses:
+    return stores.of(backend, namespace, clock)
 
 
 def _invalidation(environment: Environment, store: StoredResponses) -> InvalidationService:
@@ -50,10 +51,13 @@ class CacheContainer(containers.DeclarativeContainer):
     """
 
     settings = providers.ThreadSafeSingleton(CacheSettings)
-    """The variables of the process; override it with ``CacheSettings({…})`` in a test."""
+    """The variables of the process; in a test give others: ``CacheContainer(settings=CacheSettings({…}))``.
+
+    What was built by them stays until ``container.reset_singletons()``.
+    """
 
     environments = providers.Object(ENVIRONMENTS)
-    """The environments by name; override it with ``{**ENVIRONMENTS, "preview": Environment(…)}``."""
+    """The environments by name; give more: ``CacheContainer(environments={**ENVIRONMENTS, "preview": …})``."""
 
     environment = providers.ThreadSafeSingleton(choose_environment, settings, environments)
     """The environment that the settings name."""
@@ -67,10 +71,10 @@ class CacheContainer(containers.DeclarativeContainer):
     clock = providers.Object(time.time)
     """What tells the time, in epoch seconds; override it with a `FakeClock` in a test."""
 
-    stores = providers.ThreadSafeSingleton(Stores, clock)
+    stores = providers.ThreadSafeSingleton(Stores)
     """The stored responses of each backend that was in force."""
 
-    store = providers.Callable(_store, stores, backend, namespace)
+    store = providers.Callable(_store, stores, backend, namespace, clock)
     """The stored responses of the backend in force."""
 
     key_generator = providers.ThreadSafeSingleton(_key_generator, environment)

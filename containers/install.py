@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+from dependency_injector import providers
+from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
 from app_cache.errors import ConfigurationError
@@ -15,7 +17,7 @@ from app_cache.services import STATE_ATTRIBUTE, announce_installed, resolved
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from starlette.applications import Starlette
+    from app_cache.services import CacheServices
 
 
 def install(app: Starlette, container: Any, **options: Any) -> None:
@@ -32,19 +34,32 @@ def install(app: Starlette, container: Any, **options: Any) -> None:
 
     Raises:
         RuntimeError: If *app* has started.
-        ConfigurationError: If *app* has a cache already, or a setting or an option cannot work.
+        ConfigurationError: If *app* is no application or has a cache, or a setting or an option cannot work.
         NotWiredError: If *container* is no container.
     """
+    if not isinstance(app, Starlette):
+        raise ConfigurationError(f"install(app, container) needs a FastAPI or Starlette application, not {app!r}")
     if app.middleware_stack is not None:
         raise RuntimeError("install(app, container) must come before the application starts")
     if hasattr(app.state, STATE_ATTRIBUTE):
         raise ConfigurationError("this application has a cache already: call install(app, container) once")
-    resolved(container).backend()
+    _check(resolved(container))
     CacheMiddleware(app.router, container=container, **options)
     app.user_middleware.append(Middleware(CacheMiddleware, container=container, **options))
     setattr(app.state, STATE_ATTRIBUTE, container)
     announce_installed(app, container)
     _wrap_lifespan(app, container)
+
+
+def _check(services: CacheServices) -> None:
+    """Build all parts of *services*, which connects to nothing, so that what is wrong is told now."""
+    services.key_generator()
+    services.invalidation()
+    if services.store().backend is not services.backend():
+        raise ConfigurationError(
+            "container.backend() gives another backend than container.store() keeps to: a provider must give the "
+            "same one each time, and a subclass does not rewire what it inherits; use CacheContainer(backend=…)"
+        )
 
 
 def _wrap_lifespan(app: Starlette, container: Any) -> None:
@@ -63,11 +78,11 @@ def _wrap_lifespan(app: Starlette, container: Any) -> None:
 
 
 async def close(container: Any) -> None:
-    """Drain what is under way in *container*'s stores and close the backend that it built.
+    """Drain what is under way in *container*'s stores and close its backend.
 
-    A backend that overrides the container's own belongs to who made it, and stays open.
+    A backend that overrides the container's own as an object belongs to who made it, and stays open.
     """
     services: Any = resolved(container)
     await services.stores().close()
-    if not services.backend.overridden:
+    if not isinstance(services.backend.last_overriding, providers.Object):
         await services.backend().close()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from app_cache.codec import Mark
 
 
@@ -156,3 +159,15 @@ class InvalidationClock(ABC):
     @abstractmethod
     async def invalidate(self, order: Order) -> InvalidationResult:
         """Carry out *order*; when this returns, no reader of this backend takes what it names as valid."""
+
+    async def close(self) -> None:  # noqa: B027  most clocks begin nothing
+        """End what was begun beside others in the running loop; the clock can be used again."""
+
+
+async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel those of *tasks* that live in the running loop, and return when they have ended."""
+    loop = asyncio.get_running_loop()
+    own = [task for task in tasks if task.get_loop() is loop]
+    for task in own:
+        task.cancel()
+    await asyncio.gather(*own, return_exceptions=True)

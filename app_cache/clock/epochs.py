@@ -19,6 +19,8 @@ MAX_BANS = 256
 """Bans kept at once; beyond, the older half is forgotten and what is older than those is a miss."""
 MAX_PASSED = 10_000
 """Entries for which a process remembers the newest ban that they passed."""
+MAX_EARLIER = 16
+"""Generations that a process knows to be over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,7 @@ class Epochs:
     newest_ban: int = 0
 
     def verdict(self, mark: Mark, subject: Subject, stamps: Mapping[str, Stamp | None]) -> Verdict:
-        """Return what the clock and *stamps* say of an entry; the bans are asked by `needs_bans`."""
+        """Return what the clock and *stamps* say of an entry, bans aside."""
         if mark.generation != self.generation or not self.floor <= mark.epoch <= self.epoch:
             return Verdict.INVALID
         if mark.epoch == self.epoch:
@@ -134,17 +136,44 @@ class Epochs:
         return verdict
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The newest clock that this process saw, by which it knows one that went back. Never changed once made.
+
+    A server that was started again from an older snapshot, or in whose place a replica stepped that lagged, has
+    the entries and the clock of a moment before the last invalidations.
+    """
+
+    generation: str = ""
+    epoch: int = 0
+    earlier: tuple[str, ...] = ()
+
+    def is_newer_than(self, epochs: Epochs) -> bool:
+        """Return whether *epochs*, which were asked for after this was seen, have lost an invalidation."""
+        if epochs.generation == self.generation:
+            return epochs.epoch < self.epoch
+        return epochs.generation in self.earlier
+
+    def and_then(self, epochs: Epochs) -> Seen:
+        """Return what has been seen after *epochs*, which may have been overtaken on their way."""
+        if epochs.generation in self.earlier or (epochs.generation, epochs.epoch) == (self.generation, self.epoch):
+            return self
+        if epochs.generation == self.generation:
+            return self if epochs.epoch < self.epoch else Seen(self.generation, epochs.epoch, self.earlier)
+        return Seen(epochs.generation, epochs.epoch, (*self.earlier, self.generation)[-MAX_EARLIER:])
+
+
 class Passed:
     """Remembers of an entry the newest ban that it passed, so that a hit asks for newer ones alone."""
 
     def __init__(self) -> None:
-        self._newest: OrderedDict[tuple[str, str, int, frozenset[str]], int] = OrderedDict()
+        self._newest: OrderedDict[tuple[str, int, Subject], int] = OrderedDict()
 
     def since(self, mark: Mark, subject: Subject) -> int:
-        return self._newest.get((subject.key, mark.generation, mark.epoch, subject.tags), mark.epoch)
+        return self._newest.get((mark.generation, mark.epoch, subject), mark.epoch)
 
     def note(self, mark: Mark, subject: Subject, newest: int) -> None:
-        self._newest[subject.key, mark.generation, mark.epoch, subject.tags] = newest
+        self._newest[mark.generation, mark.epoch, subject] = newest
         if len(self._newest) > MAX_PASSED:
             self._newest.popitem(last=False)
 

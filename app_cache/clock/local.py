@@ -79,8 +79,14 @@ class LocalClock(InvalidationClock):
     """The clock of a backend that lives in this process; nothing in it waits."""
 
     def __init__(self, backend: LocalBackend, shelf: Shelf, namespace: str) -> None:
-        self._state = backend.beside(f"{prefix(namespace)}clock", _LocalState)
+        self._backend = backend
+        self._name = f"{prefix(namespace)}clock"
         self._shelf = shelf
+
+    @property
+    def _state(self) -> _LocalState:
+        """The state, asked for at each use: a backend that was closed begins a new one."""
+        return self._backend.beside(self._name, _LocalState)
 
     async def look_up(self, key: str, subject: Subject) -> tuple[bytes | None, Reading]:
         value = await self._shelf.read(key)

@@ -11,13 +11,14 @@ what it judges.
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from typing import TYPE_CHECKING, cast
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote_to_bytes
 
 from app_cache.backends.base import CombinedBackend, ScriptBackend, capability
-from app_cache.clock.base import InvalidationClock, InvalidationResult, Reading, Verdict
-from app_cache.clock.epochs import KINDS, MAX_BANS, Ban, Bans, Epochs, Passed, Stamp, ban, bans_of, judge
+from app_cache.clock.base import InvalidationClock, InvalidationResult, Reading, Verdict, end
+from app_cache.clock.epochs import MAX_BANS, Ban, Bans, Epochs, Passed, Seen, Stamp, ban, bans_of, judge
 from app_cache.codec import Mark
 from app_cache.keys import prefix
 
@@ -30,14 +31,27 @@ if TYPE_CHECKING:
 MARGIN_S = 60.0
 """Seconds that the clock outlives what it judges."""
 
-TOUCH = """#!lua
+_NUMBERS = """
+-- Returns the generation that a text begins with and the numbers after it, or nothing if it is not just these.
+local function parts(text, count)
+  local found = {string.match(text or '', '^(%x+)' .. string.rep(' (%d+)', count) .. '$')}
+  for i = 2, #found do
+    if #found[i] > 15 then return nil end
+  end
+  return unpack(found)
+end
+"""
+
+TOUCH = f"""#!lua
+{_NUMBERS}
 -- Keeps the clock, the bans and the stamps in KEYS for ARGV[2] ms at least, and makes what is missing.
 local ttl = ARGV[2]
 local clock = redis.call('GET', KEYS[1])
-local generation, epoch
-if clock then generation, epoch = string.match(clock, '^(%x+) (%d+) %d+ %d+ %d+$') end
+local generation, epoch = parts(clock, 4)
 if not generation then
-  generation, epoch = ARGV[1], '1'
+  -- With the time in it, for a script that is sent again must not bring back a life of the clock that is over.
+  local time = redis.call('TIME')
+  generation, epoch = ARGV[1] .. time[1] .. time[2], '1'
   clock = generation .. ' 1 0 0 0'
   redis.call('SET', KEYS[1], clock, 'PX', ttl)
 else
@@ -45,8 +59,7 @@ else
 end
 redis.call('PEXPIRE', KEYS[2], ttl, 'GT')
 for i = 3, #KEYS do
-  local stamp = redis.call('GET', KEYS[i])
-  if stamp and string.match(stamp, '^%x+') == generation then
+  if parts(redis.call('GET', KEYS[i]), 2) == generation then
     redis.call('PEXPIRE', KEYS[i], ttl, 'GT')
   else
     redis.call('SET', KEYS[i], generation .. ' ' .. epoch .. ' 0', 'PX', ttl)
@@ -55,94 +68,104 @@ end
 return clock
 """
 
-INVALIDATE = """#!lua flags=allow-oom
+INVALIDATE = f"""#!lua flags=allow-oom
+{_NUMBERS}
 -- Begins an epoch: stamps that exist in KEYS, the floor, or bans (ARGV[4], ...) say what it names.
 local soft, everything, most = ARGV[1] == '1', ARGV[2] == '1', tonumber(ARGV[3])
-local clock = redis.call('GET', KEYS[1])
-local generation, epoch, floor, soft_floor, newest
-if clock then
-  generation, epoch, floor, soft_floor, newest = string.match(clock, '^(%x+) (%d+) (%d+) (%d+) (%d+)$')
-end
-if not generation then return 0 end
+local generation, epoch, floor, soft_floor, newest = parts(redis.call('GET', KEYS[1]), 4)
+if not generation then return false end
 epoch = string.format('%d', tonumber(epoch) + 1)
 if everything then
   if soft then soft_floor = epoch else floor = epoch end
 end
 for i = 3, #KEYS do
-  local stamp = redis.call('GET', KEYS[i])
-  local of, hard, softly
-  if stamp then of, hard, softly = string.match(stamp, '^(%x+) (%d+) (%d+)$') end
+  local of, hard, softly = parts(redis.call('GET', KEYS[i]), 2)
   if of == generation then
     if soft then softly = epoch else hard = epoch end
     redis.call('SET', KEYS[i], of .. ' ' .. hard .. ' ' .. softly, 'KEEPTTL')
   end
 end
 if #ARGV > 3 then
-  local since, lines = newest, {}
+  local since, lines = newest, {{}}
   local bans = redis.call('GET', KEYS[2])
-  if bans then
-    local of, known = string.match(bans, '^(%x+) (%d+)')
-    if of == generation then
-      since = known
-      for line in string.gmatch(bans, '\\n([^\\n]+)') do lines[#lines + 1] = line end
-    end
+  local of, known = parts(string.match(bans or '', '^[^\\n]*'), 1)
+  if of == generation then
+    since = known
+    for line in string.gmatch(bans, '\\n([^\\n]+)') do lines[#lines + 1] = line end
   end
   local mark = soft and '1' or '0'
   for i = 4, #ARGV do lines[#lines + 1] = epoch .. ' ' .. mark .. ' ' .. ARGV[i] end
   local first = 1
   if #lines > most then
     first = #lines - math.floor(most / 2) + 1
-    since = string.match(lines[first - 1], '^%d+')
+    since = string.match(lines[first - 1], '^%d+') or epoch
   end
   local life = redis.call('PTTL', KEYS[1])
   if life < 1 then life = 1 end
   redis.call('SET', KEYS[2], generation .. ' ' .. since .. '\\n' .. table.concat(lines, '\\n', first), 'PX', life)
   newest = epoch
 end
-redis.call('SET', KEYS[1], table.concat({generation, epoch, floor, soft_floor, newest}, ' '), 'KEEPTTL')
-return tonumber(epoch)
+local clock = table.concat({{generation, epoch, floor, soft_floor, newest}}, ' ')
+redis.call('SET', KEYS[1], clock, 'KEEPTTL')
+return clock
 """
+
+END_GENERATION = """#!lua flags=allow-oom
+-- Forgets the clock of the generation ARGV[1].
+local clock = redis.call('GET', KEYS[1])
+if clock and string.match(clock, '^%x+') == ARGV[1] then redis.call('DEL', KEYS[1]) end
+return true
+"""
+
+_PARTS = re.compile(rb"([0-9a-fA-F]+)((?: [0-9]{1,15})+)")
+_BAN = re.compile(rb"([0-9]{1,15}) ([01]) ([a-z]) ([^ ]*)")
+
+
+def _parts(raw: bytes | None, count: int) -> tuple[str, list[int]] | None:
+    """Return the generation that *raw* begins with and the *count* numbers after it; as `_NUMBERS` has it."""
+    found = _PARTS.fullmatch(raw or b"")
+    numbers = [int(part) for part in found[2].split()] if found else []
+    return (found[1].decode("ascii"), numbers) if found and len(numbers) == count else None
 
 
 def parse_epochs(raw: bytes | None) -> Epochs | None:
     """Return the clock that Redis holds, or None if it is missing or unreadable."""
-    parts = (raw or b"").split(b" ")
-    if len(parts) != 5 or not all(part.isdigit() for part in parts[1:]):
-        return None
-    return Epochs(parts[0].decode("latin-1"), *(int(part) for part in parts[1:]))
+    parts = _parts(raw, 4)
+    return None if parts is None else Epochs(parts[0], *parts[1])
 
 
 def parse_stamp(raw: bytes | None) -> Stamp | None:
     """Return the stamp that Redis holds, or None if it is missing or unreadable."""
-    parts = (raw or b"").split(b" ")
-    if len(parts) != 3 or not (parts[1].isdigit() and parts[2].isdigit()):
-        return None
-    return Stamp(parts[0].decode("latin-1"), int(parts[1]), int(parts[2]))
+    parts = _parts(raw, 2)
+    return None if parts is None else Stamp(parts[0], *parts[1])
 
 
 def parse_bans(raw: bytes | None, epochs: Epochs, known: Bans) -> Bans:
     """Return the bans that Redis holds; where the list is not whole, what is older than its end is banned."""
-    lines = (raw or b"").decode("latin-1").split("\n")
-    head = lines[0].split(" ")
+    first, *lines = (raw or b"").split(b"\n")
+    head = _parts(first, 1)
     lost = Bans(since=epochs.newest_ban)
-    if len(head) != 2 or head[0] != epochs.generation or not head[1].isdigit():
+    if head is None or head[0] != epochs.generation:
         return lost
     compiled = {(each.epoch, each.soft, each.kind, each.text): each for each in known.items}
     items: list[Ban] = []
-    for line in lines[1:]:
-        parts = line.split(" ")
-        if len(parts) != 4 or not parts[0].isdigit() or parts[2] not in KINDS:
-            return lost
-        epoch, soft, kind, text = (
-            int(parts[0]),
-            parts[1] == "1",
-            parts[2],
-            unquote(parts[3], errors="surrogatepass"),
-        )
-        items.append(compiled.get((epoch, soft, kind, text)) or ban(epoch, kind, text, soft=soft))
+    try:
+        for line in lines:
+            epoch, soft, kind, text = _ban_parts(line)
+            items.append(compiled.get((epoch, soft, kind, text)) or ban(epoch, kind, text, soft=soft))
+    except (ValueError, KeyError):
+        return lost
     if not items or items[-1].epoch < epochs.newest_ban:
         return lost
-    return Bans(int(head[1]), tuple(items))
+    return Bans(head[1][0], tuple(items))
+
+
+def _ban_parts(line: bytes) -> tuple[int, bool, str, str]:
+    found = _BAN.fullmatch(line)
+    if found is None:
+        raise ValueError("this is no ban")
+    text = unquote_to_bytes(found[4]).decode("utf-8", "surrogatepass")
+    return int(found[1]), found[2] == b"1", found[3].decode("ascii"), text
 
 
 class _ScriptReading:
@@ -178,26 +201,26 @@ class ScriptClock(InvalidationClock):
         self._bans = Bans()
         self._bans_of: tuple[str, int] = ("", 0)
         self._passed = Passed()
+        self._seen = Seen()
         self._beside: set[asyncio.Task[None]] = set()
 
     async def look_up(self, key: str, subject: Subject) -> tuple[bytes | None, Reading]:
-        tags = sorted(subject.tags)
+        tags, seen = sorted(subject.tags), self._seen
         names = [self._clock, *(self._stamp_prefix + tag for tag in tags)]
         if self._combined is not None:
             value, others = await self._combined.get_beside(key, names)
         else:
             others = await self._backend.get_many(names)
             value = await self._shelf.read(key)
-        return value, await self._reading(tags, others)
+        return value, await self._reading(tags, others, seen)
 
     async def read(self, subject: Subject) -> Reading:
-        tags = sorted(subject.tags)
-        return await self._reading(
-            tags, await self._backend.get_many([self._clock, *(self._stamp_prefix + tag for tag in tags)])
-        )
+        tags, seen = sorted(subject.tags), self._seen
+        names = [self._clock, *(self._stamp_prefix + tag for tag in tags)]
+        return await self._reading(tags, await self._backend.get_many(names), seen)
 
-    async def _reading(self, tags: list[str], raw: list[bytes | None]) -> _ScriptReading:
-        epochs = parse_epochs(raw[0])
+    async def _reading(self, tags: list[str], raw: list[bytes | None], seen: Seen) -> _ScriptReading:
+        epochs = await self._unless_it_went_back(parse_epochs(raw[0]), seen)
         stamps = {tag: parse_stamp(each) for tag, each in zip(tags, raw[1:], strict=True)}
         bans = self._bans
         if epochs is not None and epochs.newest_ban and self._bans_of != (epochs.generation, epochs.newest_ban):
@@ -205,6 +228,19 @@ class ScriptClock(InvalidationClock):
             bans = parse_bans(text, epochs, bans)
             self._bans, self._bans_of = bans, (epochs.generation, epochs.newest_ban)
         return _ScriptReading(epochs, stamps, bans, self._passed)
+
+    async def _unless_it_went_back(self, epochs: Epochs | None, seen: Seen) -> Epochs | None:
+        """Return *epochs*; None if they are older than what was *seen* before they were asked for.
+
+        What the server lost then cannot be known, so that life of the clock is ended: nothing of it is valid.
+        """
+        if epochs is None:
+            return None
+        if seen.is_newer_than(epochs):
+            await self._backend.run_script(END_GENERATION, [self._clock], [epochs.generation])
+            return None
+        self._seen = self._seen.and_then(epochs)
+        return epochs
 
     async def begin(self, reading: Reading, subject: Subject, keep_for: float) -> Mark:
         found = cast("_ScriptReading", reading)
@@ -253,5 +289,10 @@ class ScriptClock(InvalidationClock):
     async def invalidate(self, order: Order) -> InvalidationResult:
         bans = [f"{kind} {quote(text, safe='', errors='surrogatepass')}" for kind, text in bans_of(order)]
         args: list[str | int] = [int(order.soft), int(order.everything), MAX_BANS, *bans]
-        epoch = await self._backend.run_script(INVALIDATE, self._keys(order.tags), args)
-        return InvalidationResult(durable=True, epoch=int(epoch) or None)
+        seen = self._seen
+        answer = await self._backend.run_script(INVALIDATE, self._keys(order.tags), args)
+        epochs = await self._unless_it_went_back(parse_epochs(answer), seen)
+        return InvalidationResult(durable=True, epoch=None if epochs is None else epochs.epoch)
+
+    async def close(self) -> None:
+        await end(self._beside)

@@ -10,10 +10,11 @@ Exact in one process; across several, the last writer wins.
 from __future__ import annotations
 
 import asyncio
+import functools
 import secrets
 from typing import TYPE_CHECKING, cast
 
-from app_cache.clock.base import InvalidationClock, InvalidationResult, Reading, Verdict, short
+from app_cache.clock.base import InvalidationClock, InvalidationResult, Reading, Verdict, end, short
 from app_cache.codec import Mark
 from app_cache.keys import prefix
 from app_cache.rules.glob import literal_directory
@@ -63,7 +64,7 @@ class TokenClock(InvalidationClock):
         self._backend = backend
         self._shelf = shelf
         self._prefix = f"{prefix(namespace)}s:"
-        self._making: dict[tuple[int, str], asyncio.Task[str]] = {}
+        self._making: dict[str, asyncio.Task[str]] = {}
 
     async def look_up(self, key: str, subject: Subject) -> tuple[bytes | None, Reading]:
         value, tokens = await asyncio.gather(self._shelf.read(key), self._tokens(_token_names(subject)))
@@ -93,12 +94,18 @@ class TokenClock(InvalidationClock):
         What carries the token begins after the backend has it: were it used before, an invalidation that is
         overtaken by this very write would be lost.
         """
-        own = (id(asyncio.get_running_loop()), name)
-        task = self._making.get(own)
-        if task is None:
-            task = self._making[own] = asyncio.create_task(self._make(name, keep_for))
-            task.add_done_callback(lambda _: self._making.pop(own, None))
+        loop = asyncio.get_running_loop()
+        task = self._making.get(name)
+        if task is None or task.get_loop() is not loop:
+            task = self._making[name] = loop.create_task(self._make(name, keep_for))
+            task.add_done_callback(functools.partial(self._made, name))
         return await asyncio.shield(task)
+
+    def _made(self, name: str, task: asyncio.Task[str]) -> None:
+        if self._making.get(name) is task:
+            del self._making[name]
+        if not task.cancelled():
+            task.exception()
 
     async def _make(self, name: str, keep_for: float) -> str:
         token = secrets.token_hex(8)
@@ -123,6 +130,9 @@ class TokenClock(InvalidationClock):
         for name in (_ACTIVITY, *names):
             await self._backend.set(self._prefix + name, secrets.token_hex(8), TOKEN_TIMEOUT_S)
         return InvalidationResult(durable=True, widened_to=", ".join(widened) or None)
+
+    async def close(self) -> None:
+        await end([*self._making.values()])
 
 
 def _widened(order: Order) -> tuple[list[str], list[str]]:

@@ -50,9 +50,9 @@ class CacheStatus:
 
     @property
     def outcome(self) -> str:
-        """One word for metrics: hit, stale, collapsed, or why it was forwarded."""
+        """One word for metrics: hit, hit-stale, collapsed, or why it was forwarded."""
         if self.hit:
-            return "stale" if self.ttl is not None and self.ttl < 0 else "hit"
+            return "hit-stale" if self.ttl is not None and self.ttl < 0 else "hit"
         if self.collapsed:
             return "collapsed"
         return self.fwd.value if self.fwd is not None else "none"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 from app_cache.policy import ERROR_TIMEOUT
 from app_cache.rules.directives import (
@@ -31,6 +31,11 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "QUERY", "PROPFIND"
 """Methods that are safe by registration (RFC 9110 §9.2.1, IANA); any other one invalidates."""
 STORED_WITHOUT_FRESHNESS = frozenset({200, 203, 204, 301, 308})
 """Statuses that a policy's own timeout applies to; others are stored when they or the policy say so."""
+UNDERSTOOD_STATUSES = frozenset(
+    {*range(200, 206), *range(300, 304), 305, 307, 308, *range(400, 418), 421, 422, 426, *range(500, 506)}
+)
+"""Statuses whose rules for caches are known (RFC 9110 §15), for must-understand (RFC 9111 §5.2.2.3)."""
+_PORTS = {"http": 80, "https": 443}
 VALIDATED_FOR = 3600.0
 """Seconds beyond its freshness that a response with a validator is kept, to be validated."""
 
@@ -158,12 +163,17 @@ def select(
         return Forward(Fwd.REQUEST, unwanted, rescue=rescue)
     if ttl > 0 and not said.no_cache:
         return Hit(age, ttl)
-    if _may_be_stale(said):
-        if asked.max_stale is not None and -ttl <= asked.max_stale and not marked_stale:
-            return Hit(age, ttl)
-        if -ttl <= stored.stale_while_revalidate and stored.stale_while_revalidate > 0:
-            return Hit(age, ttl, refresh=True)
+    refresh = -ttl <= stored.stale_while_revalidate and stored.stale_while_revalidate > 0
+    if _may_be_stale(said) and (refresh or not marked_stale) and _accepts_stale(asked, ttl, granted=refresh):
+        return Hit(age, ttl, refresh=refresh)
     return Forward(Fwd.STALE, rescue=rescue)
+
+
+def _accepts_stale(asked: RequestDirectives, ttl: float, *, granted: bool) -> bool:
+    """Return whether a client takes what is stale: within its max-stale, else where it is *granted* (§5.2.1)."""
+    if asked.max_stale is not None:
+        return -ttl <= asked.max_stale
+    return granted and asked.max_age is None
 
 
 def _why_unwanted(asked: RequestDirectives, age: float, ttl: float) -> Refusal | None:
@@ -195,11 +205,12 @@ def why_not_store(
 ) -> Refusal | None:
     """Return the first reason a shared cache does not store *response*, or None (RFC 9111 §3)."""
     said = response_directives(response.headers)
-    if said.no_store:
+    understood = said.must_understand and response.status in UNDERSTOOD_STATUSES
+    if said.no_store and not understood:
         return Refusal.NO_STORE
     if said.private:
         return Refusal.PRIVATE
-    if response.status < 200 or response.status in (206, 304):
+    if response.status < 200 or response.status in (206, 304) or (said.must_understand and not understood):
         return Refusal.STATUS
     credential = unshared_credential(request, said, policy)
     if credential is not None:
@@ -235,7 +246,7 @@ def _is_event_stream(headers: Headers) -> bool:
 
 
 def freshness_lifetime(response: ResponseHead, policy: CachePolicy, received_at: float) -> float | None:
-    """Return the seconds that *response* is fresh, or None if its status is not stored without being named."""
+    """Return the seconds that *response* is fresh, or None if nothing lets one of its status be stored (§3)."""
     said = response_directives(response.headers)
     explicit = explicit_lifetime(said, response.headers, received_at)
     if explicit is not None:
@@ -283,9 +294,14 @@ def to_invalidate(method: str, target: str, status: int, headers: Headers) -> tu
 
 
 def _same_origin(target: str, reference: str) -> str | None:
+    """Return *reference* as an absolute URL written like *target*, or None if it has another origin."""
     try:
-        url = urljoin(target, reference)
-        here, there = urlsplit(target), urlsplit(url)
+        here, there = urlsplit(target), urlsplit(urljoin(target, reference))
+        same = _origin(here) == _origin(there)
     except ValueError:
         return None
-    return url if (here.scheme, here.netloc.lower()) == (there.scheme, there.netloc.lower()) else None
+    return there._replace(netloc=here.netloc, fragment="").geturl() if same else None
+
+
+def _origin(url: SplitResult) -> tuple[str, str | None, int | None]:
+    return url.scheme, url.hostname, url.port or _PORTS.get(url.scheme)

@@ -8,22 +8,31 @@ from app_cache.rules.messages import Headers, combined, list_members
 
 LONGEST = 2**31
 """Seconds at which a delta-seconds saturates (RFC 9111 §1.2.2)."""
+_NAMING_FIELDS = frozenset({"private", "no-cache"})
 
 
 def parse_directives(value: str) -> dict[str, str | None]:
-    """Return directives by lower-case name, each with its argument or None; of a repeated one, the first.
+    """Return directives by lower-case name, each with its argument or None.
 
-    A quoted argument is unquoted, whatever it holds.
+    A quoted argument is unquoted, whatever it holds. Of a repeated directive the first counts, but what two
+    lists of fields name is added up, and one without a list is the stricter (§4.2.1).
 
     >>> parse_directives('Max-Age="60", private="set-cookie, x", foo')
     {'max-age': '60', 'private': 'set-cookie, x', 'foo': None}
     """
     found: dict[str, str | None] = {}
+    repeated: dict[str, list[str | None]] = {}
     for member in list_members(value):
-        name, equals, argument = member.partition("=")
+        name, equals, text = member.partition("=")
         name = name.strip(" \t").lower()
+        argument = _unquoted(text.strip(" \t")) if equals else None
         if name and name not in found:
-            found[name] = _unquoted(argument.strip(" \t")) if equals else None
+            found[name] = argument
+        elif name in _NAMING_FIELDS:
+            repeated.setdefault(name, [found[name]]).append(argument)
+    for name, arguments in repeated.items():
+        lists = [argument for argument in arguments if argument]
+        found[name] = ", ".join(lists) if len(lists) == len(arguments) else None
     return found
 
 
@@ -95,6 +104,7 @@ class ResponseDirectives:
     public: bool = False
     must_revalidate: bool = False
     proxy_revalidate: bool = False
+    must_understand: bool = False
     max_age: int | None = None
     s_maxage: int | None = None
     stale_while_revalidate: int | None = None
@@ -120,6 +130,7 @@ def response_directives(headers: Headers) -> ResponseDirectives:
         public="public" in said,
         must_revalidate="must-revalidate" in said,
         proxy_revalidate="proxy-revalidate" in said,
+        must_understand="must-understand" in said,
         max_age=_lifetime(said, "max-age"),
         s_maxage=_lifetime(said, "s-maxage"),
         stale_while_revalidate=delta_seconds(said.get("stale-while-revalidate")),

@@ -23,17 +23,21 @@ _LONG_DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _TIME = r"(?P<hour>[0-9]{2}):(?P<minute>[0-9]{2}):(?P<second>[0-9]{2})"
 _MONTH = rf"(?P<month>{'|'.join(_MONTHS)})"
-_FORMATS = (
-    re.compile(rf"(?:{'|'.join(_DAYS)}), (?P<day>[0-9]{{2}}) {_MONTH} (?P<year>[0-9]{{4}}) {_TIME} GMT"),
-    re.compile(rf"(?:{'|'.join(_LONG_DAYS)}), (?P<day>[0-9]{{2}})-{_MONTH}-(?P<year>[0-9]{{2}}) {_TIME} GMT"),
-    re.compile(rf"(?:{'|'.join(_DAYS)}) {_MONTH} (?P<day>[0-9]{{2}}| [0-9]) {_TIME} (?P<year>[0-9]{{4}})"),
+_FORMATS = tuple(
+    re.compile(pattern, re.IGNORECASE | re.ASCII)
+    for pattern in (
+        rf"(?:{'|'.join(_DAYS)}), (?P<day>[0-9]{{2}}) {_MONTH} (?P<year>[0-9]{{4}}) {_TIME} GMT",
+        rf"(?:{'|'.join(_LONG_DAYS)}), (?P<day>[0-9]{{2}})-{_MONTH}-(?P<year>[0-9]{{2}}) {_TIME} GMT",
+        rf"(?:{'|'.join(_DAYS)}) {_MONTH} (?P<day>[0-9]{{2}}| [0-9]) {_TIME} (?P<year>[0-9]{{4}})",
+    )
 )
 
 
 def parse_http_date(text: str, now: float) -> float | None:
     """Return *text* as epoch seconds, or None if it is none of the three formats (RFC 9110 §5.6.7).
 
-    *now* decides the century of a two-digit year: one more than 50 years ahead is in the past.
+    Case does not matter to a cache (RFC 9111 §4.2). *now* decides the century of a two-digit year: what would be
+    more than 50 years ahead is in the past.
 
     >>> parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT", 0)
     784111777.0
@@ -46,12 +50,13 @@ def parse_http_date(text: str, now: float) -> float | None:
 
 
 def _epoch_seconds(match: re.Match[str], now: float) -> float | None:
-    year, month, day = int(match["year"]), _MONTHS.index(match["month"]) + 1, int(match["day"])
+    year, month, day = int(match["year"]), _MONTHS.index(match["month"].title()) + 1, int(match["day"])
     hour, minute, second = int(match["hour"]), int(match["minute"]), int(match["second"])
     if len(match["year"]) == 2:
-        this_year = time.gmtime(now).tm_year
-        year += this_year - this_year % 100
-        year -= 100 if year > this_year + 50 else 0
+        today = time.gmtime(now)
+        year += today.tm_year - today.tm_year % 100
+        in_50_years = (today.tm_year + 50, *today[1:6])
+        year -= 100 if (year, month, day, hour, minute, second) > in_50_years else 0
     if year < 1 or not 1 <= day <= calendar.monthrange(year, month)[1] or hour > 23 or minute > 59 or second > 60:
         return None
     return float(calendar.timegm((year, month, day, hour, minute, second)))
@@ -87,10 +92,15 @@ def explicit_lifetime(said: ResponseDirectives, headers: Headers, received_at: f
     return 0.0 if expires is None else max(0.0, expires - date_value(headers, received_at))
 
 
-def heuristic_lifetime(response: ResponseHead, said: ResponseDirectives, received_at: float) -> float:
-    """Return the seconds for which a response that states none is taken to be fresh (RFC 9111 §4.2.2)."""
+def heuristic_lifetime(response: ResponseHead, said: ResponseDirectives, received_at: float) -> float | None:
+    """Return the seconds for which a response that states none is taken to be fresh, 0 where nothing tells.
+
+    None: it is not heuristically cacheable, and not to be stored (RFC 9111 §3, §4.2.2).
+    """
+    if not (response.status in HEURISTIC_STATUSES or said.public):
+        return None
     modified = single_date(response.headers, b"last-modified", received_at)
-    if modified is None or not (response.status in HEURISTIC_STATUSES or said.public):
+    if modified is None:
         return 0.0
     return max(0.0, HEURISTIC_FRACTION * (date_value(response.headers, received_at) - modified))
 

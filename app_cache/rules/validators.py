@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from app_cache.rules.freshness import date_value, parse_http_date, single_date
-from app_cache.rules.messages import Headers, combined, end_to_end, field_lines, list_members, without
+from app_cache.rules.messages import Headers, combined, end_to_end, field_lines, without
 
 if TYPE_CHECKING:
     from app_cache.rules.messages import StoredResponse
@@ -17,6 +18,10 @@ NOT_FRESHENED = frozenset({b"content-length", b"content-encoding", b"content-typ
 NOT_IN_A_304 = frozenset(
     {b"content-length", b"content-encoding", b"content-language", b"content-type", b"content-range", b"trailer"}
 )
+
+
+_ENTITY_TAGS = re.compile(r'(?:W/)?"[^"]*"|[^, \t]+')
+"""A backslash escapes nothing in an entity tag; one without quotes is taken as it is (RFC 9110 §8.8.3)."""
 
 
 def entity_tag(headers: Headers) -> str | None:
@@ -41,7 +46,7 @@ def not_modified(request: Headers, response: Headers, received_at: float) -> boo
         if wanted == "*":
             return True
         tag = entity_tag(response)
-        return tag is not None and any(weakly_equal(tag, member) for member in list_members(wanted))
+        return tag is not None and any(weakly_equal(tag, member) for member in _ENTITY_TAGS.findall(wanted))
     lines = field_lines(request, b"if-modified-since")
     since = parse_http_date(lines[0], received_at) if len(lines) == 1 else None
     if since is None:

@@ -6,6 +6,8 @@ from app_cache.rules.messages import Headers, combined, list_members
 
 Variant = tuple[tuple[str, str | None], ...]
 """The fields that Vary names, sorted, with their values in the request; None where the field is absent."""
+LISTS = frozenset({"accept", "accept-charset", "accept-encoding", "accept-language"})
+"""Fields known to be lists, in which blanks around commas and empty members mean nothing (RFC 9110 §12.5)."""
 
 
 def vary_fields(headers: Headers) -> frozenset[str] | None:
@@ -15,13 +17,12 @@ def vary_fields(headers: Headers) -> frozenset[str] | None:
 
 
 def variant(fields: frozenset[str], request: Headers) -> Variant:
-    """Return the values of *fields* in *request*, lists normalised to one form (RFC 9111 §4.1)."""
-    return tuple((name, normalised(combined(request, name.encode("latin-1")))) for name in sorted(fields))
+    """Return the values of *fields* in *request*, those of `LISTS` in one form (RFC 9111 §4.1)."""
+    return tuple((name, _in_one_form(name, combined(request, name.encode("latin-1")))) for name in sorted(fields))
 
 
-def normalised(value: str | None) -> str | None:
-    """Return *value* with the blanks around its commas made one; None stays None."""
-    return None if value is None else ", ".join(list_members(value))
+def _in_one_form(name: str, value: str | None) -> str | None:
+    return ", ".join(list_members(value)) if value and name in LISTS else value
 
 
 def announced(headers: Headers, names: tuple[str, ...]) -> Headers:

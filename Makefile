@@ -1,0 +1,54 @@
+# Each target makes its own environment: nothing is needed but make, git and a Python of version 3.11 or newer.
+
+PORT ?= 8000
+VENV ?= .venv
+ARGS ?=
+export PYTHON VENV
+
+BIN := $(VENV)/bin
+# The stamps are older than pyproject.toml, or missing, when something must be installed.
+DEMO := $(VENV)/.demo$(addprefix -,$(notdir $(PYTHON)))
+DEV := $(VENV)/.dev$(addprefix -,$(notdir $(PYTHON)))
+# What the tests need holds all that the demo needs.
+READY_FOR_DEMO := $(firstword $(wildcard $(DEV)) $(DEMO))
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint clean
+
+help:
+	@echo 'make demo    start the example application on 127.0.0.1:$(PORT) and show that its cache works'
+	@echo '             PORT=8001 chooses another port, ARGS=--once ends after the proof,'
+	@echo '             CACHE_BACKEND=redis REDIS_URL=redis://localhost:6379 uses Redis'
+	@echo 'make test    run all tests, against real servers; ARGS="-k memory" chooses some'
+	@echo 'make lint    check style, types and the order of imports'
+	@echo 'make clean   remove what these made'
+	@echo 'All of them: PYTHON=python3.12 chooses the interpreter.'
+
+demo: $(READY_FOR_DEMO)
+	@$(BIN)/python -m examples.cities --port '$(PORT)' $(ARGS)
+
+test: $(DEV)
+	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage report
+
+lint: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) examples/cities/cities.sqlite3 .coverage .coverage.* dist build
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(DEMO): pyproject.toml
+	@.ci/environment demo $@
+
+$(DEV): pyproject.toml
+	@.ci/environment dev $@
+
+# An environment whose interpreter is gone is made anew.
+ifeq ($(realpath $(BIN)/python),)
+.PHONY: $(DEMO) $(DEV)
+endif

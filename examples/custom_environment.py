@@ -1,0 +1,40 @@
+"""Environments are values: ``ENVIRONMENT=preview uvicorn examples.custom_environment:app``."""
+
+from typing import Any
+
+from fastapi import FastAPI, Request
+
+from app_cache import ENVIRONMENTS, Environment, InvalidationResult, InvalidationService, KeyGenerator, cache
+from app_cache.config import BACKENDS
+from app_cache.fastapi import Invalidation
+from containers import CacheContainer, install
+
+
+class ByBranch(KeyGenerator):
+    """Tells requests apart by branch and path."""
+
+    def generate_cache_key(self, request: Request) -> str:
+        return f"{request.headers.get('x-branch', 'main')}:{request.url.path}"
+
+
+class SoftInvalidation(InvalidationService):
+    """Marks as stale rather than drops."""
+
+    async def by_tag(self, *tags: str, match: Any = "any", soft: bool = True) -> InvalidationResult:
+        return await super().by_tag(*tags, match=match, soft=soft)
+
+
+preview = Environment("preview", BACKENDS["memory"], ByBranch, namespace="preview", invalidation=SoftInvalidation)
+app = FastAPI()
+install(app, CacheContainer(environments={**ENVIRONMENTS, "preview": preview}))
+
+
+@app.get("/pages/{name}")
+@cache(timeout=300, stale_while_revalidate=30, tags=["page_{name}"])
+async def page(name: str, request: Request) -> dict[str, str]:
+    return {"page": name, "branch": request.headers.get("x-branch", "main")}
+
+
+@app.post("/pages/{name}/edited")
+async def edited(name: str, invalidation: Invalidation) -> None:
+    await invalidation.by_tag(f"page_{name}")

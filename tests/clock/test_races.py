@@ -1,0 +1,259 @@
+"""Nothing older is served after an invalidation has returned, in whatever order things happen.
+
+Readers, fills, invalidations and an evictor race; each pauses at random between its steps. Every thing has a
+version; a reader notes which one is the oldest that may be served before it begins to look up. More rounds:
+``APP_CACHE_RACE_ROUNDS=50 APP_CACHE_RACE_SEED=7 pytest tests/clock/test_races.py -s``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pytest
+
+from app_cache.backends.memory import MemoryBackend
+from app_cache.backends.redis import RedisBackend
+from app_cache.clock.base import Order, tag_stamp, url_stamp
+from app_cache.store import StoredResponses
+from tests.stored import FourMethods, Page, look_up, written
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.servers import Server
+
+pytestmark = pytest.mark.anyio
+
+ROUNDS = int(os.environ.get("APP_CACHE_RACE_ROUNDS", "1"))
+SEED = int(os.environ.get("APP_CACHE_RACE_SEED", "20240229"))
+PROCESSES = 3
+
+
+@dataclass
+class Thing:
+    """What a page shows, and which of its versions may still be served."""
+
+    page: Page
+    version: int = 1
+    hard: int = 1
+    """The oldest version that may be served."""
+    soft: int = 1
+    """The oldest version that may be served as fresh."""
+
+
+@dataclass
+class Race:
+    """Everything that happens in one round."""
+
+    stores: list[StoredResponses]
+    evict: Callable[[random.Random], None]
+    random: random.Random
+    longest_pause: int
+    evictions: int
+    things: list[Thing] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for number in range(8):
+            directory, own = "ab"[number % 2], f"thing {number}"
+            tags = (own, f"group {number % 3}") if number < 6 else ()
+            late = (f"late {number % 4}",) if number % 3 == 0 else ()
+            self.things.append(Thing(Page(f"/{directory}/{number}", tags, late, f"logical:{number}")))
+
+    async def run(self, reads: int) -> None:
+        """Let all race until there were so many *reads*."""
+        readers = [self.read(reads) for _ in range(12)]
+        done = asyncio.gather(*readers)
+        others = [asyncio.create_task(self.write()) for _ in range(3)]
+        others.append(asyncio.create_task(self.evict_now_and_then()))
+        try:
+            await done
+        finally:
+            for other in others:
+                other.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+
+    async def read(self, reads: int) -> None:
+        """Look up one thing after the other, and fill what is missing or stale."""
+        while self.counts["reads"] < reads and not self.wrong:
+            self.counts["reads"] += 1
+            thing, store = self.random.choice(self.things), self.random.choice(self.stores)
+            hard, soft = thing.hard, thing.soft
+            found = await look_up(store, thing.page)
+            if found.entry is not None:
+                version = int(found.entry.body)
+                self.counts["stale" if found.marked_stale else "hits"] += 1
+                if version < hard or (version < soft and not found.marked_stale):
+                    self.wrong.append(
+                        f"{thing.page.path}: {version} served, at least {hard} hard and {soft} soft,"
+                        f" {'' if found.marked_stale else 'not '}marked"
+                    )
+            if found.entry is None or found.marked_stale:
+                await self.pause()
+                mark = await store.begin(found.reading, thing.page.asked, 300.0)
+                assert mark is not None
+                await self.pause()
+                version = thing.version
+                await self.pause()
+                await store.keep(thing.page.entry(mark, b"%d" % version), 300.0, (), frozenset())
+                self.counts["fills"] += 1
+            await self.pause()
+
+    async def write(self) -> None:
+        """Change things, then invalidate what shows them."""
+        while True:
+            await self.pause(4)
+            order, named = self.order()
+            changed = [thing for thing in self.things if named(thing.page)]
+            for thing in changed:
+                thing.version += 1
+            versions = [thing.version for thing in changed]
+            await self.pause()
+            result = await self.random.choice(self.stores).invalidate(order)
+            assert result.durable
+            self.counts["invalidations"] += 1
+            for thing, version in zip(changed, versions, strict=True):
+                if order.soft:
+                    thing.soft = max(thing.soft, version)
+                else:
+                    thing.hard = max(thing.hard, version)
+                    thing.soft = max(thing.soft, version)
+
+    def order(self) -> tuple[Order, Callable[[Page], bool]]:
+        """Return an invalidation of any kind, and what tells the pages that it names."""
+        soft = self.random.random() < 0.3
+        page = self.random.choice(self.things).page
+        kind = self.random.choices(
+            ["tag", "url", "directory", "pattern", "logical", "all", "key", "everything"],
+            [36, 16, 8, 8, 8, 8, 6, 1],
+        )[0]
+        if kind == "tag" and (page.tags or page.late):
+            tag = self.random.choice(page.tags + page.late)
+            return Order(tags=(tag_stamp(tag),), soft=soft), lambda each: tag in each.tags + each.late
+        if kind == "directory":
+            return Order(patterns=(f"{page.path[:3]}*",), soft=soft), lambda each: each.path[:3] == page.path[:3]
+        if kind == "pattern":
+            return Order(patterns=(f"*{page.path[-1]}",), soft=soft), lambda each: each.path == page.path
+        if kind == "logical":
+            pattern = f"logical:[{page.path[-1]}]"
+            return Order(patterns=(pattern,), soft=soft), lambda each: each.path == page.path
+        if kind == "all" and len(page.tags) > 1:
+            tags = page.tags
+            stamps = tuple(map(tag_stamp, tags))
+            return Order(all_of=(stamps,), soft=soft), lambda each: {*tags} <= {*each.tags, *each.late}
+        if kind == "key":
+            return Order(keys=(page.key,), soft=soft), lambda each: each.key == page.key
+        if kind == "everything":
+            return Order(everything=True, soft=soft), lambda each: True
+        return Order(tags=(url_stamp(page.path),), soft=soft), lambda each: each.path == page.path
+
+    async def evict_now_and_then(self) -> None:
+        """Delete a key that nobody expects to go, again and again."""
+        while True:
+            for _ in range(self.random.randrange(self.evictions)):
+                await asyncio.sleep(0)
+            self.evict(self.random)
+            self.counts["evictions"] += 1
+
+    async def pause(self, times: int = 1) -> None:
+        """Let others run for a while: mostly a short one, now and then a long one."""
+        for _ in range(times * int(self.longest_pause ** self.random.random())):
+            await asyncio.sleep(0)
+
+
+async def race(
+    stores: list[StoredResponses],
+    evict: Callable[[random.Random], None],
+    seed: int,
+    *,
+    reads: int,
+    longest_pause: int,
+    evictions: int,
+) -> Counter[str]:
+    """Race once, and return what there was of what."""
+    one = Race(stores, evict, random.Random(seed), longest_pause, evictions)
+    await one.run(reads)
+    for store in stores:
+        await written(store)
+        await store.close()
+    assert not one.wrong, f"seed {seed}, {dict(one.counts)}: {one.wrong}"
+    return one.counts
+
+
+def check(name: str, counts: Counter[str], *, soft: bool = True) -> None:
+    """Say how many reads there were, and see that enough of them were hits to mean anything."""
+    print(f"\n{name}: {dict(sorted(counts.items()))}")  # noqa: T201
+    assert counts["hits"] > counts["reads"] * 0.1
+    assert (counts["stale"] > 0) == soft
+    assert min(counts["fills"], counts["invalidations"], counts["evictions"]) > counts["reads"] * 0.005
+
+
+@pytest.mark.parametrize(
+    ("longest_pause", "evictions"),
+    [pytest.param(100, 400, id="calm"), pytest.param(30, 20, id="storm")],
+)
+async def test_redis(redis_server: Server, longest_pause: int, evictions: int) -> None:
+    """Three processes on one Redis, which evicts what it likes, serve nothing that was invalidated."""
+    counts: Counter[str] = Counter()
+    for number in range(ROUNDS):
+        redis_server.empty()
+        backends = [RedisBackend(redis_server.url, operation_timeout=9.0) for _ in range(PROCESSES)]
+
+        def evict(chance: random.Random) -> None:
+            kind = chance.choices(["{*}bans", "{*}s:*", "{*}clock", "cache:*"], [8, 16, 1, 4])[0]
+            keys = sorted(redis_server.command("KEYS", kind))
+            if keys:
+                redis_server.command("DEL", chance.choice(keys))
+
+        stores = [StoredResponses(backend) for backend in backends]
+        counts += await race(
+            stores, evict, SEED + number, reads=5_000, longest_pause=longest_pause, evictions=evictions
+        )
+        for backend in backends:
+            await backend.close()
+    check("Redis", counts)
+
+
+async def test_memory() -> None:
+    """Two middlewares on one memory, which evicts what it likes, serve nothing that was invalidated."""
+    counts: Counter[str] = Counter()
+    for number in range(ROUNDS):
+        backend = MemoryBackend()
+
+        def evict(chance: random.Random, backend: MemoryBackend = backend) -> None:
+            keys = sorted(backend._entries)
+            if keys:
+                backend._drop(chance.choice(keys))
+
+        stores = [StoredResponses(backend) for _ in range(2)]
+        counts += await race(stores, evict, SEED + number, reads=12_000, longest_pause=100, evictions=100)
+        await backend.close()
+    check("memory", counts)
+
+
+async def test_four_methods() -> None:
+    """One process on a backend of four methods, slow and forgetful, serves nothing that was invalidated."""
+    counts: Counter[str] = Counter()
+    for number in range(ROUNDS):
+        backend = FourMethods()
+        chance = random.Random(SEED + number)
+
+        async def pause(chance: random.Random = chance) -> None:
+            for _ in range(chance.randrange(4)):
+                await asyncio.sleep(0)
+
+        def evict(chance: random.Random, backend: FourMethods = backend) -> None:
+            keys = sorted(backend.values)
+            if keys:
+                del backend.values[chance.choice(keys)]
+
+        backend.pause = pause
+        stores = [StoredResponses(backend)]
+        counts += await race(stores, evict, SEED + number, reads=5_000, longest_pause=200, evictions=400)
+    check("four methods", counts, soft=False)

@@ -1,0 +1,280 @@
+"""What a write makes invalid: by HTTP itself, and by what its endpoint names (RFC 9111 §4.4, SPEC §6.5)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.responses import RedirectResponse
+
+from app_cache import CacheMiddleware, CachePolicy, MemoryBackend, cache, invalidates
+from app_cache.fastapi import Invalidation
+from tests.middleware.apps import client_of, put_cache, scope_of, told
+from tests.stored import FourMethods
+
+pytestmark = pytest.mark.anyio
+
+
+async def forgotten(app: Any, method: str, url: str, *paths: str, **options: Any) -> list[str]:
+    """Return which of *paths*, all stored, a request of *method* for *url* makes invalid."""
+    async with client_of(app) as client:
+        for path in paths:
+            await client.get(path)
+            assert told(await client.get(path)) == "hit"
+        await client.request(method, url, **options)
+        return [path for path in paths if told(await client.get(path)) != "hit"]
+
+
+def writing(answer: Any, *, method: str = "POST", url: str = "/items/{item}", **options: Any) -> FastAPI:
+    """Return an application whose pages are cached, with an endpoint that answers a write by *answer*."""
+    app = FastAPI()
+
+    async def write(item: str, request: Request) -> Any:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    app.api_route(url, methods=[method])(invalidates(**options)(write) if options else write)
+    app.get("/{page:path}")(cache(timeout=60)(lambda page: page))
+    put_cache(app)
+    return app
+
+
+@pytest.mark.parametrize(
+    ("method", "answer", "expected"),
+    [
+        pytest.param("POST", Response("a"), True, id="POST"),
+        pytest.param("PUT", Response("a"), True, id="PUT"),
+        pytest.param("PATCH", Response("a"), True, id="PATCH"),
+        pytest.param("DELETE", Response(status_code=204), True, id="DELETE"),
+        pytest.param("FROBNICATE", Response("a"), True, id="unknown method"),
+        pytest.param("POST", RedirectResponse("/else", 303), True, id="redirect"),
+        pytest.param("OPTIONS", Response("a"), False, id="OPTIONS"),
+        pytest.param("POST", Response("a", 400), False, id="refused"),
+        pytest.param("POST", Response("a", 500), False, id="failed"),
+        pytest.param("POST", HTTPException(404), False, id="not found"),
+        pytest.param("POST", RuntimeError("a"), False, id="raised"),
+    ],
+)
+async def test_unsafe_methods(method: str, answer: Any, expected: bool) -> None:
+    """A method that is not safe, answered well, makes its URL invalid with every query, and no other URL."""
+    app = writing(answer, method=method)
+    expected_paths = ["/items/1", "/items/1?a=2"] if expected else []
+    assert await forgotten(app, method, "/items/1?x", "/items/1", "/items/1?a=2", "/items/2") == expected_paths
+
+
+@pytest.mark.parametrize("name", ["location", "content-location"])
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        pytest.param("/pages/a", ["/pages/a"], id="path"),
+        pytest.param("/pages/a?x#y", ["/pages/a"], id="with a query"),
+        pytest.param("2", ["/items/2"], id="relative"),
+        pytest.param("http://test/pages/a", ["/pages/a"], id="absolute"),
+        pytest.param("http://TEST/pages/a", ["/pages/a"], id="host in capitals"),
+        pytest.param("/pages/%C3%BC", ["/pages/ü"], id="encoded"),
+        pytest.param("https://test/pages/a", [], id="another scheme"),
+        pytest.param("http://other/pages/a", [], id="another host"),
+        pytest.param("//other/pages/a", [], id="another host without scheme"),
+        pytest.param("http://[/", [], id="no URL"),
+    ],
+)
+async def test_locations(name: str, value: str, expected: list[str]) -> None:
+    """Location and Content-Location make invalid what they name at the same origin."""
+    app = writing(Response(status_code=201, headers={name: value}))
+    paths = ("/pages/a", "/pages/ü", "/items/2", "/pages/b")
+    assert await forgotten(app, "POST", "/items/1", *paths) == expected
+
+
+async def test_a_cached_post_is_forgotten_too() -> None:
+    """What is stored for a POST is made invalid as well by another method on its URL."""
+    app = FastAPI()
+    app.post("/q")(cache(timeout=60)(lambda: "text"))
+    app.put("/q")(lambda: None)
+    put_cache(app)
+    async with client_of(app) as client:
+        assert [told(await client.post("/q")) for _ in range(2)] == ["fwd=uri-miss; stored", "hit"]
+        await client.put("/q")
+        assert told(await client.post("/q")) == "fwd=uri-miss; stored"
+
+
+async def test_default_policy() -> None:
+    """An application without routes has its writes seen too."""
+
+    async def bare(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"a"})
+
+    app = CacheMiddleware(bare, MemoryBackend(), default_policy=CachePolicy(timeout=60))
+    assert await forgotten(app, "DELETE", "/a", "/a", "/b") == ["/a"]
+
+
+async def test_done_before_the_answer() -> None:
+    """When the writer has the first byte of its answer, nobody is served what it made invalid."""
+    app = writing(Response("a"), tags=["all"])
+    seen = []
+
+    async def send(message: Any) -> None:
+        async with client_of(app) as client:
+            seen.append(told(await client.get("/items/1")))
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async with client_of(app) as client:
+        await client.get("/items/1")
+    await app(scope_of("/items/1", method="POST"), receive, send)
+    assert seen[0] == "fwd=uri-miss; stored"
+
+
+HOSTILE = ["*", "[a-z]", "a?b", "a\\", "{item}", "a%2Fb", "ü", "..", "a b", "#", "%"]
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({"patterns": ["/pages/{item}"]}, id="pattern"),
+        pytest.param({"urls": ["/pages/{item}"]}, id="url"),
+        pytest.param({"urls": ["http://test/pages/{item}"]}, id="absolute url"),
+    ],
+)
+async def test_hostile_values(value: str, options: dict[str, Any]) -> None:
+    """A value in a pattern or a URL is data: it stands for itself and for nothing else (S26)."""
+    app = FastAPI()
+
+    @app.post("/write")
+    @invalidates(**options)
+    async def write(item: str) -> None: ...
+
+    @app.get("/pages/{page:path}")
+    @cache(timeout=60)
+    async def read(page: str) -> str:
+        return page
+
+    container = put_cache(app)
+
+    async def page_of(name: str) -> str:
+        scope = scope_of(f"/pages/{name}", raw_path=name.encode())
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        async def receive() -> Any:
+            return {"type": "http.request", "body": b""}
+
+        await app(scope, receive, send)
+        return str(dict(sent[0]["headers"])[b"cache-status"], "ascii").split("; ")[1]
+
+    for name in (value, "b", "a", "axb"):
+        await page_of(name)
+    async with client_of(app) as client:
+        assert (await client.post("/write", params={"item": value})).status_code == 200
+    assert [await page_of(name) for name in (value, "b", "a", "axb")] == ["fwd=uri-miss", *["hit"] * 3]
+    assert container.store().stats["invalidations"] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        pytest.param({"tags": ["i{item}"]}, ["/items/07"], id="tag"),
+        pytest.param({"patterns": ["/*/{item}?"]}, ["/pages/7x"], id="pattern"),
+        pytest.param({"urls": ["/pages/{item}"]}, ["/pages/7"], id="url"),
+        pytest.param(
+            {"tags": lambda request: [f"i{request.path_params['item']}"]}, [], id="callable of raw values"
+        ),
+        pytest.param(
+            {"tags": ["i{item}"], "patterns": ["/pages*"]}, ["/items/07", "/pages/7", "/pages/7x"], id="both"
+        ),
+    ],
+)
+async def test_invalidates(options: dict[str, Any], expected: list[str]) -> None:
+    """What an endpoint names is invalid once it has answered well, filled with the values that it receives."""
+    app = FastAPI()
+
+    @app.post("/items/{item}/touch")
+    @invalidates(**options)
+    def touch(item: int) -> None: ...
+
+    @app.get("/items/{item}")
+    @cache(timeout=60, tags=["i{item}"])
+    def read(item: int) -> int:
+        return item
+
+    app.get("/pages/{page}")(cache(timeout=60)(lambda page: page))
+    put_cache(app)
+    paths = ("/items/07", "/items/8", "/pages/7", "/pages/7x")
+    assert await forgotten(app, "POST", "/items/007/touch", *paths) == expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        pytest.param(Response("a"), True, id="well"),
+        pytest.param(RedirectResponse("/else", 302), True, id="redirected"),
+        pytest.param(Response("a", 409), False, id="refused"),
+        pytest.param(Response("a", 503), False, id="failed"),
+        pytest.param(RuntimeError("a"), False, id="raised"),
+    ],
+)
+async def test_invalidates_only_what_went_well(answer: Any, expected: bool) -> None:
+    """What an endpoint names stays valid where it did not answer well."""
+    app = writing(answer, patterns=["/pages/*"])
+    assert await forgotten(app, "POST", "/items/1", "/pages/1") == (["/pages/1"] if expected else [])
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_invalidates_by_any_method(method: str) -> None:
+    """An endpoint that names what it makes invalid does so by whatever method it is asked."""
+    app = writing(Response("a"), method=method, url="/write/{item}", urls=["/pages/{item}"])
+    assert await forgotten(app, method, "/write/1", "/pages/1", "/pages/2") == ["/pages/1"]
+
+
+def failing(request: Request) -> list[str]:
+    """Raise."""
+    raise RuntimeError("the hook's own")
+
+
+@pytest.mark.parametrize(
+    ("options", "item"),
+    [
+        pytest.param({"tags": failing}, "1", id="a hook that raises"),
+        pytest.param({"tags": lambda request: [""]}, "1", id="a hook that gives no tag"),
+        pytest.param({"patterns": ["/pages/{item}*"]}, "a" * 300, id="a pattern that becomes too long"),
+        pytest.param({"urls": ["pages/{item}"]}, "1", id="a URL that is none"),
+    ],
+)
+async def test_invalidates_that_cannot_be_named(options: dict[str, Any], item: str) -> None:
+    """Where it cannot be said what a write made invalid, the write is answered, and everything is invalid once."""
+    app = writing(Response("a"), url="/write/{item}", **options)
+    async with client_of(app) as client:
+        await client.get("/pages/1")
+        assert (await client.post(f"/write/{item}")).text == "a"
+        assert [told(await client.get("/pages/1")) for _ in range(2)] == ["fwd=uri-miss; stored", "hit"]
+
+
+@pytest.mark.parametrize("backend", [MemoryBackend, FourMethods])
+async def test_from_the_handler(backend: Any) -> None:
+    """A handler that invalidates by itself is obeyed when its call returns, over any backend."""
+    app, version = FastAPI(), [1]
+
+    @app.get("/x")
+    @cache(timeout=60, tags=["x"])
+    def read() -> int:
+        return version[0]
+
+    @app.post("/write")
+    async def write(invalidation: Invalidation) -> bool:
+        version[0] += 1
+        result = await invalidation.by_tag("x")
+        async with client_of(app) as client:
+            assert (await client.get("/x")).json() == version[0]
+        return result.durable
+
+    put_cache(app, backend=backend())
+    async with client_of(app) as client:
+        for expected in (1, 2, 3):
+            assert [(await client.get("/x")).json() for _ in range(2)] == [expected] * 2
+            assert (await client.post("/write")).json() is True

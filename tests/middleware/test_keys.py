@@ -1,0 +1,305 @@
+"""Which requests are the same: POST by its body, hooks of the application's own (SPEC §3.3, §4)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+from fastapi import FastAPI, Request, Response
+
+from app_cache import CacheMiddleware, CachePolicy, DefaultKeyGenerator, KeyGenerator, MemoryBackend, cache
+from tests.middleware.apps import client_of, messages_of, put_cache, scope_of, told
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+pytestmark = pytest.mark.anyio
+
+MISS = "fwd=uri-miss; stored"
+CAP = 1000
+
+
+def echoing(**options: Any) -> FastAPI:
+    """Return an application that answers a POST with its body."""
+    app = FastAPI()
+
+    @app.post("/")
+    @cache(timeout=60, max_body=CAP, **options)
+    async def answer(request: Request) -> Response:
+        return Response(await request.body())
+
+    put_cache(app)
+    return app
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(b'{"a": 1}', id="json"),
+        pytest.param(b"\xff\xfe\x00", id="no UTF-8"),
+        pytest.param(b"a" * CAP, id="at the cap"),
+    ],
+)
+async def test_post(body: bytes) -> None:
+    """A POST is cached by its body and its content type."""
+    async with client_of(echoing()) as client:
+        for expected in (MISS, "hit"):
+            answer = await client.post("/", content=body, headers={"content-type": "a/b"})
+            assert (answer.content, told(answer)) == (body, expected)
+        assert (
+            told(await client.post("/", content=body + b"1"[: CAP - len(body)], headers={"content-type": "c/d"}))
+            == MISS
+        )
+
+
+async def test_post_beyond_the_cap() -> None:
+    """A body beyond the cap passes whole, in its parts, and is not kept."""
+    app = echoing()
+    parts = [{"type": "http.request", "body": b"a" * 400, "more_body": n < 4} for n in range(5)]
+    for _ in range(2):
+        start, body = await messages_of(app, scope_of("/", method="POST"), *parts)
+        assert body["body"] == b"a" * 2000
+        assert (b"cache-status", b"app-cache; fwd=bypass; detail=too-large") in start["headers"]
+
+
+async def test_post_that_breaks_off() -> None:
+    """A client that leaves within its body is seen by the handler as without a cache."""
+    app, seen = FastAPI(), []
+
+    @app.post("/")
+    @cache(timeout=60)
+    async def answer(request: Request) -> None:
+        seen.extend([await request.receive(), await request.receive()])
+
+    put_cache(app)
+    first = {"type": "http.request", "body": b"a", "more_body": True}
+    await messages_of(app, scope_of("/", method="POST"), first, {"type": "http.disconnect"})
+    assert seen == [first, {"type": "http.disconnect"}]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({"vary_by": lambda request: None}, id="vary_by passes it by"),
+        pytest.param({"tags": lambda request: [""]}, id="a hook fails"),
+    ],
+)
+async def test_post_that_is_passed_by(options: dict[str, Any]) -> None:
+    """A POST whose body was read for a key that it then does not get reaches its handler with the body."""
+    async with client_of(echoing(**options)) as client:
+        for _ in range(2):
+            answer = await client.post("/", content=b"text")
+            assert (answer.content, told(answer)) == (b"text", "fwd=bypass; detail=key")
+
+
+async def test_body_in_parts_is_one_body() -> None:
+    """How a body is cut into messages does not matter to its key."""
+    app = echoing()
+    for parts in ([b"ab", b"c"], [b"a", b"", b"bc"], [b"abc"]):
+        messages = [{"type": "http.request", "body": part, "more_body": True} for part in parts]
+        start, body = await messages_of(
+            app, scope_of("/", method="POST"), *messages, {"type": "http.request", "body": b""}
+        )
+        assert body["body"] == b"abc"
+        assert (b"cache-status", b"app-cache; hit; ttl=59") in start["headers"] or parts == [b"ab", b"c"]
+
+
+def key_by_user(request: Request) -> str | None:
+    """Return a key for each user and page, and none for nobody."""
+    user = request.headers.get("x-user")
+    return None if user == "nobody" else f"user_cache:{user}:{request.path_params['page']}"
+
+
+class ByUser(CacheMiddleware):
+    """The document's way to a key of one's own."""
+
+    def generate_cache_key(self, request: Request) -> str | None:
+        return key_by_user(request)
+
+
+class ByUserLater(CacheMiddleware):
+    """The same, with the body."""
+
+    async def generate_cache_key(self, request: Request) -> str | None:
+        await request.body()
+        return key_by_user(request)
+
+
+class ByUserGenerator(KeyGenerator):
+    """The same as a generator."""
+
+    def generate_cache_key(self, request: Request) -> str | None:
+        return key_by_user(request)
+
+
+def by_subclass(app: FastAPI) -> None:
+    """Add a subclass of the middleware."""
+    app.add_middleware(ByUser, backend=MemoryBackend())
+
+
+def by_async_subclass(app: FastAPI) -> None:
+    """Add a subclass of the middleware whose hook is a coroutine."""
+    app.add_middleware(ByUserLater, backend=MemoryBackend())
+
+
+def by_option(app: FastAPI) -> None:
+    """Give the middleware a generator."""
+    app.add_middleware(CacheMiddleware, backend=MemoryBackend(), key_generator=ByUserGenerator())
+
+
+def by_container(app: FastAPI) -> None:
+    """Give the container a generator."""
+    put_cache(app).key_generator.override(ByUserGenerator())
+
+
+HOOKS = [by_subclass, by_async_subclass, by_option, by_container]
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+async def test_own_keys(hook: Callable[[FastAPI], None]) -> None:
+    """A key of the application's own decides which requests are the same; None passes one by, each time."""
+    app, runs = FastAPI(), []
+
+    @app.get("/{page}")
+    @cache(timeout=60)
+    def answer(page: str, request: Request) -> str:
+        runs.append(request.headers["x-user"])
+        return runs[-1]
+
+    hook(app)
+    async with client_of(app) as client:
+        for user in ("alice", "bob", "alice", "nobody", "nobody"):
+            got = await client.get(f"/page?a={len(runs)}", headers={"x-user": user})
+            assert (got.json(), told(got) == "fwd=bypass; detail=key") == (user, user == "nobody")
+    assert runs == ["alice", "bob", "nobody", "nobody"]
+
+
+async def test_what_is_passed_by_does_not_wait() -> None:
+    """Requests that a hook passes by run at once, none waiting for another (SPEC §4.3)."""
+    app, runs, gate = FastAPI(), [], asyncio.Event()
+
+    @app.get("/")
+    @cache(timeout=60, vary_by=lambda request: None)
+    async def answer() -> str:
+        runs.append(1)
+        await gate.wait()
+        return "text"
+
+    put_cache(app)
+    async with client_of(app) as client:
+        asked = [asyncio.create_task(client.get("/")) for _ in range(10)]
+        await anyio.wait_all_tasks_blocked()
+        assert len(runs) == 10
+        gate.set()
+        await asyncio.gather(*asked)
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+async def test_key_of_the_endpoint(hook: Callable[[FastAPI], None]) -> None:
+    """A generator that the endpoint names stands in for the application's."""
+    app = FastAPI()
+    app.get("/")(cache(timeout=60, key=DefaultKeyGenerator())(lambda: "text"))
+    hook(app)
+    async with client_of(app) as client:
+        for url, user, expected in (("/", "alice", MISS), ("/", "bob", "hit"), ("/?a=1", "alice", MISS)):
+            assert told(await client.get(url, headers={"x-user": user})) == expected
+
+
+async def test_vary_by() -> None:
+    """What ``vary_by`` returns, plain or awaited, joins the key."""
+
+    async def later(request: Request) -> str:
+        return request.headers["x-user"]
+
+    app = FastAPI()
+    app.get("/a")(cache(timeout=60, vary_by=lambda request: request.headers["x-user"])(lambda: "text"))
+    app.get("/b")(cache(timeout=60, vary_by=later)(lambda: "text"))
+    put_cache(app)
+    async with client_of(app) as client:
+        for url in ("/a", "/b"):
+            for user, expected in (("alice", MISS), ("bob", MISS), ("alice", "hit")):
+                assert told(await client.get(url, headers={"x-user": user})) == expected
+
+
+def fail(*_: Any) -> Any:
+    """Raise."""
+    raise RuntimeError("the hook's own")
+
+
+class Failing(KeyGenerator):
+    """Raises, or gives what is no key."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+    def generate_cache_key(self, request: Request) -> Any:
+        return fail() if self.answer is None else self.answer
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({"key": Failing(None)}, id="key raises"),
+        pytest.param({"key": Failing(7)}, id="key is a number"),
+        pytest.param({"key": Failing(b"a")}, id="key is bytes"),
+        pytest.param({"vary_by": fail}, id="vary_by raises"),
+        pytest.param({"vary_by": lambda request: 7}, id="vary_by is a number"),
+        pytest.param({"tags": fail}, id="tags raise"),
+        pytest.param({"tags": lambda request: [7]}, id="a tag is a number"),
+        pytest.param({"tags": lambda request: None}, id="tags are None"),
+    ],
+)
+async def test_hooks_that_fail(options: dict[str, Any]) -> None:
+    """A hook that raises, or gives what is no name, costs the cache and not the answer."""
+    app = FastAPI()
+    app.get("/")(cache(timeout=60, **options)(lambda: "text"))
+    put_cache(app)
+    async with client_of(app) as client:
+        for _ in range(2):
+            answer = await client.get("/")
+            assert (answer.status_code, answer.json(), told(answer)) == (200, "text", "fwd=bypass; detail=key")
+
+
+async def test_any_text_is_a_key() -> None:
+    """A key may be any string, lone surrogates included."""
+    app = FastAPI()
+    app.get("/")(cache(timeout=60, key=Failing("\udcff\0\n" + "a" * 10_000))(lambda: "text"))
+    put_cache(app)
+    async with client_of(app) as client:
+        assert [told(await client.get("/")) for _ in range(2)] == [MISS, "hit"]
+
+
+@pytest.mark.parametrize(
+    ("options", "same", "other"),
+    [
+        pytest.param({"include_query": ["q"]}, "/?q=1&utm=2", "/?q=2", id="included"),
+        pytest.param({"exclude_query": ["utm"]}, "/?q=1&utm=2", "/?q=1&b=1", id="excluded"),
+        pytest.param(
+            {"exclude_query": ["utm"]}, "/?q=1&%75tm=2", "/?q=1&utm2=1", id="excluded in another spelling"
+        ),
+    ],
+)
+async def test_query_of_the_key(options: dict[str, Any], same: str, other: str) -> None:
+    """Only the query parameters that the policy lets in join the key."""
+    app = FastAPI()
+    app.get("/")(cache(timeout=60, **options)(lambda: "text"))
+    put_cache(app)
+    async with client_of(app) as client:
+        assert [told(await client.get(url)) for url in ("/?q=1", same, other)] == [MISS, "hit", MISS]
+
+
+async def test_namespaces() -> None:
+    """Two namespaces of one backend do not see each other."""
+    backend = MemoryBackend()
+
+    async def bare(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"a"})
+
+    for name in ("a", "b"):
+        app = CacheMiddleware(bare, backend, namespace=name, default_policy=CachePolicy(timeout=60))
+        async with client_of(app) as client:
+            assert [told(await client.get("/")) for _ in range(2)] == [MISS, "hit"]

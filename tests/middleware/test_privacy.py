@@ -1,0 +1,438 @@
+"""Nobody gets what was made for somebody else (SPEC §5.6)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+from fastapi import FastAPI, Request, Response
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app_cache import CacheMiddleware, CachePolicy, MemoryBackend, cache
+from tests.middleware.apps import client_of, put_cache, told
+
+if TYPE_CHECKING:
+    from app_cache.testing import FakeClock
+
+pytestmark = pytest.mark.anyio
+
+WHO = ("authorization", "cookie", "x-user")
+
+
+def reflecting(fields: dict[str, str] | None = None, status: int = 200, **options: Any) -> FastAPI:
+    """Return an application that answers with who asked, with *fields*, under a policy of *options*."""
+    app = FastAPI()
+
+    @app.get("/")
+    @cache(timeout=60, **options)
+    async def answer(request: Request) -> Response:
+        who = [request.headers.get(name, "-") for name in WHO]
+        return Response(" ".join(who), status, headers=fields)
+
+    put_cache(app)
+    return app
+
+
+def says(cache_control: str) -> dict[str, str]:
+    """Return the field with which an answer says *cache_control*."""
+    return {"cache-control": cache_control}
+
+
+def because(detail: str) -> str:
+    """Return what Cache-Status says of an answer that is not stored."""
+    return f"fwd=uri-miss; detail={detail}"
+
+
+SETS_COOKIE = {"set-cookie": "a=b"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "options", "asked", "second"),
+    [
+        pytest.param({}, {}, "authorization", because("authorization"), id="authorization"),
+        pytest.param(says("public"), {}, "authorization", "hit", id="authorization, public"),
+        pytest.param(says("s-maxage=9"), {}, "authorization", "hit", id="authorization, s-maxage"),
+        pytest.param(says("must-revalidate"), {}, "authorization", "hit", id="authorization, must-revalidate"),
+        pytest.param(
+            says("max-age=9"), {}, "authorization", because("authorization"), id="authorization, max-age"
+        ),
+        pytest.param(
+            {}, {"exclude_headers": ["Authorization"]}, "authorization", "hit", id="authorization excluded"
+        ),
+        pytest.param(
+            {}, {"include_headers": ["Authorization"]}, "authorization", "hit", id="authorization in the key"
+        ),
+        pytest.param({}, {"vary_by": lambda _: "all"}, "authorization", "hit", id="authorization by vary_by"),
+        pytest.param({}, {}, "cookie", because("cookie"), id="cookie"),
+        pytest.param(says("public"), {}, "cookie", "hit", id="cookie, public"),
+        pytest.param(says("s-maxage=9"), {}, "cookie", because("cookie"), id="cookie, s-maxage"),
+        pytest.param(says('x="public"'), {}, "cookie", because("cookie"), id="cookie, public in quotes"),
+        pytest.param({}, {"exclude_headers": ["cookie"]}, "cookie", "hit", id="cookie excluded"),
+        pytest.param({}, {"include_headers": ["Cookie"]}, "cookie", "hit", id="cookie in the key"),
+        pytest.param({}, {}, "x-user", "hit", id="a field that nobody declared"),
+        pytest.param({"vary": "x-user"}, {}, "x-user", "hit", id="variant"),
+        pytest.param(SETS_COOKIE, {}, "x-user", because("set-cookie"), id="set-cookie"),
+        pytest.param(SETS_COOKIE | says("public"), {}, "x-user", because("set-cookie"), id="set-cookie, public"),
+        pytest.param(SETS_COOKIE, {"exclude_headers": ["Set-Cookie"]}, "x-user", "hit", id="set-cookie dropped"),
+        pytest.param(says("private"), {}, "x-user", because("private"), id="private"),
+        pytest.param(says("no-store"), {}, "x-user", because("no-store"), id="no-store"),
+        pytest.param({"vary": "*"}, {}, "x-user", because("vary-star"), id="vary by everything"),
+    ],
+)
+async def test_sharing(fields: dict[str, str], options: dict[str, Any], asked: str, second: str) -> None:
+    """An answer to a request with credentials, or that sets a cookie, is shared only where somebody says so."""
+    async with client_of(reflecting(fields, **options)) as client:
+        await client.get("/", headers={asked: "alice"})
+        client.cookies.clear()
+        assert told(await client.get("/", headers={asked: "alice"})) == second
+
+
+@pytest.mark.parametrize("who", ["authorization", "cookie"])
+async def test_stored_for_nobody_served_to_nobody(who: str) -> None:
+    """Who comes with credentials does not get what was stored for those without, nor they what he got."""
+    async with client_of(reflecting()) as client:
+        nobody = await client.get("/")
+        alice = await client.get("/", headers={who: "alice"})
+        again = await client.get("/")
+    assert (told(alice), "alice" in alice.text) == (f"fwd=bypass; detail={who}", True)
+    assert (told(again), again.text) == ("hit", nobody.text)
+
+
+async def test_set_cookie_is_dropped_from_hits() -> None:
+    """Where the policy excludes Set-Cookie, the first client gets it, and no hit has it."""
+    async with client_of(reflecting({"set-cookie": "a=b"}, exclude_headers=["Set-Cookie"])) as client:
+        first = await client.get("/")
+        client.cookies.clear()
+        second = await client.get("/")
+    assert ("set-cookie" in first.headers, "set-cookie" in second.headers, told(second)) == (True, False, "hit")
+
+
+@pytest.mark.parametrize("name", ["private", "no-cache"])
+async def test_withheld_fields(name: str) -> None:
+    """A field that ``private`` or ``no-cache`` names is not stored, and the rest is."""
+    fields = {
+        "cache-control": f'{name}="set-cookie, X-Secret"',
+        "set-cookie": "a=b",
+        "x-secret": "1",
+        "x-rest": "1",
+    }
+    async with client_of(reflecting(fields)) as client:
+        first = await client.get("/")
+        client.cookies.clear()
+        second = await client.get("/")
+    assert {"set-cookie", "x-secret", "x-rest"} <= {*first.headers}
+    assert {"set-cookie", "x-secret", "x-rest"} & {*second.headers} == {"x-rest"}
+    assert told(second) == "hit"
+
+
+async def test_variants() -> None:
+    """Each variant is stored beside the others, and normal forms of one field are one variant."""
+    app, runs = FastAPI(), []
+
+    @app.get("/")
+    @cache(timeout=60)
+    def answer(request: Request) -> Response:
+        runs.append(1)
+        return Response(request.headers.get("accept-language", "-"), headers={"vary": "Accept-Language, X-Other"})
+
+    put_cache(app)
+    async with client_of(app) as client:
+        seen = []
+        for language in ("en, de", "fr", "en,de", "fr", "en ,  de"):
+            got = await client.get("/", headers={"accept-language": language})
+            seen.append((got.text, told(got)))
+    assert [text for text, _ in seen] == ["en, de", "fr", "en, de", "fr", "en, de"]
+    assert [status for _, status in seen] == ["fwd=uri-miss; stored", "fwd=vary-miss; stored", *["hit"] * 3]
+    assert len(runs) == 2
+
+
+async def test_variants_are_bounded() -> None:
+    """At most 32 variants of one URL are kept, the least used let go (S19)."""
+    app, backend = FastAPI(), MemoryBackend()
+    app.get("/")(cache(timeout=60)(lambda: Response("a", headers={"vary": "accept-language"})))
+    put_cache(app, backend=backend)
+    async with client_of(app) as client:
+        for number in range(200):
+            await client.get("/", headers={"accept-language": f"x-{number}"})
+    assert await backend.size() <= 34
+
+
+async def test_include_headers() -> None:
+    """A header in the key tells requests apart, whatever its case, and is announced in Vary once."""
+    app = reflecting({"vary": "X-User, Origin"}, include_headers=["X-USER", "X-Tenant"])
+    async with client_of(app) as client:
+        for who, expected in (
+            ("a", "fwd=uri-miss; stored"),
+            ("b", "fwd=uri-miss; stored"),
+            ("a", "hit"),
+            ("b", "hit"),
+        ):
+            answer = await client.get("/", headers={"x-user": who})
+            assert (answer.text, told(answer)) == (f"- - {who}", expected)
+            assert answer.headers.get_list("vary") == ["X-User, Origin", "x-tenant"]
+
+
+async def test_exclude_headers_does_not_override_vary() -> None:
+    """A Vary that the handler sent holds whatever the policy excludes, save for the credentials."""
+    app = reflecting({"vary": "X-User, Cookie"}, exclude_headers=["X-User", "Cookie"])
+    async with client_of(app) as client:
+        await client.get("/", headers={"x-user": "alice", "cookie": "a"})
+        other_cookie = await client.get("/", headers={"x-user": "alice", "cookie": "b"})
+        other_user = await client.get("/", headers={"x-user": "bob", "cookie": "a"})
+    assert (told(other_cookie), told(other_user)) == ("hit", "fwd=vary-miss; stored")
+
+
+async def test_hosts_and_schemes_are_apart() -> None:
+    """What was stored for one host or scheme is not served for another (S5)."""
+    app = reflecting()
+    async with client_of(app) as client:
+        await client.get("/")
+        for url, expected in (
+            ("http://other/", "fwd=uri-miss; stored"),
+            ("https://test/", "fwd=uri-miss; stored"),
+        ):
+            assert told(await client.get(url)) == expected
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        pytest.param("/?a=1&a=2", "/?a=2&a=1", id="values of one name in another order"),
+        pytest.param("/?a=1", "/?a=1&a=1", id="repeated"),
+        pytest.param("/?a=1%26b=2", "/?a=1&b=2", id="encoded border"),
+        pytest.param("/?a", "/?a=", id="without a value"),
+        pytest.param("/?a=1;b=2", "/?a=1&b=2", id="semicolon"),
+        pytest.param("/", "/?", id="nothing in particular"),
+    ],
+)
+async def test_different_queries(first: str, second: str) -> None:
+    """Queries that an application may tell apart have keys of their own, but for a question mark alone (S15)."""
+    async with client_of(reflecting()) as client:
+        await client.get(first)
+        assert (told(await client.get(second)) == "hit") is (second == "/?")
+
+
+async def test_query_in_another_order() -> None:
+    """Parameters in another order are the same request."""
+    async with client_of(reflecting()) as client:
+        await client.get("/?b=1&a=2")
+        assert told(await client.get("/?a=2&b=1")) == "hit"
+
+
+@pytest.mark.parametrize(
+    ("policy", "fields", "asked", "second"),
+    [
+        pytest.param(CachePolicy.http(), {}, {}, "fwd=stale; stored", id="no freshness"),
+        pytest.param(CachePolicy.http(), {"cache-control": "max-age=9"}, {}, "hit", id="max-age"),
+        pytest.param(CachePolicy.http(), {"cache-control": "max-age=9"}, {"cookie": "a"}, "hit", id="cookie"),
+        pytest.param(
+            CachePolicy.http(),
+            {"cache-control": "max-age=9"},
+            {"authorization": "a"},
+            "fwd=uri-miss; detail=authorization",
+            id="authorization",
+        ),
+        pytest.param(
+            CachePolicy.http(), {"cache-control": "max-age=9", "set-cookie": "a=b"}, {}, "hit", id="set-cookie"
+        ),
+        pytest.param(
+            CachePolicy.http(store_set_cookie=False),
+            {"cache-control": "max-age=9", "set-cookie": "a=b"},
+            {},
+            "fwd=uri-miss; detail=set-cookie",
+            id="set-cookie not stored",
+        ),
+    ],
+)
+async def test_http_policy(
+    policy: CachePolicy, fields: dict[str, str], asked: dict[str, str], second: str
+) -> None:
+    """Under the policy of the RFC alone, the response decides, and of credentials only Authorization counts."""
+
+    async def bare(scope: Any, receive: Any, send: Any) -> None:
+        headers = [(name.encode(), value.encode()) for name, value in fields.items()]
+        await send(
+            {"type": "http.response.start", "status": 200, "headers": [*headers, (b"content-length", b"1")]}
+        )
+        await send({"type": "http.response.body", "body": b"a"})
+
+    app = CacheMiddleware(bare, MemoryBackend(), default_policy=policy)
+    async with client_of(app) as client:
+        for expected in (None, second):
+            client.cookies.clear()
+            answer = await client.get("/", headers=asked)
+            assert expected is None or told(answer) == expected
+
+
+async def test_validation_is_not_for_others(clock: FakeClock) -> None:
+    """Who may not have a stored answer does not have his request validated against it."""
+    app, seen = FastAPI(), []
+
+    @app.get("/")
+    @cache(timeout=60)
+    def answer(request: Request) -> Response:
+        seen.append((request.headers.get("if-none-match"), request.headers.get("if-modified-since")))
+        if "if-modified-since" in request.headers:
+            return Response(status_code=304)
+        return Response(
+            request.headers.get("cookie", "nobody"), headers={"last-modified": "Thu, 01 Jan 1970 00:00:00 GMT"}
+        )
+
+    put_cache(app, clock)
+    async with client_of(app) as client:
+        await client.get("/")
+        clock.advance(61)
+        alice = await client.get("/", headers={"cookie": "alice"})
+    assert (alice.text, seen[-1]) == ("alice", (None, None))
+
+
+@pytest.mark.parametrize(
+    ("fields", "detail"),
+    [
+        pytest.param({"set-cookie": "a=b"}, "set-cookie", id="set-cookie"),
+        pytest.param({"cache-control": "private"}, "private", id="private"),
+        pytest.param({"cache-control": "no-store"}, "no-store", id="no-store"),
+        pytest.param({"vary": "*"}, "vary-star", id="vary by everything"),
+    ],
+)
+async def test_a_304_that_is_not_for_others(clock: FakeClock, fields: dict[str, str], detail: str) -> None:
+    """A 304 whose fields must not be shared validates for its client alone."""
+    app = FastAPI()
+
+    @app.get("/")
+    @cache(timeout=60)
+    def answer(request: Request) -> Response:
+        if "if-none-match" in request.headers:
+            return Response(status_code=304, headers={"etag": '"a"', **fields})
+        return Response("text", headers={"etag": '"a"'})
+
+    put_cache(app, clock)
+    async with client_of(app) as client:
+        await client.get("/")
+        clock.advance(61)
+        first = await client.get("/")
+        client.cookies.clear()
+        second = await client.get("/", headers={"cache-control": "max-stale"})
+    assert (first.text, first.headers.items() >= fields.items()) == ("text", True)
+    assert told(first) == f"fwd=stale; detail={detail}"
+    assert not fields.keys() & second.headers.keys()
+
+
+async def test_unshareable_answers_have_one_reader() -> None:
+    """Of many at once whose answer turns out to be private, each gets his own, and the next do not queue (F18)."""
+    app, runs, gate = FastAPI(), [], asyncio.Event()
+
+    @app.get("/")
+    @cache(timeout=60)
+    async def answer(request: Request) -> Response:
+        runs.append(request.headers["x-user"])
+        await gate.wait()
+        return Response(request.headers["x-user"], headers={"cache-control": "private"})
+
+    put_cache(app)
+    async with client_of(app) as client:
+        asked = [asyncio.create_task(client.get("/", headers={"x-user": str(n)})) for n in range(50)]
+        await anyio.wait_all_tasks_blocked()
+        assert len(runs) == 1
+        gate.set()
+        assert [(await each).text for each in asked] == [str(n) for n in range(50)]
+        gate.clear()
+        asked = [asyncio.create_task(client.get("/", headers={"x-user": str(n)})) for n in range(50)]
+        await anyio.wait_all_tasks_blocked()
+        assert len(runs) == 100
+        gate.set()
+        assert [(await each).text for each in asked] == [str(n) for n in range(50)]
+
+
+CREDENTIALS = st.fixed_dictionaries(
+    {}, optional={name: st.sampled_from(["alice", "bob"]) for name in ("authorization", "cookie", "x-user")}
+)
+ANSWERED = st.fixed_dictionaries(
+    {},
+    optional={
+        "vary": st.sampled_from(["x-user", "cookie", "Authorization, X-User", "*", "accept"]),
+        "cache-control": st.lists(
+            st.sampled_from(
+                [
+                    "public",
+                    "private",
+                    "no-store",
+                    "no-cache",
+                    "max-age=60",
+                    "s-maxage=60",
+                    "must-revalidate",
+                    "max-age=0",
+                ]
+            ),
+            max_size=3,
+        ).map(", ".join),
+        "set-cookie": st.just("session=1"),
+        "etag": st.sampled_from(['"a"', 'W/"b"']),
+    },
+)
+ASKED = st.sampled_from(["", "no-cache", "max-age=0", "max-stale", "only-if-cached", "no-store"])
+
+
+def may_share(credentials: dict[str, str], said: dict[str, str]) -> bool:
+    """Return whether RFC 9111 §3.5 and SPEC §5.6 let an answer to *credentials* be given to others at all."""
+    directives = {each.strip().partition("=")[0] for each in said.get("cache-control", "").split(",")}
+    if "set-cookie" in said or directives & {"private", "no-store"} or said.get("vary") == "*":
+        return False
+    if "cookie" in credentials and "public" not in directives:
+        return False
+    return "authorization" not in credentials or bool(directives & {"public", "s-maxage", "must-revalidate"})
+
+
+@settings(max_examples=150, deadline=None)
+@given(asked=st.lists(st.tuples(CREDENTIALS, ANSWERED, ASKED, st.booleans()), min_size=2, max_size=8))
+def test_two_users_never_see_each_other(asked: list[tuple[dict[str, str], dict[str, str], str, bool]]) -> None:
+    """Whatever is asked and said in random order, and at once, an answer reaches another only where it may."""
+    made: list[tuple[dict[str, str], dict[str, str]]] = []
+    app = FastAPI()
+
+    @app.get("/")
+    @cache(timeout=60, stale_while_revalidate=60)
+    async def answer(request: Request) -> Response:
+        await asyncio.sleep(0)
+        credentials = {name: value for name in WHO if (value := request.headers.get(name)) is not None}
+        said = ANSWERS_BY_NUMBER[int(request.headers["x-number"])]
+        made.append((credentials, said))
+        return Response(str(len(made) - 1), headers=said)
+
+    ANSWERS_BY_NUMBER = [said for _, said, _, _ in asked]  # noqa: N806
+    put_cache(app)
+
+    def check(credentials: dict[str, str], text: str) -> None:
+        for_whom, said = made[int(text)]
+        if for_whom == credentials:
+            return
+        assert may_share(for_whom, said), (for_whom, said, credentials)
+        assert may_share(credentials, said), (for_whom, said, credentials)
+        for name in (each.strip().lower() for each in said.get("vary", "").split(",")):
+            assert name not in WHO or for_whom.get(name) == credentials.get(name)
+
+    async def ask_all() -> None:
+        waiting: list[tuple[dict[str, str], asyncio.Task[Any]]] = []
+        for number, (credentials, _, directive, at_once) in enumerate(asked):
+            headers = {
+                **credentials,
+                "x-number": str(number),
+                **({"cache-control": directive} if directive else {}),
+            }
+            waiting.append((credentials, asyncio.create_task(_get(app, headers))))
+            if not at_once:
+                await waiting[-1][1]
+        for credentials, task in waiting:
+            response = await task
+            if response.status_code != 504:
+                check(credentials, response.text)
+
+    asyncio.run(ask_all())
+
+
+async def _get(app: Any, headers: dict[str, str]) -> Any:
+    async with client_of(app) as client:
+        return await client.get("/", headers=headers)

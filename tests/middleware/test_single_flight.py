@@ -1,0 +1,361 @@
+"""Many at once: one run, whoever leaves, whatever fails, and nothing old after an invalidation (SPEC §7.1)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import StreamingResponse
+
+from app_cache import BackendError, CacheBackend, MemoryBackend, add_tags, cache
+from tests.middleware.apps import client_of, put_cache, told
+from tests.stored import FourMethods
+
+if TYPE_CHECKING:
+    import httpx
+
+    from app_cache.testing import FakeClock
+    from containers import CacheContainer
+
+pytestmark = pytest.mark.anyio
+
+COLLAPSED = "fwd=uri-miss; collapsed"
+
+
+class Away(FourMethods):
+    """A backend whose server is away."""
+
+    async def get(self, key: str) -> str | None:
+        raise BackendError("away")
+
+    async def set(self, key: str, value: str, timeout: int) -> None:
+        raise BackendError("away")
+
+
+class Gated:
+    """An application whose handler waits at a gate, and counts its runs.
+
+    Args:
+        answer: What it answers with, or raises.
+        backend: Where it is cached.
+        clock: The time.
+        **options: The policy's.
+    """
+
+    def __init__(
+        self,
+        answer: Any = None,
+        backend: CacheBackend | None = None,
+        clock: FakeClock | None = None,
+        **options: Any,
+    ) -> None:
+        self.answer = answer
+        self.runs: list[Request] = []
+        self.gate = asyncio.Event()
+        self.app = FastAPI()
+        self.app.get("/")(cache(**{"timeout": 60, **options})(self.handle))
+        self.container: CacheContainer = put_cache(self.app, clock, backend)
+
+    async def handle(self, request: Request) -> Any:
+        """Wait, and answer with the number of the run, or with what `answer` makes of the request."""
+        self.runs.append(request)
+        number = len(self.runs)
+        await self.gate.wait()
+        return Response(str(number)) if self.answer is None else self.answer(request)
+
+    async def ask(self, count: int, **options: Any) -> list[asyncio.Task[httpx.Response]]:
+        """Return *count* requests under way, once each of them waits for something."""
+        client = client_of(self.app)
+        asked = [asyncio.create_task(client.get("/", **options)) for _ in range(count)]
+        await anyio.wait_all_tasks_blocked()
+        return asked
+
+    async def waves(self, *each: list[asyncio.Task[httpx.Response]]) -> list[httpx.Response]:
+        """Open the gate, and return the answers of all waves."""
+        self.gate.set()
+        return [await task for wave in each for task in wave]
+
+
+def failing(error: Exception) -> Any:
+    """Return what raises *error* as an answer."""
+
+    def answer(request: Request) -> None:
+        raise error
+
+    return answer
+
+
+@pytest.mark.parametrize("backend", [MemoryBackend, FourMethods, Away])
+async def test_one_run(backend: Any) -> None:
+    """Fifty requests for one key at once are one run, whatever becomes of the backend."""
+    app = Gated(backend=backend())
+    answers = await app.waves(await app.ask(50))
+    assert len(app.runs) == 1
+    assert {answer.text for answer in answers} == {"1"}
+    stored = "fwd=uri-miss" if backend is Away else "fwd=uri-miss; stored"
+    assert sorted(str(told(answer)) for answer in answers) == sorted([stored, *[COLLAPSED] * 49])
+    assert len({answer.headers["etag"] for answer in answers}) == 1
+
+
+@pytest.mark.parametrize("backend", [MemoryBackend, FourMethods])
+async def test_one_run_with_late_tags(backend: Any) -> None:
+    """Tags that the handler adds do not make those who wait run it each for itself."""
+
+    def answer(request: Request) -> Response:
+        add_tags(request, "late")
+        return Response("text")
+
+    app = Gated(answer, backend=backend())
+    answers = await app.waves(await app.ask(50))
+    assert {answer.text for answer in answers} == {"text"}
+    assert len(app.runs) <= 2
+
+
+async def test_other_keys_do_not_wait() -> None:
+    """Requests for different keys run side by side."""
+    app = Gated()
+    waves = [await app.ask(2, params={"a": n}) for n in range(5)]
+    assert len(app.runs) == 5
+    await app.waves(*waves)
+
+
+async def test_variants() -> None:
+    """Each variant has one run, and nobody gets another's, though how they vary is not known before."""
+
+    def answer(request: Request) -> Response:
+        return Response(request.headers["accept-language"], headers={"vary": "accept-language"})
+
+    app = Gated(answer)
+    waves = [await app.ask(20, headers={"accept-language": language}) for language in ("en", "de")]
+    answers = await app.waves(*waves)
+    assert [answer.text for answer in answers] == ["en"] * 20 + ["de"] * 20
+    assert len(app.runs) == 2
+
+
+async def test_waiting_for_what_must_be_validated() -> None:
+    """Who came after a run began does not get its answer where each use needs the handler, but that of the next."""
+    app = Gated(lambda request: Response("text", headers={"cache-control": "no-cache"}))
+    await app.waves(await app.ask(50))
+    assert len(app.runs) == 2
+
+
+async def test_clients_with_credentials_do_not_wait() -> None:
+    """Requests whose answers could not be shared run at once, each for itself."""
+    app = Gated()
+    waves = [await app.ask(1, headers={"cookie": str(n)}) for n in range(5)]
+    assert len(app.runs) == 5
+    await app.waves(*waves)
+
+
+async def test_streamed_answer() -> None:
+    """Those who wait for a streamed answer get all of it."""
+    app = Gated(lambda request: StreamingResponse(iter(["a", "b"])))
+    answers = await app.waves(await app.ask(50))
+    assert ({answer.text for answer in answers}, len(app.runs)) == ({"ab"}, 1)
+
+
+async def test_leader_leaves() -> None:
+    """The run goes on without the client that started it; those who wait are answered, and it is stored (F14)."""
+    app = Gated()
+    (leader,) = await app.ask(1)
+    waiting = await app.ask(10)
+    leader.cancel()
+    await anyio.wait_all_tasks_blocked()
+    answers = await app.waves(waiting)
+    assert {told(answer) for answer in answers} == {COLLAPSED}
+    assert told(await client_of(app.app).get("/")) == "hit"
+    assert len(app.runs) == 1
+
+
+async def test_last_client_leaves() -> None:
+    """A run that nobody waits for any more is stored all the same."""
+    app = Gated()
+    (leader,) = await app.ask(1)
+    leader.cancel()
+    await anyio.wait_all_tasks_blocked()
+    app.gate.set()
+    await anyio.wait_all_tasks_blocked()
+    assert told(await client_of(app.app).get("/")) == "hit"
+
+
+async def test_waiters_leave() -> None:
+    """Those who leave while they wait disturb nobody else (F15)."""
+    app = Gated()
+    asked = await app.ask(200)
+    for each in asked[1::2]:
+        each.cancel()
+    await anyio.wait_all_tasks_blocked()
+    answers = await app.waves(asked[::2])
+    assert ({answer.text for answer in answers}, len(app.runs)) == ({"1"}, 1)
+    assert all(each.cancelled() for each in asked[1::2])
+
+
+async def test_failing_handler(caplog: pytest.LogCaptureFixture) -> None:
+    """A handler that raises runs once for all who wait: each gets a 500, the error is raised once (F16)."""
+    raised: list[Exception] = []
+    app = Gated(failing(RuntimeError("boom")))
+
+    class Watch:
+        def __init__(self, inner: Any) -> None:
+            self.inner = inner
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            try:
+                await self.inner(scope, receive, send)
+            except RuntimeError as error:
+                raised.append(error)
+                raise
+
+    app.app.add_middleware(Watch)
+    with caplog.at_level(logging.DEBUG, "app_cache"):
+        answers = await app.waves(await app.ask(50))
+    assert {(answer.status_code, answer.text) for answer in answers} == {(500, "Internal Server Error")}
+    assert [told(answer) for answer in answers].count(COLLAPSED) == 49
+    assert (len(app.runs), len(raised), caplog.text) == (1, 1, "")
+
+
+async def test_failing_answer() -> None:
+    """An answer of 5xx goes to all who wait, as it is, and is not stored."""
+    app = Gated(lambda request: Response("busy", 503, headers={"retry-after": "9"}))
+    answers = await app.waves(await app.ask(50))
+    assert {(a.status_code, a.text, a.headers["retry-after"]) for a in answers} == {(503, "busy", "9")}
+    assert len(app.runs) == 1
+    assert told(await client_of(app.app).get("/")) == "fwd=uri-miss; detail=status"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param({"set-cookie": "a=b"}, id="set-cookie"),
+        pytest.param({"cache-control": "private"}, id="private"),
+        pytest.param({"cache-control": "no-store"}, id="no-store"),
+    ],
+)
+async def test_failing_answer_of_ones_own(fields: dict[str, str]) -> None:
+    """A failure that is one client's own is a plain 500 for those who wait."""
+    app = Gated(lambda request: Response("mine", 503, headers=fields))
+    answers = await app.waves(await app.ask(10))
+    assert [(a.status_code, a.text) for a in answers] == [(503, "mine"), *[(500, "Internal Server Error")] * 9]
+    assert [a for a in answers[1:] if fields.keys() & a.headers.keys()] == []
+
+
+async def test_failing_within_the_body() -> None:
+    """A run that fails within its body is a 500 for those who wait, and nothing is stored."""
+
+    def answer(request: Request) -> Response:
+        async def parts() -> Any:
+            yield b"a"
+            raise RuntimeError("boom")
+
+        return StreamingResponse(parts())
+
+    app = Gated(answer)
+    asked = await app.ask(10)
+    app.gate.set()
+    answers = [await each for each in asked[1:]]
+    assert {answer.status_code for answer in answers} == {500}
+    await asyncio.wait(asked)
+    assert app.container.store().stats["stored"] == 0
+
+
+@pytest.mark.parametrize("announced", [True, False], ids=["with a length", "without"])
+async def test_too_large(announced: bool) -> None:
+    """Those who wait for what grows too large go on by themselves, and the next ones do not wait at all."""
+    body = b"a" * 2000
+
+    def answer(request: Request) -> Response:
+        return Response(body) if announced else StreamingResponse(iter([body[:900], body[900:]]))
+
+    app = Gated(answer, max_body=1000)
+    answers = await app.waves(await app.ask(10))
+    assert ({answer.content for answer in answers}, len(app.runs)) == ({body}, 10)
+    app.gate.clear()
+    asked = await app.ask(10)
+    assert len(app.runs) == 20
+    await app.waves(asked)
+
+
+@pytest.mark.parametrize("backend", [MemoryBackend, FourMethods])
+@pytest.mark.parametrize("late", [False, True], ids=["tag known before", "tag known late"])
+async def test_invalidation_during_a_run(backend: Any, *, late: bool) -> None:
+    """After an invalidation nobody who asks then gets what a run made that began before (F25)."""
+    version = ["old"]
+
+    def answer(request: Request) -> Response:
+        if late:
+            add_tags(request, "x")
+        return Response(request.state.version)
+
+    app = Gated(answer, backend=backend(), **({} if late else {"tags": ["x"]}))
+
+    @app.app.middleware("http")
+    async def read(request: Request, call_next: Any) -> Any:
+        request.state.version = version[0]
+        return await call_next(request)
+
+    before = await app.ask(5)
+    version[0] = "new"
+    await app.container.invalidation().by_tag("x")
+    after = await app.ask(5)
+    answers = await app.waves(before, after)
+    assert {answer.text for answer in answers[:5]} <= {"old", "new"}
+    assert (await client_of(app.app).get("/")).text == "new"
+    if not late:
+        assert ({answer.text for answer in answers[5:]}, len(app.runs)) == ({"new"}, 2)
+
+
+async def test_everything_during_a_run() -> None:
+    """Patterns, URLs and everything count against a run under way as tags do."""
+    for target in ("by_pattern", "by_url", "everything"):
+        app = Gated()
+        before = await app.ask(3)
+        await getattr(app.container.invalidation(), target)(*(() if target == "everything" else ("/",)))
+        after = await app.ask(3)
+        answers = await app.waves(before, after)
+        assert [answer.text for answer in answers] == ["1"] * 3 + ["2"] * 3
+        assert (await client_of(app.app).get("/")).text == "2"
+
+
+async def test_older_run_ends_last() -> None:
+    """The answer of an older run does not take the place of a newer one's."""
+    gates = [asyncio.Event(), asyncio.Event()]
+    app, runs = FastAPI(), []
+
+    @app.get("/")
+    @cache(timeout=60, tags=["x"])
+    async def answer() -> str:
+        runs.append(1)
+        number = len(runs)
+        await gates[number - 1].wait()
+        return str(number)
+
+    container = put_cache(app)
+    client = client_of(app)
+    first = asyncio.create_task(client.get("/"))
+    await anyio.wait_all_tasks_blocked()
+    await container.invalidation().by_tag("x")
+    second = asyncio.create_task(client.get("/"))
+    await anyio.wait_all_tasks_blocked()
+    gates[1].set()
+    await second
+    gates[0].set()
+    assert (await first).json() == "1"
+    assert (await client.get("/")).json() == "2"
+
+
+async def test_two_loops() -> None:
+    """Requests in different loops do not wait for each other, and share what is stored (F32)."""
+    app = FastAPI()
+    app.get("/")(cache(timeout=60)(lambda: "text"))
+    put_cache(app)
+
+    async def ask() -> str | None:
+        return told(await client_of(app).get("/"))
+
+    assert await asyncio.to_thread(asyncio.run, ask()) == "fwd=uri-miss; stored"
+    assert await asyncio.to_thread(asyncio.run, ask()) == "hit"
+    assert await ask() == "hit"

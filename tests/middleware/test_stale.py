@@ -1,0 +1,219 @@
+"""Stale answers, while one fetches anew and where the handler fails (RFC 5861, SPEC §7.2)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+from fastapi import FastAPI, Response
+
+from app_cache import CacheMiddleware, CachePolicy, MemoryBackend, cache
+from tests.middleware.apps import client_of, put_cache, told
+
+if TYPE_CHECKING:
+    from app_cache.testing import FakeClock
+    from containers import CacheContainer
+
+pytestmark = pytest.mark.anyio
+
+
+class Changing:
+    """An application that gives its answers one after the other, and the last one for ever."""
+
+    def __init__(self, clock: FakeClock, *answers: Any, **options: Any) -> None:
+        self.answers = [*answers]
+        self.runs = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.app = FastAPI()
+        self.app.get("/")(cache(**{"timeout": 60, **options})(self.handle))
+        self.container: CacheContainer = put_cache(self.app, clock)
+        self.client = client_of(self.app)
+
+    async def handle(self) -> Any:
+        """Give the next answer, once the gate is open."""
+        self.runs += 1
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        await self.gate.wait()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer if isinstance(answer, Response) else Response(answer)
+
+    async def get(self, **options: Any) -> tuple[int, str, str | None]:
+        """Return the status, the text and what Cache-Status says."""
+        answer = await self.client.get("/", **options)
+        return answer.status_code, answer.text, told(answer)
+
+
+async def test_stale_while_revalidate(clock: FakeClock) -> None:
+    """Within the window everybody gets the stale answer at once, while one run in the background fetches anew."""
+    app = Changing(clock, "one", "two", stale_while_revalidate=30)
+    await app.get()
+    clock.advance(89)
+    app.gate.clear()
+    answers = [await app.client.get("/") for _ in range(20)]
+    assert {(answer.text, answer.headers["cache-status"]) for answer in answers} == {
+        ("one", "app-cache; hit; ttl=-29")
+    }
+    app.gate.set()
+    await anyio.wait_all_tasks_blocked()
+    assert app.runs == 2
+    assert await app.get() == (200, "two", "hit")
+
+
+async def test_beyond_the_window(clock: FakeClock) -> None:
+    """Beyond the window nobody gets the stale answer."""
+    app = Changing(clock, "one", "two", stale_while_revalidate=30)
+    await app.get()
+    clock.advance(90.5)
+    assert await app.get() == (200, "two", "fwd=stale; stored")
+
+
+async def test_refresh_that_fails(clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
+    """A refresh that fails leaves the stale answer where it was, and the next request tries again."""
+    app = Changing(clock, "one", RuntimeError("boom"), Response("busy", 503), "two", stale_while_revalidate=30)
+    await app.get()
+    clock.advance(61)
+    for runs in (2, 3, 4):
+        assert await app.get() == (200, "one", "hit")
+        await anyio.wait_all_tasks_blocked()
+        assert app.runs == runs
+    assert await app.get() == (200, "two", "hit")
+    assert caplog.text.count("cache.fill_failed") == 1
+
+
+async def test_refresh_is_not_the_clients(clock: FakeClock) -> None:
+    """A client that leaves with its stale answer does not end the refresh that it began."""
+    app = Changing(clock, "one", "two", stale_while_revalidate=30)
+    await app.get()
+    clock.advance(61)
+    app.gate.clear()
+    task = asyncio.create_task(app.get())
+    await task
+    app.gate.set()
+    await anyio.wait_all_tasks_blocked()
+    assert await app.get() == (200, "two", "hit")
+
+
+async def test_refresh_after_an_invalidation(clock: FakeClock) -> None:
+    """What is invalidated is not served stale, not even while it is fetched anew (F25)."""
+    app = Changing(clock, "one", "two", "three", stale_while_revalidate=30, tags=["x"])
+    await app.get()
+    clock.advance(61)
+    app.gate.clear()
+    assert await app.get() == (200, "one", "hit")
+    await app.container.invalidation().by_tag("x")
+    app.gate.set()
+    assert await app.get() == (200, "three", "fwd=uri-miss; stored")
+    await anyio.wait_all_tasks_blocked()
+    assert await app.get() == (200, "three", "hit")
+
+
+async def test_soft_invalidation(clock: FakeClock) -> None:
+    """What is softly invalidated is served within the window, and fetched anew."""
+    app = Changing(clock, "one", "two", stale_while_revalidate=30, tags=["x"])
+    await app.get()
+    await app.container.invalidation().by_tag("x", soft=True)
+    assert await app.get() == (200, "one", "hit")
+    await anyio.wait_all_tasks_blocked()
+    assert await app.get() == (200, "two", "hit")
+
+
+FAILURES = [
+    pytest.param(RuntimeError("boom"), id="raises"),
+    pytest.param(Response("bad", 500), id="500"),
+    pytest.param(Response("busy", 503), id="503"),
+    pytest.param(Response("busy", 503, headers={"cache-control": "max-age=60"}), id="503 that says how long"),
+]
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+async def test_stale_if_error(clock: FakeClock, failure: Any) -> None:
+    """Where the handler fails, the stale answer stands in within the window, and the failure is not stored."""
+    app = Changing(clock, "one", failure, "two", stale_if_error=30)
+    await app.get()
+    clock.advance(90)
+    answer = await app.client.get("/")
+    assert (answer.status_code, answer.text, answer.headers["age"]) == (200, "one", "90")
+    assert answer.headers["cache-status"] == "app-cache; fwd=stale; ttl=-30"
+    assert await app.get() == (200, "two", "fwd=stale; stored")
+
+
+@pytest.mark.parametrize("failure", FAILURES[:3])
+async def test_failure_beyond_the_window(clock: FakeClock, failure: Any) -> None:
+    """Beyond the window the failure is the answer."""
+    app = Changing(clock, "one", failure, stale_if_error=30)
+    await app.get()
+    clock.advance(91)
+    assert (await app.get())[0] >= 500
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+async def test_many_at_once(clock: FakeClock, failure: Any) -> None:
+    """All who wait for a run that fails get the stale answer (F16)."""
+    app = Changing(clock, "one", failure, stale_if_error=30)
+    await app.get()
+    clock.advance(61)
+    app.gate.clear()
+    asked = [asyncio.create_task(app.get()) for _ in range(50)]
+    await anyio.wait_all_tasks_blocked()
+    app.gate.set()
+    assert {(await each)[:2] for each in asked} == {(200, "one")}
+    assert app.runs == 2
+
+
+async def test_an_error_is_no_rescue(clock: FakeClock) -> None:
+    """A stored error does not stand in for another one."""
+    app = Changing(clock, Response("first", 503), Response("second", 503), statuses={503: 5}, stale_if_error=60)
+    await app.get()
+    assert await app.get() == (503, "first", "hit")
+    clock.advance(6)
+    assert (await app.get())[:2] == (503, "second")
+
+
+@pytest.mark.parametrize("status", [400, 404, 429])
+async def test_what_is_no_failure(clock: FakeClock, status: int) -> None:
+    """An answer of 4xx is an answer: nothing stands in for it."""
+    app = Changing(clock, "one", Response("no", status), stale_if_error=30)
+    await app.get()
+    clock.advance(61)
+    assert (await app.get())[:2] == (status, "no")
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        pytest.param("max-age=60, stale-if-error=30", 200, id="the response's own window"),
+        pytest.param("max-age=60, stale-if-error=5", 500, id="shorter than the policy's"),
+        pytest.param("max-age=60, must-revalidate", 500, id="must-revalidate"),
+        pytest.param("s-maxage=60", 500, id="s-maxage"),
+    ],
+)
+async def test_what_the_response_says(clock: FakeClock, said: str, expected: int) -> None:
+    """The response's own word on its stale use holds before the policy's."""
+    app = Changing(clock, Response("one", headers={"cache-control": said}), RuntimeError(), stale_if_error=20)
+    await app.get()
+    clock.advance(70)
+    assert (await app.get())[0] == expected
+
+
+@pytest.mark.parametrize(("wanted", "expected"), [(True, 200), (False, 500)])
+async def test_http_policy(clock: FakeClock, wanted: bool, expected: int) -> None:
+    """Under the policy of the RFC alone a stale answer stands in for a failure, unless it is told not to."""
+    failing = []
+
+    async def bare(scope: Any, receive: Any, send: Any) -> None:
+        if failing:
+            raise RuntimeError("boom")
+        fields = [(b"cache-control", b"max-age=60"), (b"content-length", b"1")]
+        await send({"type": "http.response.start", "status": 200, "headers": fields})
+        await send({"type": "http.response.body", "body": b"a"})
+
+    policy = CachePolicy.http(stale_on_failure=wanted)
+    client = client_of(CacheMiddleware(bare, MemoryBackend(), default_policy=policy, clock=clock))
+    await client.get("/")
+    clock.advance(600)
+    failing.append(True)
+    assert (await client.get("/")).status_code == expected

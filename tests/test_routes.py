@@ -1,0 +1,609 @@
+"""The policy that a request meets is that of the endpoint which would run, and of no other (SPEC §3.6)."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+from starlette.applications import Starlette
+from starlette.endpoints import HTTPEndpoint
+from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import BaseRoute, Host, Match, Mount, Route, Router
+from starlette.staticfiles import StaticFiles
+
+from app_cache import CacheMiddleware, CachePolicy, ConfigurationError, MemoryBackend, add_tags, cache, invalidates
+from app_cache.fastapi import Backend, Invalidation
+from app_cache.routes import MAX_PLANS, RouteTable, escape_for_glob, escape_for_url
+from tests.middleware.apps import client_of, put_cache, scope_of, told
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.anyio
+
+
+class Seen:
+    """An ASGI middleware that counts the requests it sees."""
+
+    requests = 0
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        type(self).requests += 1
+        await self.app(scope, receive, send)
+
+
+@cache(timeout=60)
+async def cached(request: Request) -> Response:
+    """Answer with the path, cached."""
+    return PlainTextResponse(request.url.path)
+
+
+async def plain(request: Request) -> Response:
+    """Answer with the path, not cached."""
+    return PlainTextResponse(request.url.path)
+
+
+async def is_cached(app: Any, path: str, **headers: str) -> bool:
+    """Return whether the second of two requests for *path* is a hit."""
+    async with client_of(app) as client:
+        await client.get(path, headers=headers)
+        return told(await client.get(path, headers=headers)) == "hit"
+
+
+def included() -> FastAPI:
+    """Return an application with a router in a router, each with a prefix, that gets its routes last."""
+    app, outer, inner = FastAPI(), APIRouter(prefix="/outer"), APIRouter(prefix="/inner")
+    put_cache(app)
+    app.include_router(outer, prefix="/v1")
+    outer.include_router(inner)
+    inner.get("/x/{item}")(cached)
+    outer.get("/y")(cached)
+    outer.get("/plain")(plain)
+    return app
+
+
+def mounted() -> FastAPI:
+    """Return an application with FastAPI, Starlette and bare routers mounted in it."""
+    app, fast, deep = FastAPI(), FastAPI(), FastAPI()
+    deep.get("/x")(cached)
+    fast.get("/x")(cached)
+    fast.mount("/deep", deep)
+    app.mount("/fast", fast)
+    app.mount("/star", Starlette(routes=[Route("/x", cached)]))
+    app.mount("/bare", Router([Route("/x", cached), Mount("/in/{name}", routes=[Route("/x", cached)])]))
+    put_cache(app)
+    return app
+
+
+@pytest.mark.parametrize(
+    ("make", "path", "expected"),
+    [
+        pytest.param(included, "/v1/outer/inner/x/1", True, id="included twice"),
+        pytest.param(included, "/v1/outer/y", True, id="included"),
+        pytest.param(included, "/v1/outer/plain", False, id="included without policy"),
+        pytest.param(included, "/v1/outer/inner/x/1/", False, id="redirect to the slash"),
+        pytest.param(mounted, "/fast/x", True, id="mounted"),
+        pytest.param(mounted, "/fast/deep/x", True, id="mounted twice"),
+        pytest.param(mounted, "/star/x", True, id="mounted Starlette"),
+        pytest.param(mounted, "/bare/x", True, id="mounted router"),
+        pytest.param(mounted, "/bare/in/name/x", True, id="mounted with a parameter"),
+        pytest.param(mounted, "/x", False, id="not there"),
+    ],
+)
+async def test_found(make: Any, path: str, expected: bool) -> None:
+    """A cached endpoint is found wherever the router finds it."""
+    assert await is_cached(make(), path) is expected
+
+
+async def test_included_after_the_first_request() -> None:
+    """A route that is added while the application runs is cached from its first request on."""
+    app = FastAPI()
+    put_cache(app)
+    async with client_of(app) as client:
+        assert (await client.get("/late")).status_code == 404
+        app.get("/late")(cached)
+        assert told(await client.get("/late")) == "fwd=uri-miss; stored"
+
+
+async def test_mount_with_middleware() -> None:
+    """What is mounted with middleware of its own is not answered from outside of it: a hit would not run that."""
+    own = Middleware(Seen)
+    app = FastAPI()
+    app.mount("/star", Starlette(routes=[Route("/x", cached)], middleware=[own]))
+    app.mount("/router", Router([Route("/x", cached)], middleware=[own]))
+    app.router.routes.append(Mount("/mount", routes=[Route("/x", cached)], middleware=[own]))
+    app.router.routes.append(Route("/route", cached, middleware=[own]))
+    put_cache(app)
+    for path in ("/star/x", "/router/x", "/mount/x", "/route"):
+        Seen.requests = 0
+        assert not await is_cached(app, path)
+        assert Seen.requests == 2
+
+
+async def test_mount_with_own_cache() -> None:
+    """A mounted application with a cache of its own keeps its answers there, where its providers look."""
+    app, sub = FastAPI(), FastAPI()
+
+    @sub.get("/x")
+    @cache(timeout=60, tags=["x"])
+    async def answer(backend: Backend) -> str:
+        return "text"
+
+    @sub.post("/touch")
+    async def touch(invalidation: Invalidation) -> None:
+        await invalidation.by_tag("x")
+
+    outer, inner = MemoryBackend(), MemoryBackend()
+    put_cache(sub, backend=inner)
+    put_cache(app, backend=outer)
+    app.mount("/sub", sub)
+    assert await is_cached(app, "/sub/x")
+    assert (await outer.size(), await inner.size()) == (0, 1)
+    async with client_of(app) as client:
+        await client.post("/sub/touch")
+        assert told(await client.get("/sub/x")) == "fwd=uri-miss; stored"
+
+
+async def test_mount_uses_the_cache_around_it() -> None:
+    """A mounted application without a cache uses, and its providers give, that of the one around it."""
+    app, sub = FastAPI(), FastAPI()
+    seen = []
+
+    @sub.get("/x")
+    @cache(timeout=60)
+    async def answer(backend: Backend) -> str:
+        seen.append(backend)
+        return "text"
+
+    outer = MemoryBackend()
+    put_cache(app, backend=outer)
+    app.mount("/sub", sub)
+    assert await is_cached(app, "/sub/x")
+    assert seen == [outer]
+
+
+async def test_static_files(tmp_path: Path) -> None:
+    """Mounted files are served as without a cache."""
+    (tmp_path / "file.txt").write_text("text")
+    app = FastAPI()
+    app.mount("/files", StaticFiles(directory=tmp_path))
+    put_cache(app)
+    assert not await is_cached(app, "/files/file.txt")
+
+
+async def test_host_routes() -> None:
+    """Where routes depend on the host, each host has its own endpoint's policy for the same path."""
+    app = Starlette(
+        routes=[
+            Host("a.test", Router([Route("/x", cached)])),
+            Host("{name}.test:8000", Router([Route("/x", plain)])),
+            Route("/x", plain),
+        ]
+    )
+    put_cache(app)
+    for host, expected in (("a.test", True), ("b.test", False), ("c.other", False), ("a.test", True)):
+        assert await is_cached(app, "/x", host=host) is expected
+
+
+@pytest.mark.parametrize(
+    ("routes", "expected"),
+    [
+        pytest.param([Route("/x", plain), Route("/x", cached)], False, id="the first full match wins"),
+        pytest.param([Route("/x", cached), Route("/x", plain)], True, id="also where it is cached"),
+        pytest.param([Route("/x", plain, methods=["PUT"]), Route("/x", cached)], True, id="another method passes"),
+        pytest.param([Route("/x", cached, methods=["POST"])], False, id="not allowed"),
+        pytest.param([Route("/{name}", plain), Route("/x", cached)], False, id="shadowed by a parameter"),
+        pytest.param([Mount("/", routes=[]), Route("/x", cached)], False, id="shadowed by a mount"),
+        pytest.param([Mount("/y", routes=[]), Route("/x", cached)], True, id="beside a mount"),
+    ],
+)
+async def test_shadowed_routes(routes: list[BaseRoute], expected: bool) -> None:
+    """Among routes that match the same path, the policy is that of the one which runs."""
+    app = Starlette(routes=routes)
+    put_cache(app)
+    assert await is_cached(app, "/x") is expected
+
+
+class ForAdmins(APIRoute):
+    """Matches by a header as well."""
+
+    def matches(self, scope: Any) -> tuple[Match, Any]:
+        found, child_scope = super().matches(scope)
+        return (found if (b"x-admin", b"1") in scope["headers"] else Match.NONE), child_scope
+
+
+@pytest.mark.parametrize("with_router", [False, True], ids=["on the application", "on a router"])
+async def test_own_matching(with_router: bool) -> None:
+    """Where a route matches in a way of its own, neither it nor what it may shadow is cached."""
+    app = FastAPI()
+    router = APIRouter(route_class=ForAdmins) if with_router else app.router
+    router.route_class = ForAdmins
+    router.get("/x")(cache(lambda: "admin"))
+    if with_router:
+        app.include_router(router)
+    app.router.route_class = APIRoute
+    app.get("/x")(cache(lambda: "everybody"))
+    put_cache(app)
+    async with client_of(app) as client:
+        for headers, text in (({}, "everybody"), ({"x-admin": "1"}, "admin"), ({}, "everybody")):
+            answer = await client.get("/x", headers=headers)
+            assert (answer.json(), told(answer)) == (text, None)
+
+
+def _copy(function: Any) -> Any:
+    @functools.wraps(function)
+    async def copied(*values: Any, **named: Any) -> Any:
+        return await function(*values, **named)
+
+    return copied
+
+
+class Page(HTTPEndpoint):
+    """A class-based endpoint."""
+
+    async def get(self, request: Request) -> Response:
+        return PlainTextResponse("page")
+
+
+class Callable:
+    """An endpoint that is an object."""
+
+    async def __call__(self, item: int = 1) -> int:
+        return item
+
+
+async def either(request: Request, *, text: str) -> Response:
+    """Answer with *text*."""
+    return PlainTextResponse(text)
+
+
+def wrapped() -> Any:
+    """Return a cached function in a decorator that keeps its attributes."""
+
+    @functools.wraps(cached)
+    async def around(request: Request) -> Response:
+        return await cached(request)
+
+    return around
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        pytest.param(cache(timeout=60)(Page), id="class"),
+        pytest.param(cache(timeout=60)(functools.partial(either, text="a")), id="partial"),
+        pytest.param(
+            functools.partial(cache(timeout=60)(_copy(either)), text="a"), id="partial of what is cached"
+        ),
+        pytest.param(wrapped(), id="wrapped"),
+        pytest.param(cache(timeout=60)(lambda request: PlainTextResponse("a")), id="lambda"),
+    ],
+)
+async def test_kinds_of_endpoints(endpoint: Any) -> None:
+    """Whatever can be an endpoint can be cached."""
+    app = Starlette(routes=[Route("/x", endpoint)])
+    put_cache(app)
+    assert await is_cached(app, "/x")
+
+
+async def test_callable_object() -> None:
+    """An object that is called is cached by the policy it was marked with."""
+    app = FastAPI()
+    app.get("/x")(cache(timeout=60)(Callable()))
+    put_cache(app)
+    assert await is_cached(app, "/x")
+
+
+async def test_method_of_an_object() -> None:
+    """A method marked in its class is cached as an endpoint of each object."""
+
+    class Pages:
+        @cache(timeout=60)
+        async def page(self) -> str:
+            return "a"
+
+    app = FastAPI()
+    app.get("/x")(Pages().page)
+    put_cache(app)
+    assert await is_cached(app, "/x")
+
+
+async def test_decorator_above_the_route() -> None:
+    """The decorator may stand above the route's."""
+    app = FastAPI()
+
+    @cache(timeout=60)
+    @app.get("/x")
+    def answer() -> str:
+        return "a"
+
+    put_cache(app)
+    assert await is_cached(app, "/x")
+
+
+async def test_found_through_middlewares() -> None:
+    """Added among other middlewares, or wrapped around the finished application, the cache finds its routes."""
+    for around in (False, True):
+        app: Any = FastAPI()
+        app.get("/x")(cached)
+        app.add_middleware(Seen)
+        if around:
+            app = CacheMiddleware(Seen(app), MemoryBackend())
+        else:
+            app.add_middleware(CacheMiddleware, backend=MemoryBackend())
+        assert await is_cached(app, "/x")
+
+
+async def test_root_path() -> None:
+    """Behind a proxy that strips a prefix, the routes are found and the URL has the prefix."""
+    app = FastAPI()
+    app.get("/x")(cached)
+    container = put_cache(app)
+    transport = httpx.ASGITransport(app, root_path="/api")
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        for path in ("/x", "/api/x"):
+            assert [told(await client.get(path)) for _ in range(2)] == ["fwd=uri-miss; stored", "hit"]
+            await container.invalidation().by_url("http://test/api/x")
+            assert told(await client.get(path)) == "fwd=uri-miss; stored"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["//x", "/x//", "/x;a", "/x%2fa", "/x%3Fa", "/x.css", "/X", "/x%00", "/%78%2e"],
+)
+async def test_other_spellings(path: str) -> None:
+    """A path that the router takes for another one is another one, whatever it looks like (S16)."""
+    app = FastAPI()
+    app.get("/x")(cached)
+    app.get("/{rest:path}")(plain)
+    put_cache(app)
+    async with client_of(app) as client:
+        await client.get("/x")
+        answer = await client.get(path)
+    assert (answer.status_code, told(answer)) == (200, None)
+
+
+async def test_encoded_spellings_are_keys_of_their_own() -> None:
+    """Two spellings of one path meet the same policy, and never each other's answer."""
+    app = FastAPI()
+
+    @app.get("/{name:path}")
+    @cache(timeout=60)
+    def answer(request: Request, name: str) -> str:
+        return str(request.scope["raw_path"])
+
+    put_cache(app)
+    async with client_of(app) as client:
+        for path in ("/a/b", "/a%2fb", "/a%2Fb", "/%61/b", "//a/b"):
+            first, second = await client.get(path), await client.get(path)
+            assert (told(first), told(second)) == ("fwd=uri-miss; stored", "hit")
+            assert first.json() == second.json()
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        pytest.param({"path": "/\udcff", "raw_path": b"/%FF"}, id="path with a surrogate"),
+        pytest.param({"path": "/\ufffd", "raw_path": b"/%FF"}, id="path replaced"),
+        pytest.param({"path": "/x", "query_string": b"a=\xff&%ff=%FE"}, id="query"),
+        pytest.param({"path": "/x", "headers": [(b"host", b"\xff\xfe")]}, id="host"),
+    ],
+)
+async def test_bytes_that_are_no_utf8(more: dict[str, Any]) -> None:
+    """A request whose bytes are no UTF-8 is answered as without a cache (S33)."""
+
+    async def bare(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"a"})
+
+    app = CacheMiddleware(bare, MemoryBackend(), default_policy=CachePolicy(timeout=60))
+    scope = {**scope_of("/x"), **more}
+    for expected in (b"app-cache; fwd=uri-miss; stored", b"app-cache; hit; ttl=59"):
+        sent: list[Any] = []
+
+        async def send(message: Any, sent: list[Any] = sent) -> None:
+            sent.append(message)
+
+        async def receive() -> Any:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        await app(dict(scope), receive, send)
+        assert (b"cache-status", expected) in sent[0]["headers"]
+
+
+def test_bounded_memory() -> None:
+    """The table remembers a bounded number of paths, and no long one (S18)."""
+    table = RouteTable(Starlette(routes=[Route("/{name:path}", cached)]), None)
+    for number in range(MAX_PLANS + 10):
+        assert table.find(scope_of(f"/{number}")) is not None
+    assert table.find(scope_of("/" + "a" * 10_000)) is not None
+    assert len(table._plans) == MAX_PLANS
+
+
+@pytest.mark.parametrize(
+    ("options", "methods", "reached"),
+    [
+        pytest.param({}, ["GET"], {"GET"}, id="GET"),
+        pytest.param({}, ["GET", "HEAD"], {"GET", "HEAD"}, id="HEAD where it reaches the route"),
+        pytest.param({}, ["GET", "POST"], {"GET"}, id="not POST beside GET"),
+        pytest.param({"methods": ["GET", "POST"]}, ["GET", "POST"], {"GET", "POST"}, id="POST where it is named"),
+        pytest.param({}, ["POST"], {"POST"}, id="POST alone"),
+        pytest.param({}, ["QUERY"], {"QUERY"}, id="QUERY"),
+        pytest.param({"methods": ["POST"]}, ["GET", "POST"], {"POST"}, id="only POST"),
+        pytest.param({}, ["GET", "PUT", "DELETE"], {"GET"}, id="never PUT"),
+    ],
+)
+async def test_methods(options: dict[str, Any], methods: list[str], reached: set[str]) -> None:
+    """Of a route's methods, those that are safe are cached, and POST where it is all there is or is named."""
+    app = FastAPI()
+    app.api_route("/x", methods=methods)(cache(timeout=60, **options)(lambda: "a"))
+    put_cache(app)
+    async with client_of(app) as client:
+        answers = {method: await client.request(method, "/x") for method in (*methods, "HEAD", "PATCH")}
+    assert {method for method, answer in answers.items() if told(answer) is not None} == reached
+
+
+@pytest.mark.parametrize(
+    ("options", "url", "message"),
+    [
+        pytest.param({"tags": ["user_{name}"]}, "/x/{item}", "names 'name'", id="tag"),
+        pytest.param({"tags": ["{request}"]}, "/x/{item}", "names 'request'", id="not from the request's data"),
+    ],
+)
+async def test_unknown_names(options: dict[str, Any], url: str, message: str) -> None:
+    """A template whose name is no parameter is an error as the application starts, or at the first request."""
+
+    async def answer(item: int, request: Request) -> str:
+        return "a"
+
+    app = FastAPI()
+    app.get(url)(cache(**options)(answer))
+    put_cache(app)
+    with pytest.raises(ConfigurationError, match=message):
+        async with app.router.lifespan_context(app):
+            pass
+    async with client_of(app) as client:
+        assert (await client.get("/x/1")).status_code == 500
+
+
+async def test_unknown_name_in_invalidates() -> None:
+    """An unknown name in what an endpoint invalidates is an error when the application starts."""
+    app = FastAPI()
+    app.post("/x")(invalidates(patterns=["/users/{name}*"])(lambda: "a"))
+    put_cache(app)
+    with pytest.raises(ConfigurationError, match="there are: none"):
+        async with app.router.lifespan_context(app):
+            pass
+
+
+async def test_nothing_to_cache() -> None:
+    """A policy on a route whose methods cannot be cached is an error when the application starts."""
+    app = FastAPI()
+    app.put("/x")(cache(lambda: "a"))
+    put_cache(app)
+    with pytest.raises(ConfigurationError, match="the route has PUT"):
+        async with app.router.lifespan_context(app):
+            pass
+
+
+class Filter(BaseModel):
+    """Query parameters as a model."""
+
+    page: int = 1
+
+
+def of_request(request: Request) -> list[str]:
+    """Return a tag that the query names."""
+    return [f"q{request.query_params['q']}"]
+
+
+async def of_request_later(request: Request) -> list[str]:
+    """Return a tag that the query names."""
+    return of_request(request)
+
+
+async def dependency(depth: int = 0) -> int:
+    """Return a query parameter."""
+    return depth
+
+
+async def endpoint(
+    item: int,
+    q: str = "none",
+    x_tenant: str = Header("nobody"),
+    page: int = Query(1, alias="p"),
+    depth: int = Depends(dependency),
+) -> str:
+    """Have a parameter of each kind."""
+    return "a"
+
+
+@pytest.mark.parametrize(
+    ("template", "url", "headers", "tag"),
+    [
+        pytest.param("i{item}", "/x/7", {}, "i7", id="path"),
+        pytest.param("i{item}", "/x/007", {}, "i7", id="path in another spelling"),
+        pytest.param("{item:03d}", "/x/7", {}, "007", id="format"),
+        pytest.param("{{{item}}}", "/x/7", {}, "{7}", id="braces"),
+        pytest.param("q{q}", "/x/7?q=a", {}, "qa", id="query"),
+        pytest.param("q{q}", "/x/7", {}, "qnone", id="default"),
+        pytest.param("p{page}", "/x/7?p=2", {}, "p2", id="alias"),
+        pytest.param("t{x_tenant}", "/x/7", {"x-tenant": "me"}, "tme", id="header"),
+        pytest.param("d{depth}", "/x/7?depth=3", {}, "d3", id="parameter of a dependency"),
+        pytest.param(of_request, "/x/7?q=a", {}, "qa", id="callable"),
+        pytest.param(of_request_later, "/x/7?q=a", {}, "qa", id="async callable"),
+    ],
+)
+async def test_tags_of_a_request(template: Any, url: str, headers: dict[str, str], tag: str) -> None:
+    """Tags are filled with the values that the endpoint receives."""
+    app = FastAPI()
+    app.get("/x/{item}")(cache(timeout=60, tags=template if callable(template) else [template])(_copy(endpoint)))
+    container = put_cache(app)
+    async with client_of(app) as client:
+        await client.get(url, headers=headers)
+        await container.invalidation().by_tag(tag + "?")
+        assert told(await client.get(url, headers=headers)) == "hit"
+        await container.invalidation().by_tag(tag)
+        assert told(await client.get(url, headers=headers)) == "fwd=uri-miss; stored"
+
+
+@pytest.mark.parametrize("url", ["/x/seven", "/x/7?p=two"])
+async def test_invalid_values_pass(url: str) -> None:
+    """A value that does not validate passes the request by."""
+    app = FastAPI()
+    app.get("/x/{item}")(cache(timeout=60, tags=["{item}", "{page}"])(_copy(endpoint)))
+    put_cache(app)
+    async with client_of(app) as client:
+        answer = await client.get(url)
+    assert (answer.status_code, told(answer)) == (422, "fwd=bypass; detail=tags")
+
+
+async def test_tags_of_a_mounted_path() -> None:
+    """The parameters of a mount's path fill the templates of the endpoints in it."""
+    endpoint = cache(timeout=60, tags=["{item}"])(_copy(plain))
+    app = Starlette(routes=[Mount("/t/{tenant}", routes=[Route("/x/{item:int}", endpoint)])])
+    container = put_cache(app)
+    async with client_of(app) as client:
+        await client.get("/t/a/x/07")
+        await container.invalidation().by_tag("7")
+        assert told(await client.get("/t/a/x/07")) == "fwd=uri-miss; stored"
+
+
+async def test_late_tags() -> None:
+    """Tags that the handler adds are as good as those known before, in ``def`` endpoints too."""
+    app = FastAPI()
+
+    @app.get("/x")
+    @cache(timeout=60)
+    def answer(request: Request) -> str:
+        add_tags(request, "late", "later")
+        return "a"
+
+    container = put_cache(app)
+    async with client_of(app) as client:
+        for tag in ("late", "later"):
+            await client.get("/x")
+            assert told(await client.get("/x")) == "hit"
+            await container.invalidation().by_tag(tag)
+            assert told(await client.get("/x")) == "fwd=uri-miss; stored"
+
+
+@pytest.mark.parametrize(
+    ("escape", "text", "escaped"),
+    [
+        pytest.param(escape_for_glob, r"a*?[b]\c^", r"a\*\?\[b\]\\c^", id="glob"),
+        pytest.param(escape_for_url, "a?b#c%/ü", "a%3Fb%23c%25/%C3%BC", id="url"),
+    ],
+)
+def test_escapes(escape: Any, text: str, escaped: str) -> None:
+    """A value stays data in what it becomes a part of."""
+    assert escape(text) == escaped

@@ -225,17 +225,18 @@ class Exchange:
     async def _may_use(self, entry: Entry, leader: Filling, *, waited: bool) -> bool:
         """Return whether what another's fill gave may answer this request too (RFC 9111 §4).
 
-        It must be this request's variant, need no validation, unless its fill began after this request came, and
-        not have been invalidated while it was waited for.
+        It must be this request's variant; and unless its fill began after this request came, need no validation
+        and not have been invalidated while it was waited for.
         """
         vary = leader.vary(entry.headers)
         own = variant_key(self.known.key, vary, self.request.headers)
         if own != variant_key(self.known.key, vary, leader.request.headers):
             return False
+        if waited:
+            return True
         now = self.store.now()
-        if not (waited or isinstance(select(self.request, self.asked, entry.response(), self.policy, now), Hit)):
-            return False
-        return await self.store.still_holds(entry, leader.invalidations)
+        fresh = isinstance(select(self.request, self.asked, entry.response(), self.policy, now), Hit)
+        return fresh and await self.store.still_holds(entry, leader.invalidations)
 
     async def _lead(self, receive: Receive, send: Send, *, alone: bool = False) -> None:
         """Run the application in a fill, and send on what it sends."""

@@ -95,6 +95,19 @@ def checked_backend(backend: object) -> CacheBackend:
     return backend
 
 
+def checked_key_generator(generator: object) -> KeyGenerator:
+    """Return *generator* if it is one.
+
+    Raises:
+        ConfigurationError: If it is not, or is a class of them.
+    """
+    if not isinstance(generator, KeyGenerator):
+        raise ConfigurationError(
+            f"a key generator must be an instance of a subclass of KeyGenerator, not {generator!r}"
+        )
+    return generator
+
+
 class PlainServices:
     """The services of a middleware that was given a backend rather than a container."""
 
@@ -106,7 +119,7 @@ class PlainServices:
         now: Callable[[], float],
     ) -> None:
         self._backend = checked_backend(backend)
-        self._key_generator = key_generator or DefaultKeyGenerator()
+        self._key_generator = checked_key_generator(key_generator or DefaultKeyGenerator())
         self._store = StoredResponses(backend, namespace, now=now)
         self._health = HealthCheck(self.backend)
 

@@ -209,11 +209,13 @@ class StoredResponses:
         Where the clock cannot be read, *invalidations*, the number of those that this process had carried out when
         the fill began, must be what it is now.
         """
-        unchanged = self.invalidations == invalidations
+        unchanged, subject = self.invalidations == invalidations, subject_of(entry)
         if entry.mark == Mark():
             return unchanged
-        reading = await self._attempt("look_up", self.clock.read(subject_of(entry)))
-        return unchanged if reading is None else reading.judge(entry.mark, subject_of(entry)) is Verdict.VALID
+        if self.clock.needs_seal(entry.mark, subject):
+            return await self._attempt("look_up", self.clock.seal(entry.mark, subject)) is not None
+        reading = await self._attempt("look_up", self.clock.read(subject))
+        return unchanged if reading is None else reading.judge(entry.mark, subject) is Verdict.VALID
 
     async def begin(self, reading: Reading | None, subject: Subject, keep_for: float) -> Mark | None:
         """Return what an entry carries whose handler begins after this; None: it cannot be stored."""

@@ -12,7 +12,7 @@ from starlette.middleware import Middleware
 from app_cache.errors import ConfigurationError
 from app_cache.middleware import CacheMiddleware
 from app_cache.routes import check_routes
-from app_cache.services import STATE_ATTRIBUTE, announce_installed, resolved
+from app_cache.services import STATE_ATTRIBUTE, announce_installed, checked_key_generator, resolved
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -44,6 +44,8 @@ def install(app: Starlette, container: Any, **options: Any) -> None:
     if hasattr(app.state, STATE_ATTRIBUTE):
         raise ConfigurationError("this application has a cache already: call install(app, container) once")
     _check(resolved(container))
+    if options.get("key_generator") is not None:
+        checked_key_generator(options["key_generator"])
     CacheMiddleware(app.router, container=container, **options)
     app.user_middleware.append(Middleware(CacheMiddleware, container=container, **options))
     setattr(app.state, STATE_ATTRIBUTE, container)
@@ -53,7 +55,7 @@ def install(app: Starlette, container: Any, **options: Any) -> None:
 
 def _check(services: CacheServices) -> None:
     """Build all parts of *services*, which connects to nothing, so that what is wrong is told now."""
-    services.key_generator()
+    checked_key_generator(services.key_generator())
     services.invalidation()
     if services.store().backend is not services.backend():
         raise ConfigurationError(

@@ -120,6 +120,7 @@ async def written(store: StoredResponses) -> None:
     """Return when no write is on its way to the backend."""
     while store._writers:
         await asyncio.wait(store._writers)
+        await asyncio.sleep(0)
 
 
 async def begun(clock: InvalidationClock, page: Page, keep_for: float = 300.0) -> Mark:

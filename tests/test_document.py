@@ -2,9 +2,10 @@
 
 A snippet stands in the order of the document; a mend stands where a comment says MEND.
 """
-# ruff: noqa: B008, BLE001, C408, D103, D205, D212, D415, PIE790, RET504, RET505, UP045 - they are as printed
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, var-annotated, dict-item, misc, type-arg, arg-type, no-any-return"
 
+# ruff: noqa: B008, BLE001, C408, D103, D205, D212, D415, PIE790, RET504, RET505, UP045 - they are as printed
+# ruff: noqa: B008, BLE001, C408, D103, D205, D212, D415, PIE790, RET504, RET505, UP045
+# mypy: disable-error-code="no-untyped-def, var-annotated, type-arg, arg-type, no-any-return"
 import gzip
 import inspect
 import json
@@ -17,7 +18,8 @@ from itertools import count
 from typing import Any, Optional
 
 import pytest
-from fastapi import Depends, FastAPI, Request, Response
+from dependency_injector import providers
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
 
 import app_cache
 from app_cache import (
@@ -32,6 +34,7 @@ from app_cache import (
 from app_cache.fastapi import get_invalidation
 from app_cache.helpers import create_backend_from_env, get_cache_backend
 from app_cache.logger_config import configure_logger, logger, unconfigure_logger
+from app_cache.services import services_of
 from containers import CacheContainer, install
 from tests.clients import HIT, MISS, client_of, get, post, told, told_of
 from tests.conftest import StartServer
@@ -50,6 +53,15 @@ def no_variables(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
+router = APIRouter()
+
+
+@router.get("/drained")
+async def drained(request: Request) -> None:
+    """Wait for what is on its way to the backend."""
+    await services_of(request.scope).store().close()
+
+
 def app_over(backend: CacheBackend, middleware: type[CacheMiddleware] = CacheMiddleware) -> FastAPI:
     """Return an application with the document's registration; its ``/numbers/…`` counts its runs."""
     app = FastAPI()
@@ -64,6 +76,7 @@ def app_over(backend: CacheBackend, middleware: type[CacheMiddleware] = CacheMid
     async def number(name: str) -> int:
         return next(runs)
 
+    app.include_router(router)
     return app
 
 
@@ -71,6 +84,7 @@ async def misses_then_hits(backend: CacheBackend) -> None:
     """Check that an application over *backend* stores and serves, and close *backend*."""
     app = app_over(backend)
     assert await told_of(app, "/numbers/a", "/numbers/a", "/numbers/b") == [MISS, HIT, MISS]
+    await get(app, "/drained")
     await backend.close()
 
 
@@ -398,7 +412,9 @@ async def test_registration(redis_server: Server) -> None:
     app.add_middleware(CacheMiddleware, backend=backend)
 
     app.get("/config")(application_config)
+    app.include_router(router)
     assert await told_of(app, "/config", "/config") == [MISS, HIT]
+    await get(app, "/drained")
     await backend.close()
 
 
@@ -422,18 +438,11 @@ async def test_dependency_injection(how: str) -> None:
 
     own = MemoryBackend()
     if how == "install":
-        install(app, CacheContainer(backend=app_cache_object(own)))
+        install(app, CacheContainer(backend=providers.Object(own)))
     else:
         app.add_middleware(CacheMiddleware, backend=own)
     assert (await get(app, "/cache-stats")).json() == {"status": "operational"}
     assert seen == [own]
-
-
-def app_cache_object(backend: CacheBackend) -> Any:
-    """Return a provider of *backend*."""
-    from dependency_injector import providers
-
-    return providers.Object(backend)
 
 
 # Better approach: Backend router
@@ -471,13 +480,13 @@ class OwnRouter(app_cache.BackendRouter):
         return "data"
 
 
-@pytest.mark.parametrize("router", [BackendRouter, OwnRouter, app_cache.BackendRouter])
-async def test_router(redis_server: Server, router: Any) -> None:
+@pytest.mark.parametrize("kind", [BackendRouter, OwnRouter, app_cache.BackendRouter])
+async def test_router(redis_server: Server, kind: Any) -> None:
     """The router keeps sessions in one database, and responses, whose keys are hashed, in the other."""
     # Different backends for different purposes
     session_backend = RedisBackend(url=f"{redis_server.url}/0")
     data_backend = RedisBackend(url=f"{redis_server.url}/1")
-    backend = router({"session": session_backend, "data": data_backend})
+    backend = kind({"session": session_backend, "data": data_backend})
     await backend.set("session:7", "here", 60)
     app = app_over(backend)
     assert await told_of(app, "/numbers/a", "/numbers/a") == [MISS, HIT]
@@ -485,6 +494,7 @@ async def test_router(redis_server: Server, router: Any) -> None:
     assert await session_backend.size() == 1
     await backend.delete("session:7")
     assert await session_backend.size() == 0
+    await get(app, "/drained")
     await backend.close()
 
 
@@ -552,7 +562,7 @@ async def test_production_by_variables(
 def test_production_without_url(no_variables: pytest.MonkeyPatch, make: Any) -> None:
     """Without its URL production is refused at once, not at the first request."""
     no_variables.setenv("ENVIRONMENT", "production")
-    with pytest.raises(ConfigurationError, match="(?i)url must be"):
+    with pytest.raises(ConfigurationError, match=r"(?i)url must be"):
         make()
 
 
@@ -617,7 +627,7 @@ class TestFactory:
 
     def test_unknown(self, factory: Any) -> None:
         """An unknown environment is a ValueError with the printed words."""
-        with pytest.raises(ValueError, match="^Unknown environment: nowhere"):
+        with pytest.raises(ValueError, match=r"^Unknown environment: nowhere"):
             factory.create_backend("nowhere")
 
 
@@ -692,6 +702,7 @@ async def test_invalidate_cache(redis_server: Server) -> None:
         assert await told_of(app, "/numbers/a") == [HIT]
         await post(app, "/invalidate-responses", params={"pattern": pattern})
         assert await told_of(app, "/numbers/a") == [MISS]
+    await get(app, "/drained")
     await backend.close()
 
 
@@ -709,7 +720,7 @@ async def test_tags(redis_server: Server, kept: str) -> None:
     MEND: the printed f-string cannot know the user at import; the same text without the f is a template.
     """
     backends = {"memory": MemoryBackend(), "redis": RedisBackend(redis_server.url), "custom": CustomBackend("")}
-    app, container = FastAPI(), CacheContainer(backend=app_cache_object(backends[kept]))
+    app, container = FastAPI(), CacheContainer(backend=providers.Object(backends[kept]))
     install(app, container)
 
     # Tag-based invalidation

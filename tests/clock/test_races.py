@@ -213,7 +213,7 @@ async def test_redis(redis_server: Server, longest_pause: int, evictions: int) -
 
         stores = [StoredResponses(backend) for backend in backends]
         counts += await race(
-            stores, evict, SEED + number, reads=5_000, longest_pause=longest_pause, evictions=evictions
+            stores, evict, SEED + number, reads=2_500, longest_pause=longest_pause, evictions=evictions
         )
         for backend in backends:
             await backend.close()
@@ -232,7 +232,7 @@ async def test_memory() -> None:
                 backend._drop(chance.choice(keys))
 
         stores = [StoredResponses(backend) for _ in range(2)]
-        counts += await race(stores, evict, SEED + number, reads=12_000, longest_pause=100, evictions=100)
+        counts += await race(stores, evict, SEED + number, reads=5_000, longest_pause=60, evictions=100)
         await backend.close()
     check("memory", counts)
 
@@ -245,7 +245,7 @@ async def test_four_methods() -> None:
         chance = random.Random(SEED + number)
 
         async def pause(chance: random.Random = chance) -> None:
-            for _ in range(chance.randrange(4)):
+            for _ in range(chance.randrange(3)):
                 await asyncio.sleep(0)
 
         def evict(chance: random.Random, backend: FourMethods = backend) -> None:
@@ -255,5 +255,5 @@ async def test_four_methods() -> None:
 
         backend.pause = pause
         stores = [StoredResponses(backend)]
-        counts += await race(stores, evict, SEED + number, reads=5_000, longest_pause=200, evictions=400)
+        counts += await race(stores, evict, SEED + number, reads=2_500, longest_pause=100, evictions=200)
     check("four methods", counts, soft=False)

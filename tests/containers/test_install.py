@@ -146,6 +146,7 @@ class TestRefusals:
             pytest.param({"default_policy": 60}, ConfigurationError, "default_policy must be", id="policy"),
             pytest.param({"namespace": "n"}, ConfigurationError, "CACHE_NAMESPACE", id="namespace"),
             pytest.param({"backend": MemoryBackend()}, ConfigurationError, "either backend", id="backend"),
+            pytest.param({"key_generator": ByPath}, ConfigurationError, "a key generator must be", id="a class"),
         ],
     )
     def test_wrong_option(self, options: dict[str, Any], error: type[Exception], message: str) -> None:
@@ -163,6 +164,15 @@ class TestRefusals:
             ConfigurationError, match="a backend must be an instance of a subclass of CacheBackend"
         ):
             install(FastAPI(), CacheContainer(backend=providers.Object(backend)))
+
+    @pytest.mark.parametrize("generator", [42, ByPath], ids=["a number", "a class"])
+    def test_no_key_generator(self, generator: Any) -> None:
+        """A container whose key generator is none is refused, and so is a plain middleware that is given it."""
+        container = CacheContainer(key_generator=providers.Object(generator))
+        with pytest.raises(ConfigurationError, match="a key generator must be an instance"):
+            install(FastAPI(), container)
+        with pytest.raises(ConfigurationError, match="a key generator must be an instance"):
+            CacheMiddleware(FastAPI(), MemoryBackend(), key_generator=generator)
 
     @pytest.mark.parametrize(
         "make",

@@ -151,6 +151,18 @@ class TestRequests:
         await get(app, "/later")
         assert await backend.get("later") == "done"
 
+    async def test_middleware_of_the_user(self) -> None:
+        """A middleware of the user's, which stands outside the cache, may ask the providers too."""
+        app, seen = app_with(backend := MemoryBackend()), []
+
+        @app.middleware("http")
+        async def ask(request: Request, call_next: Any) -> Any:
+            seen.append(await get_backend(request))
+            return await call_next(request)
+
+        await get(app, "/cached")
+        assert seen == [backend]
+
 
 class TestDependencyOverrides:
     async def test_reaches_endpoints_alone(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -28,7 +29,7 @@ class Changing:
         self.gate = asyncio.Event()
         self.gate.set()
         self.app = FastAPI()
-        self.app.get("/")(cache(**{"timeout": 60, **options})(self.handle))
+        self.app.get("/")(cache(**{"timeout": 60, **options})(partial(self.handle)))
         self.container: CacheContainer = put_cache(self.app, clock)
         self.client = client_of(self.app)
 
@@ -202,7 +203,7 @@ async def test_what_the_response_says(clock: FakeClock, said: str, expected: int
 @pytest.mark.parametrize(("wanted", "expected"), [(True, 200), (False, 500)])
 async def test_http_policy(clock: FakeClock, wanted: bool, expected: int) -> None:
     """Under the policy of the RFC alone a stale answer stands in for a failure, unless it is told not to."""
-    failing = []
+    failing: list[bool] = []
 
     async def bare(scope: Any, receive: Any, send: Any) -> None:
         if failing:

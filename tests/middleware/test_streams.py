@@ -1,4 +1,4 @@
-"""Streams are the client's own: each part as it comes, the disconnect with the handler (SPEC §5.4, F19–F20)."""
+"""Streams are the client's own: each part as it comes, the disconnect with the handler (SPEC §5.4)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 
 from app_cache import cache
-from tests.middleware.apps import client_of, put_cache, served, told
+from tests.middleware.apps import client_of, put_cache, scope_of, served, told
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -19,6 +19,20 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 WITHIN_S = 10
+
+
+class Watched(StreamingResponse):
+    """A stream that says when it has ended."""
+
+    def __init__(self, parts: AsyncIterator[str], ended: threading.Event, media_type: str) -> None:
+        super().__init__(parts, media_type=media_type)
+        self.ended = ended
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.ended.set()
 
 
 def endless(media_type: str, ended: threading.Event, **options: Any) -> FastAPI:
@@ -29,14 +43,11 @@ def endless(media_type: str, ended: threading.Event, **options: Any) -> FastAPI:
     @cache(timeout=60, **options)
     async def stream() -> StreamingResponse:
         async def parts() -> AsyncIterator[str]:
-            try:
-                while True:
-                    yield "data: 1\n\n"
-                    await asyncio.sleep(0.01)
-            finally:
-                ended.set()
+            while True:
+                yield "data: 1\n\n"
+                await asyncio.sleep(0.01)
 
-        return StreamingResponse(parts(), media_type=media_type)
+        return Watched(parts(), ended, media_type)
 
     put_cache(app)
     return app
@@ -104,6 +115,7 @@ async def test_slow_reader_holds_its_own_handler() -> None:
         return StreamingResponse(parts())
 
     put_cache(app)
+    waiting = [{"type": "http.request", "body": b""}]
     seen: list[int] = []
     size = 0
 
@@ -114,10 +126,9 @@ async def test_slow_reader_holds_its_own_handler() -> None:
         seen.append(len(made) * 500 - size)
 
     async def receive() -> Any:
-        return await asyncio.Event().wait() if seen else {"type": "http.request", "body": b""}
+        return waiting.pop() if waiting else await asyncio.Event().wait()
 
-    scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "query_string": b"", "root_path": ""}
-    await app({**scope, "scheme": "http", "server": ("test", 80), "client": None}, receive, send)
+    await app(scope_of("/"), receive, send)
     assert size == 50_000
     assert max(seen) <= 3 * 500
 

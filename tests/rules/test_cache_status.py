@@ -22,7 +22,7 @@ TOKEN = re.compile(r"[A-Za-z*][!#$%&'*+\-.^_`|~0-9A-Za-z:/]*")
         pytest.param(CacheStatus(hit=True), "app-cache; hit", "hit", id="hit"),
         pytest.param(CacheStatus(hit=True, ttl=376), "app-cache; hit; ttl=376", "hit", id="fresh"),
         pytest.param(CacheStatus(hit=True, ttl=0), "app-cache; hit; ttl=0", "hit", id="at the edge"),
-        pytest.param(CacheStatus(hit=True, ttl=-412), "app-cache; hit; ttl=-412", "stale", id="stale"),
+        pytest.param(CacheStatus(hit=True, ttl=-412), "app-cache; hit; ttl=-412", "hit-stale", id="stale"),
         pytest.param(CacheStatus(fwd=Fwd.URI_MISS), "app-cache; fwd=uri-miss", "uri-miss", id="miss"),
         pytest.param(
             CacheStatus(fwd=Fwd.VARY_MISS, stored=True),

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     Send = Callable[[Message], Awaitable[None]]
     App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+ANNOUNCED_FOR = "app_cache.announced_for"
+"""The routes whose cache is announced in the scope: another for the same routes, further in, is passed through."""
 HANDLED = "app_cache.handled"
 """Marks the scope of a request that a cache further out has taken on."""
 
@@ -95,8 +97,12 @@ class CacheMiddleware:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
+        routes = self._table.routes(scope)
+        if SCOPE_KEY in scope and scope[ANNOUNCED_FOR] is routes:
+            await self.app(scope, receive, send)
+            return
         services = self._plain or resolved(self._container)
-        scope[SCOPE_KEY] = services
+        scope[SCOPE_KEY], scope[ANNOUNCED_FOR] = services, routes
         token = serving.set(services)
         try:
             if scope["type"] == "websocket" or HANDLED in scope:

@@ -165,14 +165,19 @@ class RouteTable:
         self._version: Any = None
         self._by_host = False
 
+    def routes(self, scope: Scope) -> Any:
+        """Return the list of routes that the request of *scope* comes to, None where there is none."""
+        if self._routed is None and "app" in scope:
+            self._routed = routed_app(scope["app"])
+        return getattr(self._routed, "routes", None)
+
     def find(self, scope: Scope, method: str | None = None) -> Plan | None:
         """Return the plan for the request of *scope*, as if made by *method*; None: it is none of the cache's.
 
         Raises:
             ConfigurationError: If a policy on any route cannot work.
         """
-        if self._routed is None and "app" in scope:
-            self._routed = routed_app(scope["app"])
+        self.routes(scope)
         version = _version(self._routed)
         if version != self._version:
             self._rebuild()

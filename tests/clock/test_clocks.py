@@ -42,6 +42,7 @@ class Case:
 
 
 def tags(*names: str) -> Order:
+    """Return the order that names the entries with any of the tags *names*."""
     return Order(tags=tuple(map(tag_stamp, names)))
 
 
@@ -255,7 +256,7 @@ async def test_hostile_tags_are_data(clocks: Clocks, name: str) -> None:
 
 @pytest.mark.parametrize("name", [name[:99] for name in HOSTILE.values()], ids=HOSTILE)
 async def test_hostile_patterns_are_data(clocks: Clocks, name: str) -> None:
-    """A pattern and a path may be any string: the pattern names the paths that match it, and nothing else happens."""
+    """A pattern and a path may be any string: the pattern names the paths that match it, and no others."""
     clock, fresh = clocks(), clocks()
     escaped = "".join(f"\\{char}" for char in name)
     page, other = Page(f"/dir/{name}"), Page("/other/page")

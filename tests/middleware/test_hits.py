@@ -14,7 +14,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.routing import Route
 
 from app_cache import CacheMiddleware, CachePolicy, MemoryBackend, cache
-from app_cache.fastapi import Backend
+from app_cache.fastapi import Backend, Invalidation
 from tests.middleware.apps import client_of, lasting, messages_of, put_cache, scope_of, served, told
 
 if TYPE_CHECKING:
@@ -503,6 +503,28 @@ async def test_nested_caches() -> None:
         ["app-cache; hit; ttl=59"],
     ]
     assert (await inner.size(), await outer.size()) == (0, 1)
+
+
+@pytest.mark.parametrize("around", [False, True], ids=["added", "wrapped around"])
+async def test_nested_caches_are_one(around: bool) -> None:
+    """Providers give what belongs to the outermost cache, so that what it keeps can be invalidated."""
+    app = FastAPI()
+    app.get("/")(cache(timeout=60, tags=["x"])(lambda: "text"))
+
+    @app.post("/write")
+    async def write(invalidation: Invalidation) -> None:
+        await invalidation.by_tag("x")
+
+    put_cache(app)
+    outermost: Any = app
+    if around:
+        outermost = CacheMiddleware(app, MemoryBackend())
+    else:
+        app.add_middleware(CacheMiddleware, backend=MemoryBackend())
+    async with client_of(outermost) as client:
+        await client.get("/")
+        await client.post("/write")
+        assert told(await client.get("/")) == "fwd=uri-miss; stored"
 
 
 async def test_default_policy() -> None:

@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from fastapi.dependencies.utils import get_flat_params, request_params_to_args
-from fastapi.params import Header
+from fastapi.dependencies.utils import request_params_to_args
 from fastapi.routing import APIRoute, APIWebSocketRoute, iter_route_contexts
 from fastapi.security import APIKeyHeader
+from pydantic import BaseModel
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.requests import Request
 from starlette.routing import Host, Match, Mount, Route, Router, WebSocketRoute
@@ -141,13 +141,18 @@ class Parameters:
 
 
 def _headers_read(dependant: Dependant) -> frozenset[str]:
+    """Return the headers that *dependant* itself declares, in lower case: parameters, fields of models, API keys."""
     names: set[str] = set()
-    for parameter in get_flat_params(dependant):
-        if isinstance(parameter.field_info, Header):
-            names |= {parameter.alias, parameter.alias.replace("_", "-")}
+    for parameter in dependant.header_params:
+        model = parameter.field_info.annotation
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            names |= {field.alias or name for name, field in model.model_fields.items()}
+        else:
+            names.add(parameter.alias)
     if isinstance(dependant.call, APIKeyHeader):
         names.add(dependant.call.model.name)
-    return frozenset(name.lower() for name in names if is_header_name(name))
+    spelt = names | {name.replace("_", "-") for name in names}
+    return frozenset(name.lower() for name in spelt if is_header_name(name))
 
 
 class RouteTable:

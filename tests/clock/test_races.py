@@ -58,6 +58,7 @@ class Race:
     things: list[Thing] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
+    over: bool = False
 
     def __post_init__(self) -> None:
         for number in range(8):
@@ -68,20 +69,20 @@ class Race:
 
     async def run(self, reads: int) -> None:
         """Let all race until there were so many *reads*."""
-        readers = [self.read(reads) for _ in range(12)]
-        done = asyncio.gather(*readers)
-        others = [asyncio.create_task(self.write()) for _ in range(3)]
-        others.append(asyncio.create_task(self.evict_now_and_then()))
+        others = [*(self.write() for _ in range(3)), self.evict_now_and_then()]
+        rivals = [asyncio.create_task(other) for other in others]
+        readers = [asyncio.create_task(self.read(reads)) for _ in range(12)]
         try:
-            await done
+            await asyncio.gather(*readers)
         finally:
-            for other in others:
-                other.cancel()
-            await asyncio.gather(*others, return_exceptions=True)
+            self.over = True
+            await asyncio.gather(*rivals, *readers, return_exceptions=True)
+        for rival in rivals:
+            rival.result()
 
     async def read(self, reads: int) -> None:
         """Look up one thing after the other, and fill what is missing or stale."""
-        while self.counts["reads"] < reads and not self.wrong:
+        while self.counts["reads"] < reads and not self.wrong and not self.over:
             self.counts["reads"] += 1
             thing, store = self.random.choice(self.things), self.random.choice(self.stores)
             hard, soft = thing.hard, thing.soft
@@ -107,7 +108,7 @@ class Race:
 
     async def write(self) -> None:
         """Change things, then invalidate what shows them."""
-        while True:
+        while not self.over:
             await self.pause(4)
             order, named = self.order()
             changed = [thing for thing in self.things if named(thing.page)]
@@ -155,7 +156,7 @@ class Race:
 
     async def evict_now_and_then(self) -> None:
         """Delete a key that nobody expects to go, again and again."""
-        while True:
+        while not self.over:
             for _ in range(self.random.randrange(self.evictions)):
                 await asyncio.sleep(0)
             self.evict(self.random)

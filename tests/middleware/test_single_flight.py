@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 
 from app_cache import BackendError, CacheBackend, MemoryBackend, add_tags, cache
-from tests.middleware.apps import client_of, put_cache, told
+from tests.middleware.apps import client_of, put_cache, served, told
 from tests.stored import FourMethods
 
 if TYPE_CHECKING:
@@ -170,6 +171,35 @@ async def test_leader_leaves() -> None:
     assert {told(answer) for answer in answers} == {COLLAPSED}
     assert told(await client_of(app.app).get("/")) == "hit"
     assert len(app.runs) == 1
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["plain", "in a BaseHTTPMiddleware"])
+async def test_leader_leaves_over_http(*, wrapped: bool) -> None:
+    """A client that closes its connection does not end the run that it started (F14)."""
+    app, runs = FastAPI(), []
+    started, gate = threading.Event(), threading.Event()
+
+    @app.get("/")
+    @cache(timeout=60)
+    async def answer() -> str:
+        runs.append(1)
+        started.set()
+        await asyncio.to_thread(gate.wait, 10)
+        return "text"
+
+    put_cache(app)
+    if wrapped:
+        app.middleware("http")(lambda request, call_next: call_next(request))
+    async with served(app) as client:
+        leader = asyncio.create_task(client.get("/"))
+        await asyncio.to_thread(started.wait, 10)
+        leader.cancel()
+        await asyncio.wait({leader})
+        waiting = [asyncio.create_task(client.get("/")) for _ in range(5)]
+        await anyio.wait_all_tasks_blocked()
+        gate.set()
+        assert {(await each).text for each in waiting} == {'"text"'}
+    assert len(runs) == 1
 
 
 async def test_last_client_leaves() -> None:

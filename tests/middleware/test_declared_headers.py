@@ -1,0 +1,90 @@
+"""What an endpoint declares to read is part of what its answer depends on."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import pytest
+from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException
+from fastapi.security import APIKeyHeader
+from pydantic import BaseModel
+
+from app_cache import cache
+from containers import CacheContainer, install
+from tests.clients import client_of
+
+pytestmark = pytest.mark.anyio
+
+
+class Wanted(BaseModel):
+    x_tenant: str = ""
+
+
+def in_the_signature(x_tenant: Annotated[str, Header()] = "") -> str:
+    """Read the header as a parameter."""
+    return x_tenant
+
+
+def under_another_name(tenant: Annotated[str, Header(alias="X-Tenant")] = "") -> str:
+    """Read it as a parameter of another name."""
+    return tenant
+
+
+def in_a_model(wanted: Annotated[Wanted, Header()]) -> str:
+    """Read it as a field of a model."""
+    return wanted.x_tenant
+
+
+def as_an_api_key(key: Annotated[str | None, Depends(APIKeyHeader(name="X-Tenant", auto_error=False))]) -> str:
+    """Read it as the key of an API."""
+    return key or ""
+
+
+def app_with(reader: Any, **options: Any) -> FastAPI:
+    """Return an application whose one endpoint says what a dependency has read."""
+    app, router = FastAPI(), APIRouter(prefix="/in")
+
+    @router.get("/")
+    @cache(timeout=60, **options)
+    async def answer(read: str = Depends(reader)) -> str:
+        if read == "nobody":
+            raise HTTPException(403)
+        return read
+
+    app.include_router(router)
+    install(app, CacheContainer())
+    return app
+
+
+READERS = [in_the_signature, under_another_name, in_a_model, as_an_api_key]
+
+
+@pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.__name__)
+async def test_joins_the_key(reader: Any) -> None:
+    """Each value of a header that a dependency declares has an answer of its own, and is hit by it alone."""
+    async with client_of(app_with(reader)) as client:
+        for tenant, status in (("a", "uri-miss"), ("b", "uri-miss"), ("a", "hit"), ("b", "hit")):
+            answer = await client.get("/in/", headers={"X-Tenant": tenant})
+            assert (answer.json(), status in answer.headers["cache-status"]) == (tenant, True)
+
+
+async def test_is_announced() -> None:
+    """Caches further out are told in Vary."""
+    async with client_of(app_with(in_the_signature)) as client:
+        assert (await client.get("/in/")).headers["vary"] == "x-tenant"
+        assert (await client.get("/in/")).headers["vary"] == "x-tenant"
+
+
+async def test_refused_after_a_hit() -> None:
+    """Who is refused by what the endpoint declares never gets the stored answer of who is not."""
+    async with client_of(app_with(as_an_api_key)) as client:
+        await client.get("/in/", headers={"X-Tenant": "a"})
+        assert (await client.get("/in/", headers={"X-Tenant": "nobody"})).status_code == 403
+
+
+async def test_excluded() -> None:
+    """A declared header that the author excludes does not join the key, and is not announced."""
+    async with client_of(app_with(in_the_signature, exclude_headers=["X-Tenant"])) as client:
+        await client.get("/in/", headers={"X-Tenant": "a"})
+        answer = await client.get("/in/", headers={"X-Tenant": "b"})
+        assert (answer.json(), "vary" in answer.headers) == ("a", False)

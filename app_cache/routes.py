@@ -141,7 +141,7 @@ class Parameters:
 
 
 def _headers_read(dependant: Dependant) -> frozenset[str]:
-    """Return the headers that *dependant* itself declares, in lower case: parameters, fields of models, API keys."""
+    """Return the headers that *dependant* itself declares: parameters, fields of models, API keys."""
     names: set[str] = set()
     for parameter in dependant.header_params:
         model = parameter.field_info.annotation

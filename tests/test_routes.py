@@ -343,6 +343,46 @@ async def test_found_through_middlewares() -> None:
         assert await is_cached(app, "/x")
 
 
+class Hidden:
+    """An ASGI middleware that does not say what it is wrapped around."""
+
+    def __init__(self, app: Any) -> None:
+        self._inner = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await self._inner(scope, receive, send)
+
+
+async def test_found_by_the_application_in_the_scope() -> None:
+    """Before a middleware that hides what follows, the routes are those of the application that serves."""
+    app = FastAPI()
+    app.get("/x")(cached)
+    app.add_middleware(Hidden)
+    app.add_middleware(CacheMiddleware, backend=MemoryBackend())
+    assert await is_cached(app, "/x")
+
+
+async def test_limited_route() -> None:
+    """A limit on the size of a request's body is no middleware that a hit would have to run."""
+    app = Starlette(routes=[Route("/x", cached, max_body_size=1)])
+    put_cache(app)
+    assert await is_cached(app, "/x")
+
+
+async def test_root_path_of_the_application() -> None:
+    """A root path that a mounted application has of its own is that of its routes."""
+    app, sub = FastAPI(), FastAPI()
+    sub.root_path = "/api"
+    sub.get("/x")(cached)
+    app.mount("/sub", sub)
+    put_cache(app)
+    bare = FastAPI()
+    bare.mount("/sub", sub)
+    async with client_of(bare) as client:
+        reached = [path for path in ("/sub/x", "/api/x", "/x") if (await client.get(path)).is_success]
+    assert [path for path in ("/sub/x", "/api/x", "/x") if await is_cached(app, path)] == reached
+
+
 async def test_root_path() -> None:
     """Behind a proxy that strips a prefix, the routes are found and the URL has the prefix."""
     app = FastAPI()

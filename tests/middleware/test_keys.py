@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
 from fastapi import FastAPI, Request, Response
 
-from app_cache import CacheMiddleware, CachePolicy, DefaultKeyGenerator, KeyGenerator, MemoryBackend, cache
+from app_cache import (
+    CacheMiddleware,
+    CachePolicy,
+    ConfigurationError,
+    DefaultKeyGenerator,
+    KeyGenerator,
+    MemoryBackend,
+    cache,
+)
+from containers import CacheContainer
 from tests.middleware.apps import client_of, messages_of, put_cache, scope_of, told
 
 if TYPE_CHECKING:
@@ -195,6 +205,41 @@ async def test_what_is_passed_by_does_not_wait() -> None:
         assert len(runs) == 10
         gate.set()
         await asyncio.gather(*asked)
+
+
+class ByUserAndDefault(CacheMiddleware):
+    """Adds to the default key."""
+
+    async def generate_cache_key(self, request: Request) -> str:
+        default = super().generate_cache_key(request)
+        assert isinstance(default, Awaitable)
+        return f"{await default}:{request.headers['x-user']}"
+
+
+async def test_more_than_the_default_key() -> None:
+    """A subclass may build on the default key."""
+    app = FastAPI()
+    app.post("/")(cache(timeout=60)(lambda: "text"))
+    app.add_middleware(ByUserAndDefault, backend=MemoryBackend())
+    async with client_of(app) as client:
+        for body, user, expected in (("a", "1", MISS), ("a", "1", "hit"), ("b", "1", MISS), ("a", "2", MISS)):
+            assert told(await client.post("/", content=body, headers={"x-user": user})) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param({}, "either backend=… or container=…", id="nothing"),
+        pytest.param({"backend": MemoryBackend(), "container": CacheContainer()}, "either backend=…", id="both"),
+        pytest.param({"container": CacheContainer(), "namespace": "a"}, "set CACHE_NAMESPACE", id="namespace"),
+        pytest.param({"backend": MemoryBackend(), "namespace": "a b"}, "not 'a b'", id="namespace with a blank"),
+        pytest.param({"backend": MemoryBackend(), "default_policy": 60}, "not 60", id="policy"),
+    ],
+)
+def test_wrong_options(options: dict[str, Any], message: str) -> None:
+    """What cannot work is refused when the middleware is made, in a sentence that names it."""
+    with pytest.raises(ConfigurationError, match=message):
+        CacheMiddleware(FastAPI(), **options)
 
 
 @pytest.mark.parametrize("hook", HOOKS)

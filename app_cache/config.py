@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from app_cache.backends.memory import MemoryBackend
 from app_cache.backends.redis import RedisBackend
 from app_cache.errors import ConfigurationError
+from app_cache.keys import checked_namespace
 from app_cache.logger_config import escaped, without_secrets
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class CacheSettings(BaseSettings):
     cache_backend: Literal["memory", "redis"] | None = None
     """``CACHE_BACKEND``: the backend to use, whatever the environment names."""
     cache_namespace: str | None = None
-    """``CACHE_NAMESPACE``: goes before the namespace of the environment."""
+    """``CACHE_NAMESPACE``: stands in place of the namespace of the environment."""
     use_redis: bool | None = None
     """``USE_REDIS``: whether development uses Redis; other environments do not ask."""
     redis_url: str | None = Field(default=None, repr=False)
@@ -187,8 +188,16 @@ def choose_environment(
 
 
 def choose_namespace(settings: CacheSettings, environment: Environment) -> str:
-    """Return ``CACHE_NAMESPACE`` if it is given, else the namespace of *environment*, else none: ``""``."""
-    return settings.cache_namespace or environment.namespace or ""
+    """Return ``CACHE_NAMESPACE`` if it is given, else the namespace of *environment*, else none: ``""``.
+
+    Raises:
+        ConfigurationError: If it cannot stand in a key.
+    """
+    given = settings.cache_namespace
+    try:
+        return checked_namespace(given or environment.namespace or "")
+    except ConfigurationError as error:
+        raise ConfigurationError(f"CACHE_NAMESPACE: {error}" if given else str(error)) from None
 
 
 def build_backend(settings: CacheSettings, environments: Mapping[str, Environment] = ENVIRONMENTS) -> CacheBackend:

@@ -65,6 +65,7 @@ class CacheMiddleware:
 
     Raises:
         ConfigurationError: If there is neither backend nor container, there are both, or a value cannot work.
+        NotWiredError: If *container* is no container.
     """
 
     def __init__(
@@ -84,6 +85,8 @@ class CacheMiddleware:
             raise ConfigurationError("the container has its own namespace: set CACHE_NAMESPACE")
         if default_policy is not None and not isinstance(default_policy, CachePolicy):
             raise ConfigurationError(f"default_policy must be a CachePolicy, not {default_policy!r}")
+        if container is not None:
+            resolved(container)
         self.app = app
         self._container = container
         self._key_generator = key_generator
@@ -95,7 +98,7 @@ class CacheMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer from the cache, or let the application answer."""
         if scope["type"] not in ("http", "websocket"):
-            await self.app(scope, receive, send)
+            await self.app(scope, receive, self._draining(send) if self._plain is not None else send)
             return
         routes = self._table.routes(scope)
         if SCOPE_KEY in scope and scope[ANNOUNCED_FOR] is routes:
@@ -115,6 +118,16 @@ class CacheMiddleware:
     def generate_cache_key(self, request: Request) -> str | Awaitable[str | None] | None:
         """Return the logical key of *request*; override it, plain or ``async``; None passes the request by."""
         return DefaultKeyGenerator().generate_cache_key(request)
+
+    def _draining(self, send: Send) -> Send:
+        """Return *send* for the lifespan: what is under way is drained before the end is told."""
+
+        async def send_drained(message: Message) -> None:
+            if message["type"].startswith("lifespan.shutdown.") and self._plain is not None:
+                await self._plain.store().close()
+            await send(message)
+
+        return send_drained
 
     async def _answer(self, services: CacheServices, scope: Scope, receive: Receive, send: Send) -> None:
         plan = self._table.find(scope)

@@ -58,6 +58,8 @@ RAW: Final = {NEVER_DECODE: True}
 KEYS_PER_SCAN: Final = 1000
 MAX_WAIT_S: Final = 5.0
 """How long a call waits for its turn at a connection: a pool that is full is busy, not broken."""
+MAX_CLOSE_S: Final = 1.0
+"""How long `close` waits for calls under way."""
 
 
 class NotGiven(Enum):
@@ -335,6 +337,8 @@ class _Client:
         self._redis = redis
         self._turns = asyncio.Semaphore(connections)
         self._wait = wait
+        self._calls = 0
+        self._idle = asyncio.Event()
         self._life = _until_closed(owned, os.getpid())
 
     async def open(self) -> None:
@@ -342,7 +346,12 @@ class _Client:
         await anext(self._life)
 
     async def close(self) -> None:
-        """Close what is owned, if it was not closed before."""
+        """Close what is owned, if it was not closed before, once the calls under way have ended."""
+        if self._calls:
+            self._idle.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(MAX_CLOSE_S):
+                    await self._idle.wait()
         await self._life.aclose()
 
     async def run(self, ask: Callable[[Any], Awaitable[T]]) -> T:
@@ -351,6 +360,15 @@ class _Client:
         Raises:
             RedisConnectionError: If none becomes free in time.
         """
+        self._calls += 1
+        try:
+            return await self._run(ask)
+        finally:
+            self._calls -= 1
+            if not self._calls:
+                self._idle.set()
+
+    async def _run(self, ask: Callable[[Any], Awaitable[T]]) -> T:
         try:
             async with asyncio.timeout(self._wait):
                 await self._turns.acquire()

@@ -552,3 +552,14 @@ def test_fork(redis_server: Server) -> None:
     one_of_the_parent_and_two_of_each_child = 5
     stats = redis_server.command("INFO", "stats")
     assert stats["total_connections_received"] == one_of_the_parent_and_two_of_each_child
+
+
+async def test_close_waits_for_calls(redis_server: Server, connect: Connect) -> None:
+    """A call that is under way when the backend is closed ends as it would have, and leaves no connection open."""
+    backend = connect(redis_server.url)
+    await backend.set("before", "value", 60)
+    call = asyncio.create_task(backend.set("during", "value", 60))
+    await asyncio.sleep(0)
+    await backend.close()
+    await call
+    assert await backend.get("during") == "value"

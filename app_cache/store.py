@@ -19,7 +19,7 @@ from app_cache.backends.base import BytesBackend, LocalBackend, WatchedBackend, 
 from app_cache.clock.base import InvalidationResult, Order, Subject, Verdict, end
 from app_cache.clock.choose import clock_for
 from app_cache.codec import Entry, Mark, Variants, decode, encode, from_text, to_text
-from app_cache.errors import BackendError
+from app_cache.errors import BackendError, ConfigurationError
 from app_cache.flight import Flight
 from app_cache.keys import checked_namespace, digest
 from app_cache.logger_config import logger
@@ -415,6 +415,8 @@ class StoredResponses:
             else:
                 async with asyncio.timeout(self._timeout if timeout is None else timeout):
                     result = await work
+        except ConfigurationError:
+            raise
         except Exception as error:  # noqa: BLE001  a backend may be anybody's code: none of its errors is the user's
             self._note_failure(operation, error)
             return None

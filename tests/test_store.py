@@ -1,0 +1,289 @@
+"""The store: writes that wait for nobody, what stands in meanwhile, and a backend that fails."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from app_cache.backends.memory import MemoryBackend
+from app_cache.backends.redis import RedisBackend
+from app_cache.clock.base import Order, tag_stamp
+from app_cache.codec import encode, to_text
+from app_cache.errors import BackendError, ConfigurationError
+from app_cache.store import MAX_OWED, MAX_VARIANTS, PENDING_S, StoredResponses
+from app_cache.testing import FakeClock
+from tests.stored import FourMethods, Page, body_of, fill, look_up, written
+
+if TYPE_CHECKING:
+    from tests.servers import Server
+
+pytestmark = pytest.mark.anyio
+
+PAGE = Page("/users/7", tags=("users",))
+
+
+class Gate(FourMethods):
+    """Holds back what is set for entries until it is opened; fails while it is *away*."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open = asyncio.Event()
+        self.away = False
+        self.operation_timeout = 30.0
+
+    async def get(self, key: str) -> str | None:
+        self._there()
+        return await super().get(key)
+
+    async def set(self, key: str, value: str, timeout: int) -> None:
+        self._there()
+        if value.startswith("app-cache:"):
+            await self.open.wait()
+        await super().set(key, value, timeout)
+
+    def _there(self) -> None:
+        if self.away:
+            raise BackendError("away")
+
+    @property
+    def entries(self) -> list[str]:
+        """The keys of the entries that it holds."""
+        return [key for key, value in self.values.items() if value.startswith("app-cache:")]
+
+
+async def test_hit_before_the_backend_has_it() -> None:
+    """What is kept can be hit at once, while the backend has yet to take it."""
+    backend = Gate()
+    store = StoredResponses(backend)
+    await fill(store, PAGE)
+    assert (await body_of(store, PAGE), backend.entries) == (b"old", [])
+    backend.open.set()
+    await written(store)
+    assert (await body_of(store, PAGE), backend.entries) == (b"old", [PAGE.key])
+
+
+async def test_clock_is_asked_for_what_is_pending() -> None:
+    """An entry on its way to the backend is invalidated as one that is there."""
+    backend = Gate()
+    store = StoredResponses(backend)
+    await fill(store, PAGE)
+    await store.invalidate(Order(tags=(tag_stamp("users"),)))
+    assert await body_of(store, PAGE) is None
+    backend.open.set()
+    await written(store)
+    assert await body_of(store, PAGE) is None
+
+
+async def test_newest_wins() -> None:
+    """Of two writes of one key the newer one is served, and stays."""
+    backend = Gate()
+    store = StoredResponses(backend)
+    await fill(store, PAGE, b"first")
+    await fill(store, PAGE, b"second")
+    assert await body_of(store, PAGE) == b"second"
+    backend.open.set()
+    await written(store)
+    assert await body_of(StoredResponses(backend), PAGE) == b"second"
+
+
+async def test_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond its bound the oldest waiting write is dropped and counted."""
+    monkeypatch.setattr("app_cache.store.MAX_PENDING", 2)
+    store = StoredResponses(Gate())
+    pages = [Page(f"/{number}") for number in range(4)]
+    for page in pages:
+        await fill(store, page)
+    assert [await body_of(store, page) for page in pages] == [None, None, b"old", b"old"]
+    assert store.stats["store_dropped"] == 2
+
+
+async def test_nothing_is_pending_for_ever() -> None:
+    """What the backend has not taken in 5 s is served no longer."""
+    clock = FakeClock()
+    store = StoredResponses(Gate(), monotonic=clock)
+    await fill(store, PAGE)
+    clock.advance(PENDING_S + 0.1)
+    assert await body_of(store, PAGE) is None
+
+
+async def test_time_that_is_left() -> None:
+    """A write that waited is sent with the time that is left of its own."""
+    clock, backend = FakeClock(), Gate()
+    backend.open.set()
+    store = StoredResponses(backend, monotonic=clock)
+    await fill(store, PAGE, keep_for=100)
+    clock.advance(4)
+    await written(store)
+    assert backend.timeouts[PAGE.key] == 96
+
+
+@pytest.mark.parametrize("verb", ["set", "delete"])
+async def test_direct_access_drops_what_is_pending(redis_server: Server, verb: str) -> None:
+    """A key that is set or deleted directly is not overwritten by an entry that was on its way."""
+    backend = RedisBackend(redis_server.url)
+    store = StoredResponses(backend)
+    await backend.ping()
+    await fill(store, PAGE)
+    if verb == "set":
+        await backend.set(PAGE.key, "theirs", 60)
+    else:
+        await backend.delete(PAGE.key)
+    assert await body_of(store, PAGE) is None
+    await store.close()
+    await backend.close()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param("", id="empty"),
+        pytest.param("7", id="digits"),
+        pytest.param('{"status": 200}', id="foreign json"),
+        pytest.param("app-cache:####", id="no base64"),
+        pytest.param("app-cache:", id="nothing in it"),
+    ],
+)
+async def test_corrupt_entry(value: str) -> None:
+    """What is no entry of this key is a miss, deleted once and counted."""
+    backend = FourMethods()
+    store = StoredResponses(backend)
+    backend.values[PAGE.key] = value
+    assert [await body_of(store, PAGE) for _ in range(2)] == [None, None]
+    assert (PAGE.key in backend.values, store.stats["corrupt"]) == (False, 1)
+
+
+async def test_entry_of_another_key() -> None:
+    """An entry that is copied under another key is a miss (S23)."""
+    backend, other = FourMethods(), Page("/users/8")
+    store = StoredResponses(backend)
+    await fill(store, other)
+    await written(store)
+    backend.values[PAGE.key] = backend.values[other.key]
+    assert await body_of(store, PAGE) is None
+
+
+async def test_variants() -> None:
+    """Each variant is found by its own request fields, and by those alone (RFC 9111 §4.1)."""
+    store = StoredResponses(MemoryBackend())
+    german, english = (((b"accept-language", name),) for name in (b"de", b"en"))
+    await fill(store, PAGE, b"hallo", request=german, vary="accept-language")
+    await fill(store, PAGE, b"hello", request=english, vary="accept-language")
+    assert (await body_of(store, PAGE, german), await body_of(store, PAGE, english)) == (b"hallo", b"hello")
+    found = await look_up(store, PAGE)
+    assert (found.entry, found.varies) == (None, True)
+
+
+async def test_least_used_variant_goes_first() -> None:
+    """Under one key at most 32 variants are kept; one that was used lately outlives one that was not (S19)."""
+    backend = MemoryBackend()
+    store = StoredResponses(backend)
+    requests = [((b"accept-language", b"%d" % number),) for number in range(MAX_VARIANTS + 1)]
+    for request in requests[:-1]:
+        await fill(store, PAGE, request=request, vary="accept-language")
+    await body_of(store, PAGE, requests[0])
+    await fill(store, PAGE, request=requests[-1], vary="accept-language")
+    held = [await body_of(store, PAGE, request) is not None for request in requests]
+    assert held == [True, False, *[True] * (MAX_VARIANTS - 1)]
+    assert await backend.size() == MAX_VARIANTS + 1
+
+
+async def test_failure_is_a_miss_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A backend that fails is a miss without a reading; the log has a line for each change of state."""
+    backend = Gate()
+    store = StoredResponses(backend)
+    backend.away = True
+    for _ in range(5):
+        found = await look_up(store, PAGE)
+        assert (found.entry, found.reading) == (None, None)
+    backend.away = False
+    await look_up(store, PAGE)
+    lines = [record.getMessage().split()[0] for record in caplog.records]
+    assert lines == ["cache.backend_failed"]
+    assert store.stats["look_up_failed"] == 5
+
+
+async def test_hanging_backend_costs_its_budget() -> None:
+    """A backend that never answers is a miss after the time that one operation may take."""
+    backend, tasks = FourMethods(), asyncio.all_tasks()
+    backend.pause = lambda: asyncio.Event().wait()
+    store = StoredResponses(backend)
+    async with asyncio.timeout(5):
+        assert (await look_up(store, PAGE)).reading is None
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == tasks
+
+
+async def test_owed_invalidation() -> None:
+    """An invalidation that the backend did not get holds here at once, and is sent before an entry is trusted."""
+    backend = Gate()
+    backend.open.set()
+    store, elsewhere = StoredResponses(backend), StoredResponses(backend)
+    await fill(store, PAGE)
+    await written(store)
+    backend.away = True
+    assert not (await store.invalidate(Order(tags=(tag_stamp("users"),)))).durable
+    assert await body_of(store, PAGE) is None
+    backend.away = False
+    assert await body_of(store, PAGE) is None
+    assert await body_of(elsewhere, PAGE) is None
+    await fill(store, PAGE, b"new")
+    assert await body_of(store, PAGE) == b"new"
+
+
+async def test_owed_beyond_the_bound() -> None:
+    """More invalidations than are kept for a backend that is away become one of everything."""
+    backend = Gate()
+    backend.open.set()
+    store = StoredResponses(backend)
+    await fill(store, PAGE)
+    await written(store)
+    backend.away = True
+    for number in range(MAX_OWED + 1):
+        await store.invalidate(Order(tags=(tag_stamp(f"other {number}"),)))
+    backend.away = False
+    assert await body_of(store, PAGE) is None
+
+
+async def test_order_that_cannot_work() -> None:
+    """An invalidation that no backend could carry out is refused, and not owed to it."""
+    store = StoredResponses(MemoryBackend())
+    with pytest.raises(ConfigurationError, match="256"):
+        await store.invalidate(Order(patterns=("x" * 257,)))
+    await fill(store, PAGE)
+    assert await body_of(store, PAGE) == b"old"
+
+
+async def test_soft() -> None:
+    """A softly invalidated entry is found, and marked as stale."""
+    store = StoredResponses(MemoryBackend())
+    await fill(store, PAGE)
+    await store.invalidate(Order(tags=(tag_stamp("users"),), soft=True))
+    found = await look_up(store, PAGE)
+    assert (found.entry is not None, found.marked_stale) == (True, True)
+
+
+async def test_close_leaves_nothing() -> None:
+    """A closed store has written what was on its way and leaves no task."""
+    backend, tasks = Gate(), asyncio.all_tasks()
+    store = StoredResponses(backend)
+    await fill(store, PAGE)
+    closing = asyncio.create_task(store.close())
+    await asyncio.sleep(0)
+    backend.open.set()
+    await closing
+    assert backend.entries == [PAGE.key]
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == tasks
+
+
+async def test_entry_on_a_text_backend_is_text() -> None:
+    """On a backend that keeps text alone an entry is ASCII text that decodes to its bytes."""
+    backend = FourMethods()
+    store = StoredResponses(backend)
+    await fill(store, PAGE)
+    await written(store)
+    found = await look_up(store, PAGE)
+    assert found.entry is not None
+    assert backend.values[PAGE.key] == to_text(encode(found.entry))

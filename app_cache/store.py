@@ -19,10 +19,11 @@ from app_cache.backends.base import BytesBackend, LocalBackend, WatchedBackend, 
 from app_cache.clock.base import InvalidationResult, Order, Subject, Verdict, end
 from app_cache.clock.choose import clock_for
 from app_cache.codec import Entry, Mark, Variants, decode, encode, from_text, to_text
-from app_cache.errors import BackendError, ConfigurationError
+from app_cache.errors import BackendError
 from app_cache.flight import Flight
 from app_cache.keys import checked_namespace, digest
 from app_cache.logger_config import logger
+from app_cache.rules.glob import compile_glob
 from app_cache.rules.variants import variant
 
 if TYPE_CHECKING:
@@ -212,10 +213,14 @@ class StoredResponses:
         unchanged, subject = self.invalidations == invalidations, subject_of(entry)
         if entry.mark == Mark():
             return unchanged
-        if self.clock.needs_seal(entry.mark, subject):
-            return await self._attempt("look_up", self.clock.seal(entry.mark, subject)) is not None
-        reading = await self._attempt("look_up", self.clock.read(subject))
-        return unchanged if reading is None else reading.judge(entry.mark, subject) is Verdict.VALID
+        holds = await self._attempt("look_up", self._holds(entry.mark, subject))
+        return unchanged if holds is None else holds
+
+    async def _holds(self, mark: Mark, subject: Subject) -> bool:
+        await self._pay()
+        if self.clock.needs_seal(mark, subject):
+            return await self.clock.seal(mark, subject) is not None
+        return (await self.clock.read(subject)).judge(mark, subject) is Verdict.VALID
 
     async def begin(self, reading: Reading | None, subject: Subject, keep_for: float) -> Mark | None:
         """Return what an entry carries whose handler begins after this; None: it cannot be stored."""
@@ -364,8 +369,14 @@ class StoredResponses:
     async def invalidate(self, order: Order) -> InvalidationResult:
         """Carry out *order*; when this returns, nothing it names is served by this process any more.
 
-        A backend that cannot be reached is owed the order: nothing of it is trusted until it has it.
+        A backend that cannot be reached is owed the order: nothing of it is trusted until it has it. So it is if
+        the caller is cancelled meanwhile.
+
+        Raises:
+            ConfigurationError: If a pattern has more than 256 characters.
         """
+        for pattern in order.patterns:
+            compile_glob(pattern)
         self.invalidations += 1
         try:
             result = await self._attempt("invalidate", self._invalidate(order), max(self._timeout, 1.0))
@@ -415,8 +426,6 @@ class StoredResponses:
             else:
                 async with asyncio.timeout(self._timeout if timeout is None else timeout):
                     result = await work
-        except ConfigurationError:
-            raise
         except Exception as error:  # noqa: BLE001  a backend may be anybody's code: none of its errors is the user's
             self._note_failure(operation, error)
             return None

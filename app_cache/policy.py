@@ -25,6 +25,8 @@ LATE_TAGS = "app_cache.late_tags"
 
 DEFAULT_TIMEOUT = 300.0
 """Seconds that `@cache` without a timeout keeps an answer fresh."""
+MAX_SECONDS = 2**31
+"""Seconds that a cache reckons with at most (RFC 9111 §1.2.2)."""
 ERROR_TIMEOUT = 10.0
 """Seconds at most that a status of 400 and above lives which `statuses` names without a time of its own."""
 MAX_BODY = 1024 * 1024
@@ -292,8 +294,10 @@ def _recorded(target: Endpoint, attribute: str, value: object, decorator: str) -
 def _seconds(name: str, value: object) -> float:
     if isinstance(value, timedelta):
         value = value.total_seconds()
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-        raise ConfigurationError(f"{name} must be a positive number of seconds or a timedelta, not {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_SECONDS:
+        raise ConfigurationError(
+            f"{name} must be a positive number of seconds or a timedelta, at most {MAX_SECONDS}, not {value!r}"
+        )
     return value
 
 

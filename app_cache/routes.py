@@ -12,13 +12,13 @@ import re
 import string
 from collections import OrderedDict
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 from urllib.parse import quote
 
 from fastapi.dependencies.utils import request_params_to_args
 from fastapi.routing import APIRoute, APIWebSocketRoute, iter_route_contexts
 from fastapi.security import APIKeyHeader
-from pydantic import BaseModel
+from pydantic import AliasChoices, AliasPath, BaseModel
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.requests import Request
 from starlette.routing import Host, Match, Mount, Route, Router, WebSocketRoute
@@ -36,11 +36,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 
     from fastapi.dependencies.models import Dependant
+    from pydantic.fields import FieldInfo
 
     from app_cache.policy import CachePolicy, Invalidates
 
     Scope = MutableMapping[str, Any]
 
+ANY_HEADER = "*"
+"""Stands for all headers: those of a model that allows, or forbids, fields it does not name."""
 MAX_PLANS = 4_096
 """Methods and paths remembered at once."""
 MAX_PATH = 512
@@ -141,18 +144,37 @@ class Parameters:
 
 
 def _headers_read(dependant: Dependant) -> frozenset[str]:
-    """Return the headers that *dependant* itself declares: parameters, fields of models, API keys."""
+    """Return the headers that *dependant* itself declares, `ANY_HEADER` among them where that is all of them."""
     names: set[str] = set()
     for parameter in dependant.header_params:
-        model = parameter.field_info.annotation
-        if isinstance(model, type) and issubclass(model, BaseModel):
-            names |= {field.alias or name for name, field in model.model_fields.items()}
-        else:
-            names.add(parameter.alias)
+        models = _models_in(parameter.field_info.annotation)
+        if any(model.model_config.get("extra") in ("allow", "forbid") for model in models):
+            names.add(ANY_HEADER)
+        for model in models:
+            by_name = model.model_config.get("populate_by_name") or model.model_config.get("validate_by_name")
+            for name, field in model.model_fields.items():
+                names |= ({name} if by_name else set()) | (_aliases(field) or {name})
+        if not models:
+            names |= _aliases(parameter.field_info) or {parameter.alias}
     if isinstance(dependant.call, APIKeyHeader):
         names.add(dependant.call.model.name)
     spelt = names | {name.replace("_", "-") for name in names}
     return frozenset(name.lower() for name in spelt if is_header_name(name))
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """Return the models that *annotation* is, or is made of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]
+
+
+def _aliases(field: FieldInfo) -> set[str]:
+    """Return the names that a value of *field* is read by, where it has others than its own."""
+    alias = field.validation_alias or field.alias
+    choices = alias.choices if isinstance(alias, AliasChoices) else [alias]
+    paths = [each.path[0] if isinstance(each, AliasPath) else each for each in choices]
+    return {name for name in paths if isinstance(name, str)}
 
 
 class RouteTable:
@@ -311,14 +333,17 @@ def _recorded(context: Any) -> tuple[CachePolicy | None, Invalidates | None]:
     return getattr(endpoint, POLICY_ATTRIBUTE, None), getattr(endpoint, INVALIDATES_ATTRIBUTE, None)
 
 
-def _keyed_by(policy: CachePolicy, headers: frozenset[str]) -> CachePolicy:
+def _keyed_by(policy: CachePolicy, headers: frozenset[str]) -> CachePolicy | None:
     """Return *policy* with the headers that the endpoint is declared to read in its key, unless it excludes them.
 
-    Authorization and Cookie have a rule of their own, and so has what is cached by the RFC alone.
+    Authorization and Cookie have a rule of their own, and so has what is cached by the RFC alone. None: the
+    endpoint is declared to read any header, and no key tells its answers apart.
     """
     unkeyed = headers - {*policy.include_headers, *policy.exclude_headers, "authorization", "cookie"}
     if not unkeyed or policy.http_only:
         return policy
+    if ANY_HEADER in unkeyed:
+        return None
     return replace(policy, include_headers=(*policy.include_headers, *sorted(unkeyed)))
 
 

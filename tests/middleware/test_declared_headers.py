@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import pytest
 from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException
 from fastapi.security import APIKeyHeader
-from pydantic import BaseModel
+from pydantic import AliasChoices, BaseModel, Field
 
 from app_cache import cache
 from containers import CacheContainer, install
@@ -18,6 +18,14 @@ pytestmark = pytest.mark.anyio
 
 class Wanted(BaseModel):
     x_tenant: str = ""
+
+
+class Aliased(BaseModel):
+    tenant: str = Field("", validation_alias=AliasChoices("X-Tenant", "X-Old-Tenant"))
+
+
+class Anything(BaseModel):
+    model_config = {"extra": "allow"}
 
 
 def in_the_signature(x_tenant: Annotated[str, Header()] = "") -> str:
@@ -40,6 +48,26 @@ def as_an_api_key(key: Annotated[str | None, Depends(APIKeyHeader(name="X-Tenant
     return key or ""
 
 
+def by_a_validation_alias(tenant: Annotated[str, Header(validation_alias="X-Tenant")] = "") -> str:
+    """Read it as a parameter that is validated under another name."""
+    return tenant
+
+
+def in_a_model_with_aliases(wanted: Annotated[Aliased, Header()]) -> str:
+    """Read it as a field of a model that has other names for it."""
+    return wanted.tenant
+
+
+def in_a_model_or_not(wanted: Annotated[Wanted | None, Header()] = None) -> str:
+    """Read it as a field of a model that need not be there."""
+    return wanted.x_tenant if wanted else ""
+
+
+def in_a_model_of_any_fields(wanted: Annotated[Anything, Header()]) -> str:
+    """Read whatever is there."""
+    return str((wanted.model_extra or {}).get("x-tenant", ""))
+
+
 def app_with(reader: Any, **options: Any) -> FastAPI:
     """Return an application whose one endpoint says what a dependency has read."""
     app, router = FastAPI(), APIRouter(prefix="/in")
@@ -56,7 +84,15 @@ def app_with(reader: Any, **options: Any) -> FastAPI:
     return app
 
 
-READERS = [in_the_signature, under_another_name, in_a_model, as_an_api_key]
+READERS = [
+    in_the_signature,
+    under_another_name,
+    by_a_validation_alias,
+    in_a_model,
+    in_a_model_with_aliases,
+    in_a_model_or_not,
+    as_an_api_key,
+]
 
 
 @pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.__name__)
@@ -88,3 +124,11 @@ async def test_excluded() -> None:
         await client.get("/in/", headers={"X-Tenant": "a"})
         answer = await client.get("/in/", headers={"X-Tenant": "b"})
         assert (answer.json(), "vary" in answer.headers) == ("a", False)
+
+
+async def test_any_header() -> None:
+    """Where any header may be read no key tells the answers apart, and none is stored."""
+    async with client_of(app_with(in_a_model_of_any_fields)) as client:
+        for tenant in ("a", "b", "a"):
+            answer = await client.get("/in/", headers={"X-Tenant": tenant})
+            assert (answer.json(), "cache-status" in answer.headers) == (tenant, False)

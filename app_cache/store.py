@@ -424,8 +424,7 @@ class StoredResponses:
             if self._local:
                 result = await work
             else:
-                async with asyncio.timeout(self._timeout if timeout is None else timeout):
-                    result = await work
+                result = await _in_time(work, self._timeout if timeout is None else timeout)
         except Exception as error:  # noqa: BLE001  a backend may be anybody's code: none of its errors is the user's
             self._note_failure(operation, error)
             return None
@@ -444,6 +443,31 @@ class StoredResponses:
                 operation=operation,
                 error=str(error) if isinstance(error, BackendError) else type(error).__name__,
             )
+
+
+async def _in_time(work: Awaitable[T], timeout: float) -> T:
+    """Return what *work* gives within *timeout* seconds.
+
+    It is cancelled then, and not waited for: a client that is connecting may take its time for that.
+
+    Raises:
+        TimeoutError: If it takes longer.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({task}, timeout=timeout)
+    except asyncio.CancelledError:
+        _give_up(task)
+        raise
+    if not task.done():
+        _give_up(task)
+        raise TimeoutError
+    return task.result()
+
+
+def _give_up(task: asyncio.Future[T]) -> None:
+    task.cancel()
+    task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
 
 
 def _watch(backend: WatchedBackend, store: StoredResponses) -> None:

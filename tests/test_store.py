@@ -211,7 +211,8 @@ async def test_hanging_backend_costs_its_budget() -> None:
     store = StoredResponses(backend)
     async with asyncio.timeout(5):
         assert (await look_up(store, PAGE)).reading is None
-    await asyncio.sleep(0)
+    for _ in range(5):
+        await asyncio.sleep(0)
     assert asyncio.all_tasks() == tasks
 
 
@@ -287,3 +288,22 @@ async def test_entry_on_a_text_backend_is_text() -> None:
     found = await look_up(store, PAGE)
     assert found.entry is not None
     assert backend.values[PAGE.key] == to_text(encode(found.entry))
+
+
+async def test_hung_server_costs_the_budget_of_each(redis_server: Server) -> None:
+    """However many wait for the few connections of a hung server, none waits longer than one may take."""
+    backend = RedisBackend(redis_server.url, max_connections=5)
+    store, loop = StoredResponses(backend), asyncio.get_running_loop()
+
+    async def seconds() -> float:
+        begun = loop.time()
+        await look_up(store, PAGE)
+        return loop.time() - begun
+
+    redis_server.pause()
+    try:
+        took = [max(await asyncio.gather(*(seconds() for _ in range(50)))) for _ in range(3)]
+    finally:
+        redis_server.resume()
+    assert max(took) < 2 * backend.operation_timeout
+    await backend.close()

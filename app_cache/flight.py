@@ -325,13 +325,17 @@ class Flight:
         return fill
 
     def take_off(self, key: str, fill: Fill, *, alone: bool = False) -> None:
-        """Make *fill* that of *key*: later requests find it until it has its outcome, unless it flies *alone*."""
+        """Make *fill* that of *key*: later requests find it until it has its outcome, unless it flies *alone*.
+
+        It is that of *key* until its run has ended, for then it can no longer store what is older than the next.
+        """
         if not alone:
             earlier = self._fills.get(key)
             if earlier is not None:
                 earlier.judge.superseded = True
             self._fills[key] = fill
-            fill.outcome.add_done_callback(lambda _: self._land(key, fill))
+            fill.outcome.add_done_callback(lambda outcome: self._tell(key, outcome.result()))
+            (fill.task or fill.outcome).add_done_callback(lambda _: self._land(key, fill))
         if fill.task is not None:
             self._tasks.add(fill.task)
             fill.task.add_done_callback(self._tasks.discard)
@@ -339,7 +343,9 @@ class Flight:
     def _land(self, key: str, fill: Fill) -> None:
         if self._fills.get(key) is fill:
             del self._fills[key]
-        if fill.outcome.result() is NOT_SHARED:
+
+    def _tell(self, key: str, outcome: Outcome) -> None:
+        if outcome is NOT_SHARED:
             self.mark_unshared(key)
 
     def mark_unshared(self, key: str) -> None:

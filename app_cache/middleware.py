@@ -23,7 +23,7 @@ from app_cache.logger_config import logger
 from app_cache.policy import CACHEABLE_METHODS, CachePolicy
 from app_cache.routes import RouteTable, escape_for_glob, escape_for_url
 from app_cache.rules.decisions import SAFE_METHODS, to_invalidate
-from app_cache.rules.glob import compile_glob
+from app_cache.rules.glob import fitted
 from app_cache.services import SCOPE_KEY, PlainServices, resolved, serving
 
 if TYPE_CHECKING:
@@ -175,14 +175,12 @@ class CacheMiddleware:
         """Return the stamps and the patterns that *asked* names for a request.
 
         Raises:
-            ConfigurationError: If a filled-in template cannot work: a pattern that became too long, say.
+            ConfigurationError: If a filled-in template cannot work: a URL that became none, say.
         """
         stamps = [tag_stamp(tag) for tag in await tags_of(asked.tags, plan, scope) or ()]
         stamps += [stamp_of_url(url) for url in plan.fill_in(asked.urls, scope, escape_for_url) or ()]
         patterns = plan.fill_in(asked.patterns, scope, escape_for_glob) or []
-        for pattern in patterns:
-            compile_glob(pattern)
-        return stamps, patterns
+        return stamps, [fitted(pattern) for pattern in patterns]
 
     @staticmethod
     def _stamp(scope: Scope, url: str) -> str:

@@ -27,6 +27,8 @@ DEFAULT_TIMEOUT = 300.0
 """Seconds that `@cache` without a timeout keeps an answer fresh."""
 MAX_SECONDS = 2**31
 """Seconds that a cache reckons with at most (RFC 9111 §1.2.2)."""
+MAX_PATTERN = 256
+"""Characters of a pattern."""
 ERROR_TIMEOUT = 10.0
 """Seconds at most that a status of 400 and above lives which `statuses` names without a time of its own."""
 MAX_BODY = 1024 * 1024
@@ -137,8 +139,8 @@ class Invalidates:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tags", _tags("tags", self.tags))
-        object.__setattr__(self, "patterns", _templates("patterns", self.patterns))
-        object.__setattr__(self, "urls", _templates("urls", self.urls))
+        object.__setattr__(self, "patterns", _patterns("patterns", self.patterns))
+        object.__setattr__(self, "urls", _urls("urls", self.urls))
         if not (self.tags or self.patterns or self.urls):
             raise ConfigurationError("@invalidates needs tags, patterns or urls")
 
@@ -348,6 +350,24 @@ def _templates(name: str, value: Any) -> tuple[str, ...]:
     for each in names:
         template_names(each)
     return names
+
+
+def _patterns(name: str, value: Any) -> tuple[str, ...]:
+    patterns = _templates(name, value)
+    for each in patterns:
+        if len(each) > MAX_PATTERN:
+            raise ConfigurationError(
+                f"{name} may have {MAX_PATTERN} characters each, not {len(each)}: {each[:40]!r}…"
+            )
+    return patterns
+
+
+def _urls(name: str, value: Any) -> tuple[str, ...]:
+    urls = _templates(name, value)
+    for each in urls:
+        if not each.startswith(("/", "http://", "https://", "{")) or each.startswith("//"):
+            raise ConfigurationError(f"{name} must be absolute (https://host/path) or paths (/path), not {each!r}")
+    return urls
 
 
 def _tags(name: str, value: Any) -> Any:

@@ -413,6 +413,9 @@ def test_wrong_templates(option: str, template: str) -> None:
         pytest.param({"tags": "a"}, "'a'", id="tags, text"),
         pytest.param({"patterns": "/users/*"}, "'/users/*'", id="patterns, text"),
         pytest.param({"urls": [5]}, "5", id="urls, number"),
+        pytest.param({"urls": ["users"]}, "'users'", id="urls, relative"),
+        pytest.param({"urls": ["ftp://host/x"]}, "'ftp://host/x'", id="urls, other scheme"),
+        pytest.param({"patterns": ["x" * 257]}, "256 characters", id="patterns, too long"),
     ],
 )
 def test_wrong_invalidations(options: dict[str, Any], value: str) -> None:

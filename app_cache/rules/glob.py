@@ -18,11 +18,14 @@ from operator import xor
 from typing import TYPE_CHECKING
 
 from app_cache.errors import ConfigurationError
+from app_cache.policy import MAX_PATTERN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-MAX_LENGTH = 256
+MAX_LENGTH = MAX_PATTERN
+LONGEST_START = 100
+"""Characters of a pattern that is too long which are kept, each of them perhaps escaped."""
 """The longest pattern that is taken, in characters."""
 
 
@@ -59,6 +62,23 @@ def literal_directory(pattern: str) -> str:
     """
     literal = _literal_start(_parsed(pattern))
     return literal[: literal.rfind("/") + 1] or "/"
+
+
+def fitted(pattern: str) -> str:
+    """Return *pattern*, or where it is too long what matches all that it does: its literal start and a star.
+
+    >>> fitted("/users/*"), fitted("/a?" + "b" * 300)
+    ('/users/*', '/a*')
+    """
+    if len(pattern) <= MAX_LENGTH:
+        return pattern
+    start: list[str] = []
+    at = 0
+    while at < len(pattern) and pattern[at] not in "*?[" and len(start) < LONGEST_START:
+        at += pattern[at] == "\\" and at + 1 < len(pattern)
+        start.append(f"\\{pattern[at]}" if pattern[at] in "*?[]\\" else pattern[at])
+        at += 1
+    return "".join(start) + "*"
 
 
 @dataclass(frozen=True, slots=True)

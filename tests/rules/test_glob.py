@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app_cache.errors import ConfigurationError
-from app_cache.rules.glob import compile_glob, literal_directory
+from app_cache.rules.glob import compile_glob, fitted, literal_directory
 
 ALPHABET = "ab-*?[]^\\/"
 """Few characters and all that mean something, so that patterns and texts meet often."""
@@ -147,3 +147,20 @@ def class_match(pattern: str, char: str) -> tuple[bool, str]:
             matched |= pattern[0] == char
             pattern = pattern[1:]
     return matched is not negated, pattern[1:]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "matching", "other"),
+    [
+        pytest.param("/p/" + "z" * 300, "/p/" + "z" * 300, "/p/a", id="a long literal"),
+        pytest.param("/p/" + r"\*" * 200, "/p/" + "*" * 200, "/p/zz", id="escapes"),
+        pytest.param("/p/[ab]" + "z" * 300, "/p/b" + "z" * 300, "/q/b", id="a class"),
+        pytest.param("*" + "z" * 300, "a" + "z" * 300, None, id="a star at once"),
+        pytest.param("/p/" + "\\\\" * 200, "/p/" + "\\" * 200, "/p/a", id="backslashes"),
+    ],
+)
+def test_fitted(pattern: str, matching: str, other: str | None) -> None:
+    """A pattern that is too long becomes one that matches all that it matched, and as little else as may be."""
+    matches = compile_glob(fitted(pattern))
+    assert matches(matching)
+    assert other is None or not matches(other)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,6 +17,9 @@ from app_cache.testing import FakeClock
 from tests.stored import FourMethods, Page, body_of, fill, look_up, written
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from app_cache.backends.base import CacheBackend
     from tests.servers import Server
 
 pytestmark = pytest.mark.anyio
@@ -307,3 +310,151 @@ async def test_hung_server_costs_the_budget_of_each(redis_server: Server) -> Non
         redis_server.resume()
     assert max(took) < 2 * backend.operation_timeout
     await backend.close()
+
+
+async def test_owed_again_while_it_is_paid() -> None:
+    """An invalidation that fails while the same one, owed from before, is being sent stays owed."""
+    backend = Gate()
+    backend.open.set()
+    store, order = StoredResponses(backend), Order(tags=(tag_stamp("users"),))
+    await fill(store, PAGE)
+    backend.away = True
+    await store.invalidate(order)
+    backend.away = False
+    held, answered, tokens = asyncio.Event(), asyncio.Event(), set[str]()
+    stamp = f"cache:s:{tag_stamp('users')}"
+
+    async def hold() -> None:
+        if stamp in backend.values:
+            tokens.add(backend.values[stamp])
+        if len(tokens) == 2 and not held.is_set():
+            held.set()
+            await answered.wait()
+
+    backend.pause = hold
+    paying = asyncio.create_task(look_up(store, PAGE))
+    await held.wait()
+    backend.away = True
+    assert not (await store.invalidate(order)).durable
+    backend.away = False
+    answered.set()
+    await paying
+    assert len(tokens) == 3
+    assert not store._owed
+
+
+def backends_to_cancel() -> list[Any]:
+    """Return what gives a backend of each kind."""
+    return [
+        pytest.param(lambda _: MemoryBackend(), id="memory"),
+        pytest.param(lambda _: FourMethods(), id="custom"),
+        pytest.param(lambda url: RedisBackend(url, operation_timeout=5.0), id="redis"),
+    ]
+
+
+@pytest.mark.parametrize("make", backends_to_cancel())
+async def test_cancelled_invalidation(redis_server: Server, make: Callable[[str], CacheBackend]) -> None:
+    """An invalidation that is cancelled, wherever it is, has its effect here at the next look-up (F31)."""
+    backend = make(redis_server.url)
+    if isinstance(backend, FourMethods):
+        backend.pause = lambda: asyncio.sleep(0)
+    store, steps = StoredResponses(backend), 1
+    while True:
+        await fill(store, PAGE)
+        await written(store)
+        task = asyncio.create_task(store.invalidate(Order(tags=(tag_stamp("users"),))))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        over = task.done()
+        task.cancel()
+        await asyncio.wait({task})
+        assert await body_of(store, PAGE) is None
+        if over:
+            break
+        steps += 1
+    assert steps < 1_000
+    await store.close()
+    await backend.close()
+
+
+@pytest.mark.parametrize("make", backends_to_cancel())
+async def test_cancelled_look_up(redis_server: Server, make: Callable[[str], CacheBackend]) -> None:
+    """A look-up or a beginning that is cancelled, wherever it is, leaves all as it was, and no task (F31)."""
+    backend, tasks = make(redis_server.url), asyncio.all_tasks()
+    if isinstance(backend, FourMethods):
+        backend.pause = lambda: asyncio.sleep(0)
+    store = StoredResponses(backend)
+    for steps in range(30):
+        page = Page(f"/{steps}", tags=(f"tag {steps}",))
+        task = asyncio.create_task(fill(store, page))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait({task})
+        await fill(store, page, b"again")
+        assert await body_of(store, page) == b"again"
+    await store.close()
+    assert {task for task in asyncio.all_tasks() - tasks if not task.done()} == set()
+    await backend.close()
+
+
+class Refusing(FourMethods):
+    """Gives what it has, and takes no entries."""
+
+    async def set(self, key: str, value: str, timeout: int) -> None:
+        if value.startswith("app-cache:"):
+            raise BackendError("full")
+        await super().set(key, value, timeout)
+
+
+async def test_writes_that_fail(caplog: pytest.LogCaptureFixture) -> None:
+    """Where reads go well and writes fail, each write is counted once and the log has one line (F8)."""
+    store = StoredResponses(Refusing())
+    for number in range(5):
+        await fill(store, Page(f"/{number}"))
+        await written(store)
+        assert await body_of(store, Page(f"/{number}")) is None
+    assert store.stats["store_failed"] == 5
+    assert [record.getMessage().split()[0] for record in caplog.records] == ["cache.backend_failed"]
+
+
+@pytest.mark.parametrize("late", [(), ("late",)], ids=["known tags", "late tags"])
+async def test_overflow_by_bytes(monkeypatch: pytest.MonkeyPatch, late: tuple[str, ...]) -> None:
+    """Beyond its bytes the oldest waiting writes are dropped, those that are not yet sealed included."""
+    monkeypatch.setattr("app_cache.store.MAX_PENDING_BYTES", 25_000)
+    store = StoredResponses(Gate())
+    for number in range(5):
+        await fill(store, Page(f"/{number}", late=late), b"x" * 10_000)
+    assert (len(store._pending), store.stats["store_dropped"]) == (2, 3)
+    assert 20_000 < store._pending_bytes < 25_000
+
+
+async def test_writes_of_one_key_keep_their_order() -> None:
+    """A write waits for the one before it of the same key: the backend ends with the newest."""
+    backend = Gate()
+    store = StoredResponses(backend)
+    for body in (b"first", b"second", b"third"):
+        await fill(store, PAGE, body)
+        for _ in range(20):
+            await asyncio.sleep(0)
+    assert len(store._writing) == 1
+    backend.open.set()
+    await written(store)
+    assert await body_of(StoredResponses(backend), PAGE) == b"third"
+    assert not store._pending_bytes
+
+
+async def test_owed_before_a_shared_answer_is_trusted() -> None:
+    """What was waited for does not hold if an invalidation that names it is still owed."""
+    backend = Gate()
+    backend.open.set()
+    store = StoredResponses(backend)
+    found = await look_up(store, PAGE)
+    mark = await store.begin(found.reading, PAGE.asked, 60.0)
+    assert mark is not None
+    entry = PAGE.entry(mark)
+    assert await store.still_holds(entry, store.invalidations)
+    backend.away = True
+    await store.invalidate(Order(tags=(tag_stamp("users"),)))
+    backend.away = False
+    assert not await store.still_holds(entry, store.invalidations)

@@ -1,0 +1,528 @@
+"""The clock in Redis and Valkey: what is evicted, garbled, restored or refused is a miss and never a hit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from app_cache.backends.redis import RedisBackend
+from app_cache.clock.base import Order, Verdict, tag_stamp
+from app_cache.clock.script import TOUCH
+from app_cache.errors import BackendError
+from app_cache.store import StoredResponses
+from tests.stored import Page, begun, body_of, fill, filled, kept, verdict, written
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from app_cache.clock.base import InvalidationClock
+    from tests.conftest import StartServer
+    from tests.servers import Server
+
+    Stores = Callable[..., StoredResponses]
+
+pytestmark = pytest.mark.anyio
+
+VALID, INVALID = Verdict.VALID, Verdict.INVALID
+PAGE = Page("/users/7", tags=("user",), late=("late",))
+CLOCK, BANS, STAMP = "{cache:}clock", "{cache:}bans", f"{{cache:}}s:{tag_stamp('user')}"
+BY_TAG, BY_LATE_TAG = Order(tags=(tag_stamp("user"),)), Order(tags=(tag_stamp("late"),))
+BY_PATTERN, ANOTHER, EVERYTHING = (
+    Order(patterns=("/users/*",)),
+    Order(patterns=("/nowhere/*",)),
+    Order(everything=True),
+)
+OF_NOTHING = Order(tags=(tag_stamp("nobody"),))
+
+
+class Observed(RedisBackend):
+    """Counts what it is asked, and holds back answers while it has a *gate*."""
+
+    def __init__(self, url: str, **options: Any) -> None:
+        super().__init__(url, socket_timeout=5.0, **{"operation_timeout": 5.0, **options})
+        self.asked: Counter[str] = Counter()
+        self.gate: asyncio.Event | None = None
+        self.held = asyncio.Event()
+
+    async def get_beside(self, key: str, others: Sequence[str]) -> tuple[bytes | None, list[bytes | None]]:
+        answer = await super().get_beside(key, others)
+        await self._answered("get_beside")
+        return answer
+
+    async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        answer = await super().get_many(keys)
+        await self._answered("get_many")
+        return answer
+
+    async def run_script(self, script: str, keys: Sequence[str], args: Sequence[str | int]) -> Any:
+        answer = await super().run_script(script, keys, args)
+        await self._answered("run_script")
+        return answer
+
+    async def _answered(self, verb: str) -> None:
+        self.asked[verb] += 1
+        if self.gate is not None:
+            self.held.set()
+            await self.gate.wait()
+
+
+class ThroughText(RedisBackend):
+    """Is asked for values by its own `get`, so that clock and value are read in two trips."""
+
+    async def get(self, key: str) -> str | None:
+        return await super().get(key)
+
+
+@pytest.fixture
+async def stores(redis_server: Server) -> AsyncIterator[Stores]:
+    """Give the stores of one more process each, on one server."""
+    made: list[tuple[StoredResponses, RedisBackend]] = []
+
+    def make(kind: type[RedisBackend] = Observed, server: Server = redis_server) -> StoredResponses:
+        backend = kind(server.url)
+        made.append((StoredResponses(backend), backend))
+        return made[-1][0]
+
+    yield make
+    for store, backend in made:
+        await store.close()
+        await backend.close()
+
+
+def keys_of(server: Server) -> list[str]:
+    """Return all keys that *server* holds."""
+    return sorted(key.decode() for key in server.command("KEYS", "*"))
+
+
+def snapshot(server: Server) -> list[tuple[str, bytes, int]]:
+    """Return all that *server* holds."""
+    return [(key, server.command("GET", key), server.command("PTTL", key)) for key in keys_of(server)]
+
+
+def restore(server: Server, held: list[tuple[str, bytes, int]]) -> None:
+    """Let *server* hold what it held before, and nothing else."""
+    server.command("FLUSHALL")
+    for key, value, life in held:
+        server.command("SET", key, value, "PX", life)
+
+
+# What is there, and for how long.
+
+
+async def test_every_key_ends_after_what_it_judges(redis_server: Server, stores: Stores) -> None:
+    """Every key has an expiry; clock, bans and stamps outlive the entry that they judge."""
+    clock = stores().clock
+
+    def lives() -> dict[str, int]:
+        return {key: redis_server.command("PTTL", key) for key in keys_of(redis_server)}
+
+    def all_outlive() -> bool:
+        entry = lives()[PAGE.key]
+        return entry > 0 and all(life > entry for key, life in lives().items() if key != PAGE.key)
+
+    await filled(clock, PAGE, keep_for=100)
+    assert all_outlive()
+    for order in (BY_PATTERN, BY_TAG, EVERYTHING, ANOTHER):
+        await clock.invalidate(order)
+    assert BANS in lives()
+    assert all_outlive()
+    await filled(clock, PAGE, keep_for=10_000)
+    assert all_outlive()
+    longest = lives()
+    await filled(clock, PAGE, keep_for=1)
+    assert all(life > longest[key] - 5_000 for key, life in lives().items() if key != PAGE.key)
+
+
+@pytest.mark.parametrize("order", [BY_TAG, BY_PATTERN, EVERYTHING], ids=["tag", "pattern", "everything"])
+async def test_invalidating_makes_nothing(redis_server: Server, stores: Stores, order: Order) -> None:
+    """Only a fill makes a clock and stamps: an invalidation of nothing leaves nothing, and is done."""
+    result = await stores().clock.invalidate(order)
+    assert (result.durable, result.epoch) == (True, None)
+    assert keys_of(redis_server) == []
+    await filled(stores().clock, PAGE)
+    before = keys_of(redis_server)
+    await stores().clock.invalidate(OF_NOTHING)
+    assert keys_of(redis_server) == before
+
+
+async def test_a_tag_costs_one_write(redis_server: Server, stores: Stores) -> None:
+    """An invalidation is one command to the server, however many tags and patterns it has."""
+    store = stores()
+    await filled(store.clock, PAGE)
+    backend = store.backend
+    assert isinstance(backend, Observed)
+    backend.asked.clear()
+    await store.clock.invalidate(
+        Order(tags=BY_TAG.tags + BY_LATE_TAG.tags, patterns=("/a", "/b"), everything=True)
+    )
+    assert backend.asked == {"run_script": 1}
+
+
+async def test_a_hit_is_one_round_trip(stores: Stores) -> None:
+    """A look-up is one read; the bans are read once after they changed, and late tags are learned once."""
+    store = stores()
+    await fill(store, PAGE)
+    await written(store)
+    await store.invalidate(ANOTHER)
+    backend = store.backend
+    assert isinstance(backend, Observed)
+    backend.asked.clear()
+    for _ in range(10):
+        assert await body_of(store, PAGE) == b"old"
+    assert backend.asked == {"get_beside": 10, "get_many": 2}
+
+
+async def test_two_trips(stores: Stores) -> None:
+    """A backend that has its own way to read a value is asked for the clock first: nothing old is served."""
+    store = stores(ThroughText)
+    await fill(store, PAGE)
+    await written(store)
+    assert await body_of(store, PAGE) == b"old"
+    await store.invalidate(BY_LATE_TAG)
+    assert await body_of(store, PAGE) is None
+
+
+async def test_scripts_are_loaded_again(redis_server: Server, stores: Stores) -> None:
+    """A server that forgot the scripts is told them again."""
+    clock = stores().clock
+    mark = await filled(clock, PAGE)
+    redis_server.command("SCRIPT FLUSH")
+    await clock.invalidate(BY_TAG)
+    assert await verdict(clock, PAGE, mark) is INVALID
+    redis_server.command("SCRIPT FLUSH")
+    assert await verdict(clock, PAGE, await filled(clock, PAGE)) is VALID
+
+
+# What is evicted.
+
+
+async def everything_there(clock: InvalidationClock) -> Any:
+    """Return the mark of a page that is stored under a clock that knows of bans."""
+    await filled(clock, PAGE)
+    await clock.invalidate(ANOTHER)
+    return await filled(clock, PAGE)
+
+
+@pytest.mark.parametrize(
+    "order", [BY_TAG, BY_LATE_TAG, BY_PATTERN, EVERYTHING], ids=["tag", "late", "pattern", "all"]
+)
+async def test_evicted_before(redis_server: Server, stores: Stores, order: Order) -> None:
+    """Whatever key is gone, an invalidation that comes after it has its effect."""
+    clock = stores().clock
+    await everything_there(clock)
+    for key in keys_of(redis_server):
+        mark = await everything_there(clock)
+        redis_server.command("DEL", key)
+        await clock.invalidate(order)
+        for each in (clock, stores().clock):
+            assert await verdict(each, PAGE, mark) is INVALID
+        await filled(clock, PAGE)
+        assert await verdict(stores().clock, PAGE, mark) is INVALID
+
+
+@pytest.mark.parametrize(
+    "order", [BY_TAG, BY_LATE_TAG, BY_PATTERN, EVERYTHING], ids=["tag", "late", "pattern", "all"]
+)
+async def test_evicted_after(redis_server: Server, stores: Stores, order: Order) -> None:
+    """Whatever key is gone after an invalidation, what it named stays invalid, whoever fills anew."""
+    clock = stores().clock
+    await everything_there(clock)
+    for key in keys_of(redis_server):
+        mark = await everything_there(clock)
+        await clock.invalidate(order)
+        redis_server.command("DEL", key)
+        for each in (clock, stores().clock):
+            assert await verdict(each, PAGE, mark) is INVALID
+        await filled(clock, PAGE)
+        await clock.invalidate(ANOTHER)
+        assert await verdict(stores().clock, PAGE, mark) is INVALID
+
+
+@pytest.mark.parametrize(
+    "order", [BY_TAG, BY_LATE_TAG, BY_PATTERN, EVERYTHING], ids=["tag", "late", "pattern", "all"]
+)
+async def test_evicted_during_a_fill(redis_server: Server, stores: Stores, order: Order) -> None:
+    """Whatever key is gone before an invalidation, a fill that it raced does not store what is valid."""
+    clock = stores().clock
+    await everything_there(clock)
+    for key in keys_of(redis_server):
+        await everything_there(clock)
+        mark = await begun(clock, PAGE)
+        redis_server.command("DEL", key)
+        await clock.invalidate(order)
+        await filled(stores().clock, Page("/other", tags=("user", "late")))
+        await kept(clock, PAGE, mark)
+        for each in (clock, stores().clock):
+            assert await verdict(each, PAGE, mark) is INVALID
+
+
+@pytest.mark.parametrize("key", [CLOCK, STAMP, BANS], ids=["clock", "stamp", "bans"])
+async def test_evicted_alone(redis_server: Server, stores: Stores, key: str) -> None:
+    """What is judged by a key that is gone is a miss, and what is filled after that is valid."""
+    clock = stores().clock
+    mark = await filled(clock, PAGE)
+    await clock.invalidate(ANOTHER)
+    assert await verdict(clock, PAGE, mark) is VALID
+    redis_server.command("DEL", key)
+    for each in (clock, stores().clock):
+        newer = await verdict(each, PAGE, mark)
+        assert newer is INVALID or (key == BANS and each is clock)
+    assert await verdict(stores().clock, PAGE, await filled(clock, PAGE)) is VALID
+
+
+async def test_bans_gone_and_begun_anew(redis_server: Server, stores: Stores) -> None:
+    """A list of bans that was lost and begun anew is complete only for what is newer than what was lost."""
+    clock = stores().clock
+    old = await filled(clock, PAGE)
+    await clock.invalidate(BY_PATTERN)
+    newer = await filled(clock, Page("/items/1"))
+    redis_server.command("DEL", BANS)
+    await clock.invalidate(ANOTHER)
+    fresh = stores().clock
+    assert await verdict(fresh, PAGE, old) is INVALID
+    assert await verdict(fresh, Page("/items/1"), newer) is VALID
+
+
+async def test_emptied(redis_server: Server, stores: Stores) -> None:
+    """After the server was emptied nothing that was filled before is valid, whatever is held in memory (F5)."""
+    clock = stores().clock
+    mark = await everything_there(clock)
+    redis_server.command("FLUSHALL")
+    assert await verdict(clock, PAGE, mark) is INVALID
+    await kept(clock, PAGE, mark)
+    assert await verdict(clock, PAGE, mark) is INVALID
+    assert await verdict(clock, PAGE, await filled(clock, PAGE)) is VALID
+
+
+async def test_pending_writes_do_not_outlive_the_clock(redis_server: Server, stores: Stores) -> None:
+    """An entry that waits to be written is a miss once the server was emptied (F5)."""
+    store = stores()
+    await fill(store, PAGE)
+    redis_server.command("FLUSHALL")
+    assert await body_of(store, PAGE) is None
+    await written(store)
+    assert await body_of(store, PAGE) is None
+
+
+async def test_a_clock_is_never_made_twice(stores: Stores) -> None:
+    """A script that is sent again, as a retry does, makes another generation than it made before."""
+    backend = stores().backend
+    assert isinstance(backend, RedisBackend)
+    made = []
+    for _ in range(2):
+        made.append(await backend.run_script(TOUCH, [CLOCK, BANS], ["ab", 60_000]))
+        await backend.delete(CLOCK)
+    assert made[0] != made[1]
+
+
+# What is garbage.
+
+GARBAGE = {
+    "empty": b"",
+    "a word": b"x",
+    "digits": b"7",
+    "no generation": b" 1 0 0 0",
+    "not hexadecimal": b"xyz 1 0 0 0",
+    "too few": b"ab 1 0",
+    "too many": b"ab 1 0 0 0 0 0",
+    "negative": b"ab -1 0 0 0",
+    "fraction": b"ab 1.5 0 0 0",
+    "exponent": b"ab 1e3 0 0 0",
+    "hexadecimal": b"ab 0x9 0 0 0",
+    "no ASCII digit": "ab ² 0 0 0".encode("latin-1"),
+    "digits of another script": "ab ٣ 0 0 0".encode(),
+    "too large": b"ab 99999999999999999999 0 0 0",
+    "far too large": b"ab " + b"9" * 5_000 + b" 0 0 0",
+    "end of line": b"ab 1 0 0 0\n",
+    "two blanks": b"ab  1 0 0 0",
+    "no text": b"\xff\x00\xfe",
+    "large": b"a" * 300_000,
+    "a stamp": b"ab 1 0",
+    "JSON": b'{"epoch": 1}',
+}
+
+
+def damaged(text: bytes) -> dict[str, bytes]:
+    """Return garbage that was made of *text*."""
+    return {"cut short": text[:-2], "a byte more": text + b"x", "a field less": text.rpartition(b" ")[0]}
+
+
+@pytest.mark.parametrize("key", [CLOCK, STAMP, BANS], ids=["clock", "stamp", "bans"])
+async def test_garbage(redis_server: Server, stores: Stores, key: str) -> None:
+    """A clock, stamp or list that cannot be read is as if it were gone: a miss, no error, and it heals."""
+    clock = stores().clock
+    mark = await filled(clock, PAGE)
+    await clock.invalidate(ANOTHER)
+    garbage = GARBAGE | damaged(redis_server.command("GET", key))
+    for name, text in garbage.items():
+        mark = await filled(clock, PAGE)
+        await clock.invalidate(ANOTHER)
+        redis_server.command("SET", key, text, "PX", 60_000)
+        assert await verdict(stores().clock, PAGE, mark) is INVALID, name
+        for order in (BY_TAG, BY_PATTERN, EVERYTHING):
+            await clock.invalidate(order)
+        for each in (clock, stores().clock):
+            assert await verdict(each, PAGE, mark) is INVALID, name
+        newer = await filled(stores().clock, PAGE)
+        assert await verdict(stores().clock, PAGE, newer) is VALID, name
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param(b"9 0 p", id="too few fields"),
+        pytest.param(b"9 0 x %2A", id="a kind that nobody knows"),
+        pytest.param(b"9 2 p %2A", id="neither hard nor soft"),
+        pytest.param(b"x 0 p %2A", id="no epoch"),
+        pytest.param("² 0 p %2A".encode("latin-1"), id="no ASCII digit"),
+        pytest.param(b"9" * 5_000 + b" 0 p %2A", id="far too large"),
+        pytest.param(b"9 0 p %FF%FE", id="no text"),
+        pytest.param(b"9 0 p " + b"x" * 5_000, id="a pattern that is too long"),
+        pytest.param(b"", id="empty"),
+    ],
+)
+async def test_garbage_among_bans(redis_server: Server, stores: Stores, line: bytes) -> None:
+    """One ban that cannot be read may be any: what is older than the newest is a miss, and nothing fails."""
+    clock = stores().clock
+    mark = await filled(clock, PAGE)
+    await clock.invalidate(ANOTHER)
+    head, newest = redis_server.command("GET", BANS).split(b"\n")
+    redis_server.command("SET", BANS, b"\n".join((head, line, newest)), "PX", 60_000)
+    assert await verdict(stores().clock, PAGE, mark) is INVALID
+    newer = await filled(stores().clock, PAGE)
+    await clock.invalidate(BY_PATTERN)
+    assert await verdict(stores().clock, PAGE, newer) is INVALID
+
+
+# What goes back in time.
+
+
+@pytest.mark.parametrize(
+    "order",
+    [BY_TAG, BY_LATE_TAG, BY_PATTERN, EVERYTHING, OF_NOTHING],
+    ids=["tag", "late", "pattern", "all", "nothing"],
+)
+@pytest.mark.parametrize("first", ["who invalidated", "who looked"])
+async def test_older_snapshot(redis_server: Server, stores: Stores, order: Order, first: str) -> None:
+    """A server that went back to before an invalidation does not bring back what it named, to nobody."""
+    here, there, elsewhere = stores().clock, stores().clock, stores().clock
+    mark = await everything_there(here)
+    held = snapshot(redis_server)
+    await here.invalidate(order)
+    await verdict(there, PAGE, mark)
+    restore(redis_server, held)
+    witness = here if first == "who invalidated" else there
+    assert await verdict(witness, PAGE, mark) is INVALID
+    for clock in (here, there, elsewhere):
+        assert await verdict(clock, PAGE, mark) is INVALID
+    newer = await filled(there, PAGE)
+    for clock in (here, there, elsewhere):
+        assert await verdict(clock, PAGE, newer) is VALID
+
+
+async def test_older_life_of_the_clock(redis_server: Server, stores: Stores) -> None:
+    """A server that went back to a clock which was gone since does not bring back what that one judged."""
+    clock = stores().clock
+    mark = await everything_there(clock)
+    held = snapshot(redis_server)
+    redis_server.command("FLUSHALL")
+    await filled(clock, PAGE)
+    await clock.invalidate(BY_TAG)
+    restore(redis_server, held)
+    assert await verdict(clock, PAGE, mark) is INVALID
+    assert await verdict(stores().clock, PAGE, mark) is INVALID
+
+
+async def test_invalidating_after_an_older_snapshot(redis_server: Server, stores: Stores) -> None:
+    """An invalidation finds out by itself that the server went back."""
+    clock = stores().clock
+    mark = await everything_there(clock)
+    held = snapshot(redis_server)
+    for order in (BY_TAG, OF_NOTHING, OF_NOTHING):
+        await clock.invalidate(order)
+    restore(redis_server, held)
+    result = await clock.invalidate(OF_NOTHING)
+    assert (result.durable, result.epoch) == (True, None)
+    assert await verdict(stores().clock, PAGE, mark) is INVALID
+
+
+async def test_an_answer_that_was_overtaken(redis_server: Server, stores: Stores) -> None:
+    """An answer that comes after a newer one is no sign that the server went back."""
+    store = stores()
+    mark = await filled(store.clock, PAGE)
+    generation = redis_server.command("GET", CLOCK).split()[0]
+    backend = store.backend
+    assert isinstance(backend, Observed)
+    backend.gate = gate = asyncio.Event()
+    slow = asyncio.create_task(store.clock.look_up(PAGE.key, PAGE.asked))
+    await backend.held.wait()
+    backend.gate = None
+    await store.clock.invalidate(OF_NOTHING)
+    assert await verdict(store.clock, PAGE, mark) is VALID
+    gate.set()
+    _, reading = await slow
+    assert reading.judge(mark, PAGE.stored) is VALID
+    assert await verdict(store.clock, PAGE, mark) is VALID
+    assert redis_server.command("GET", CLOCK).split()[0] == generation
+
+
+# What is refused.
+
+
+async def test_read_only_replica(redis_server: Server, stores: Stores) -> None:
+    """On a server that may not be written reads hit, and an invalidation is not said to be done (F9)."""
+    store, elsewhere = stores(), stores()
+    await fill(store, PAGE)
+    await written(store)
+    redis_server.command("REPLICAOF", "127.0.0.1", "1")
+    try:
+        assert await body_of(store, PAGE) == b"old"
+        with pytest.raises(BackendError):
+            await store.clock.invalidate(BY_TAG)
+        assert not (await store.invalidate(BY_TAG)).durable
+        assert await body_of(store, PAGE) is None
+        assert await body_of(elsewhere, PAGE) == b"old"
+    finally:
+        redis_server.command("REPLICAOF", "NO", "ONE")
+    assert await body_of(store, PAGE) is None
+    assert await body_of(elsewhere, PAGE) is None
+
+
+async def test_full(start_server: StartServer, stores: Stores) -> None:
+    """On a server that is full reads hit, writes fail and are counted, and an invalidation has its effect (F8)."""
+    server = start_server("--maxmemory-policy", "noeviction")
+    store, elsewhere = stores(server=server), stores(server=server)
+    others = [Page(f"/items/{number}", tags=("item",)) for number in range(3)]
+    await fill(store, PAGE)
+    await fill(store, others[0])
+    await written(store)
+    server.command("CONFIG", "SET", "maxmemory", "1")
+    assert await body_of(store, PAGE) == b"old"
+    await fill(store, others[1])
+    await written(store)
+    assert (await body_of(elsewhere, others[1]), store.stats["store_failed"]) == (None, 1)
+    for order in (BY_TAG, Order(patterns=("/items/*",))):
+        assert (await store.invalidate(order)).durable
+    for each in (store, elsewhere):
+        assert [await body_of(each, page) for page in (PAGE, others[0])] == [None, None]
+
+
+# What goes on beside.
+
+
+async def test_closing_ends_what_goes_on(stores: Stores) -> None:
+    """A clock that was closed leaves no task, also where the server does not answer."""
+    store = stores()
+    await filled(store.clock, Page("/other"))
+    backend, tasks = store.backend, asyncio.all_tasks()
+    assert isinstance(backend, Observed)
+    _, reading = await store.clock.look_up(PAGE.key, PAGE.asked)
+    backend.gate = asyncio.Event()
+    await store.clock.begin(reading, PAGE.asked, 300.0)
+    assert len(asyncio.all_tasks()) == len(tasks) + 1
+    await store.clock.close()
+    assert asyncio.all_tasks() == tasks
+    backend.gate = None

@@ -1,0 +1,736 @@
+"""One fill per key: the run belongs to the cache, its clients come and go."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from app_cache.codec import Mark
+from app_cache.flight import MARKER_S, NOT_SHARED, Fill, Flight, Outcome, Share
+from app_cache.testing import FakeClock
+from tests.stored import Page
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+
+    from app_cache.flight import App, Message, Receive, Send
+    from app_cache.rules.messages import Headers
+
+pytestmark = pytest.mark.anyio
+
+STORED = Outcome(entry=Page().entry(Mark()))
+FAILED = Outcome(failed=True)
+START: Message = {"type": "http.response.start", "status": 200, "headers": []}
+END: Message = {"type": "http.response.body", "body": b"end", "more_body": False}
+
+
+def part(body: bytes) -> Message:
+    """Return a message of a body that goes on."""
+    return {"type": "http.response.body", "body": body, "more_body": True}
+
+
+class Answers:
+    """Judges every run alike, and writes down what it was asked."""
+
+    def __init__(self, share: Share = Share.STORE, max_body: int = 1000) -> None:
+        self.superseded = False
+        self.max_body = max_body
+        self.share = share
+        self.bodies: list[bytes] = []
+
+    async def begin(self) -> None: ...
+
+    def started(self, status: int, headers: Headers) -> Share:
+        return self.share
+
+    async def finished(self, body: bytes) -> Outcome:
+        self.bodies.append(body)
+        return Outcome(failed=True, failure=(500, (), body)) if self.share is Share.FAIL else STORED
+
+    def raised(self) -> Outcome:
+        return FAILED
+
+
+class Handler:
+    """An application that does one *step* after the other as the test lets it."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+        self.ended: BaseException | str | None = None
+        self.receive: Receive | None = None
+        self._steps: asyncio.Queue[tuple[Callable[[], Awaitable[Any]] | None, asyncio.Future[Any]]] = (
+            asyncio.Queue()
+        )
+        self._send: Send | None = None
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        self.runs += 1
+        self.receive, self._send = receive, send
+        try:
+            while True:
+                step, done = await self._steps.get()
+                if step is None:
+                    break
+                try:
+                    done.set_result(await step())
+                except BaseException:
+                    done.cancel()
+                    raise
+            self.ended = "returned"
+            done.set_result(None)
+        except BaseException as error:
+            self.ended = error
+            raise
+
+    def do(self, step: Callable[[], Awaitable[Any]] | None) -> asyncio.Future[Any]:
+        """Let it do *step*; return what tells when that is done."""
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._steps.put_nowait((step, done))
+        return done
+
+    def send(self, message: Message) -> asyncio.Future[Any]:
+        """Let it send *message*."""
+
+        async def step() -> None:
+            assert self._send is not None
+            await self._send(message)
+
+        return self.do(step)
+
+    def fail(self, error: Exception) -> asyncio.Future[Any]:
+        """Let it raise *error*."""
+
+        async def step() -> None:
+            raise error
+
+        return self.do(step)
+
+    def end(self) -> asyncio.Future[Any]:
+        """Let it return."""
+        return self.do(None)
+
+
+class Client:
+    """The leader's connection: takes messages one by one if it is told to, and leaves when it is told."""
+
+    def __init__(self) -> None:
+        self.got: list[Message] = []
+        self.takes = asyncio.Event()
+        self.takes.set()
+        self.refuses: Exception | None = None
+        self.gone = asyncio.Event()
+
+    async def send(self, message: Message) -> None:
+        await self.takes.wait()
+        if self.refuses is not None:
+            raise self.refuses
+        self.got.append(message)
+
+    async def receive(self) -> Message:
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+    @property
+    def body(self) -> bytes:
+        """The bytes of body that it got."""
+        return b"".join(message.get("body", b"") for message in self.got)
+
+
+class Scene:
+    """A run that a client leads."""
+
+    def __init__(self, judge: Answers | None = None) -> None:
+        self.judge = judge or Answers()
+        self.handler = Handler()
+        self.client = Client()
+        self.flight = Flight()
+        self.fill = Fill(self.judge)
+        self.fill.start(self.handler, {}, b"content", self.client.receive)
+        self.flight.take_off("key", self.fill)
+        self.leader = asyncio.create_task(self.fill.lead(self.client.send))
+        self.waiters = self.wait(3)
+
+    def wait(self, count: int) -> list[asyncio.Task[Outcome | None]]:
+        """Let so many wait for the run."""
+        return [asyncio.create_task(self.fill.follow(30)) for _ in range(count)]
+
+    async def outcomes(self) -> list[Outcome | None]:
+        """Return what those who wait get, once they do."""
+        return await asyncio.gather(*self.waiters)
+
+
+@pytest.fixture
+async def scene() -> Scene:
+    """A run that may be shared."""
+    return Scene()
+
+
+async def turns(count: int = 10) -> None:
+    """Let others run."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def receiving(handler: Handler) -> Message:
+    """Return what *handler* receives next."""
+    assert handler.receive is not None
+    return await handler.receive()
+
+
+# While it may be shared.
+
+
+async def test_leader_gets_each_message_at_once(scene: Scene) -> None:
+    """The leader gets each message as it comes; the others get the outcome, once the answer is complete."""
+    for message in (START, part(b"one"), part(b"two")):
+        await scene.handler.send(message)
+        await turns()
+        assert scene.client.got[-1]["type"] == message["type"]
+        assert not any(waiter.done() for waiter in scene.waiters)
+    await scene.handler.send(END)
+    assert await scene.outcomes() == [STORED] * 3
+    assert not scene.leader.done()
+    await scene.handler.end()
+    await scene.leader
+    assert (scene.client.body, scene.judge.bodies) == (b"onetwoend", [b"onetwoend"])
+    assert scene.handler.runs == 1
+
+
+async def test_start_with_a_length_waits_for_the_body(scene: Scene) -> None:
+    """A start that announces a length waits for the first body message, for more may be known of it by then."""
+    await scene.handler.send({**START, "headers": [(b"content-length", b"3")]})
+    await turns()
+    assert scene.client.got == []
+    await scene.handler.send(END)
+    await turns()
+    assert [message["type"] for message in scene.client.got] == ["http.response.start", "http.response.body"]
+    await scene.handler.end()
+    await scene.leader
+
+
+async def test_runs_at_its_own_pace(scene: Scene) -> None:
+    """What may be shared is not held up by a leader that takes nothing."""
+    scene.client.takes.clear()
+    for message in (START, part(b"one"), END):
+        await scene.handler.send(message)
+    assert await scene.outcomes() == [STORED] * 3
+    scene.client.takes.set()
+    await scene.handler.end()
+    await scene.leader
+    assert scene.client.body == b"oneend"
+
+
+async def test_content_and_no_disconnect(scene: Scene) -> None:
+    """The run gets the content once, and learns of no client that leaves until its answer is complete."""
+    scene.client.gone.set()
+    content = await scene.handler.do(lambda: receiving(scene.handler))
+    assert content == {"type": "http.request", "body": b"content", "more_body": False}
+    await scene.handler.send(START)
+    assert scene.handler.receive is not None
+    listening = asyncio.ensure_future(scene.handler.receive())
+    await turns()
+    assert not listening.done()
+    await scene.handler.send(END)
+    assert await listening == {"type": "http.disconnect"}
+    await scene.handler.end()
+    await scene.leader
+
+
+@pytest.mark.parametrize("when", [0, 1, 2])
+async def test_leader_is_cancelled(scene: Scene, caplog: pytest.LogCaptureFixture, when: int) -> None:
+    """A leader that is cancelled ends at once; the run goes on, and who waits has its answer."""
+    messages = [START, part(b"one"), END]
+    for message in messages[:when]:
+        await scene.handler.send(message)
+    await turns()
+    scene.leader.cancel()
+    await asyncio.wait({scene.leader})
+    assert scene.leader.cancelled()
+    for message in messages[when:]:
+        await scene.handler.send(message)
+    assert await scene.outcomes() == [STORED] * 3
+    await scene.handler.end()
+    assert (scene.handler.ended, scene.handler.runs, caplog.records) == ("returned", 1, [])
+
+
+async def test_leaders_connection_breaks(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+    """A leader to whom nothing can be sent raises that; the run goes on, and who waits has its answer."""
+    scene.client.refuses = OSError("gone")
+    await scene.handler.send(START)
+    with pytest.raises(OSError, match="gone"):
+        await scene.leader
+    await scene.handler.send(END)
+    assert await scene.outcomes() == [STORED] * 3
+    await scene.handler.end()
+    assert (scene.handler.ended, caplog.records) == ("returned", [])
+
+
+async def test_waiters_leave(scene: Scene) -> None:
+    """Half of those who wait are cancelled, and nobody else notices (F15)."""
+    scene.waiters = scene.wait(200)
+    await turns()
+    for waiter in scene.waiters[:100]:
+        waiter.cancel()
+    await scene.handler.send(START)
+    await scene.handler.send(END)
+    outcomes = await asyncio.gather(*scene.waiters, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes[:100]] == [asyncio.CancelledError] * 100
+    assert outcomes[100:] == [STORED] * 100
+    await scene.handler.end()
+    await scene.leader
+
+
+async def test_waiting_has_an_end(scene: Scene) -> None:
+    """Who waits no longer has no outcome, and leaves the run as it is (F17)."""
+    assert await scene.fill.follow(0) is None
+    await scene.handler.send(START)
+    await scene.handler.send(END)
+    assert await scene.fill.follow(0) == STORED
+    await scene.handler.end()
+    await scene.leader
+
+
+async def test_background_tasks(scene: Scene) -> None:
+    """What the run does after its answer delays nobody but the leader's own end (F22)."""
+    await scene.handler.send(START)
+    await scene.handler.send(END)
+    assert await scene.outcomes() == [STORED] * 3
+    failing = scene.handler.fail(KeyError("background"))
+    with pytest.raises(KeyError):
+        await scene.leader
+    assert (failing.cancelled(), scene.client.body) == (True, b"end")
+    assert await scene.fill.follow(0) == STORED
+
+
+# When it fails.
+
+
+async def test_run_raises(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+    """What a run raises reaches the leader alone; each who waits learns that it failed (F16)."""
+    scene.handler.fail(KeyError("wrong"))
+    assert await scene.outcomes() == [FAILED] * 3
+    with pytest.raises(KeyError, match="wrong"):
+        await scene.leader
+    assert (scene.handler.runs, caplog.records) == (1, [])
+
+
+async def test_run_raises_with_nobody_to_tell(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+    """What a run raises after its leader left is in the log, once."""
+    await turns()
+    scene.leader.cancel()
+    await asyncio.wait({scene.leader})
+    scene.handler.fail(KeyError("wrong"))
+    assert await scene.outcomes() == [FAILED] * 3
+    await turns()
+    assert [record.getMessage().split()[0] for record in caplog.records] == ["cache.fill_failed"]
+
+
+async def test_failing_answer_holds_its_end() -> None:
+    """The last message of a failure is held until the run has ended; who waits has it at once."""
+    scene = Scene(Answers(Share.FAIL))
+    await scene.handler.send(START)
+    await scene.handler.send(END)
+    assert await scene.outcomes() == [Outcome(failed=True, failure=(500, (), b"end"))] * 3
+    await turns()
+    assert [message["type"] for message in scene.client.got] == ["http.response.start"]
+    await scene.handler.end()
+    await scene.leader
+    assert scene.client.got[-1] == END
+
+
+async def test_run_that_answers_nothing(scene: Scene) -> None:
+    """A run that ends without an answer lets go who waits."""
+    await scene.handler.end()
+    assert await scene.outcomes() == [NOT_SHARED] * 3
+    await scene.leader
+    assert scene.client.got == []
+
+
+async def test_run_cancelled_before_it_began() -> None:
+    """A run that is cancelled before it began lets go who waits."""
+    fill = Fill(Answers())
+    fill.start(Handler(), {}, b"", None)
+    assert fill.task is not None
+    fill.task.cancel()
+    assert await fill.follow(30) is NOT_SHARED
+
+
+async def test_what_must_be_done_before_fails() -> None:
+    """A run that cannot begin failed, and the leader learns why."""
+
+    class Unready(Answers):
+        async def begin(self) -> None:
+            raise KeyError("begin")
+
+    scene = Scene(Unready())
+    assert await scene.outcomes() == [FAILED] * 3
+    with pytest.raises(KeyError, match="begin"):
+        await scene.leader
+    assert scene.handler.runs == 0
+
+
+async def test_withheld() -> None:
+    """An answer in whose place another one stands reaches nobody."""
+    scene = Scene(Answers(Share.WITHHOLD))
+    await scene.handler.send(START)
+    await scene.handler.send(END)
+    assert await scene.outcomes() == [STORED] * 3
+    await scene.handler.end()
+    await scene.leader
+    assert scene.client.got == []
+
+
+# Once it may not be shared.
+
+
+async def refused() -> Scene:
+    """Return a run whose start says that it is the leader's alone."""
+    scene = Scene(Answers(Share.REFUSE))
+    await scene.handler.send(START)
+    return scene
+
+
+async def test_refused_at_its_start() -> None:
+    """An answer that is the leader's alone lets go at its start who waits; the leader gets all of it."""
+    scene = await refused()
+    assert await scene.outcomes() == [NOT_SHARED] * 3
+    for message in (part(b"x" * 5_000), END):
+        await scene.handler.send(message)
+    await scene.handler.end()
+    await scene.leader
+    assert (len(scene.client.body), scene.judge.bodies) == (5_003, [])
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        pytest.param({**START, "trailers": True}, id="trailers"),
+        pytest.param({"type": "http.response.pathsend", "path": "/etc/hosts"}, id="pathsend"),
+        pytest.param({"type": "http.response.zerocopysend", "file": 7}, id="unknown to us"),
+    ],
+)
+async def test_messages_that_cannot_be_kept(scene: Scene, message: Message) -> None:
+    """An answer with messages that cannot be kept is the leader's alone, and passes unchanged (F21)."""
+    first = message if message["type"] == "http.response.start" else START
+    await scene.handler.send({**first, "headers": [(b"content-length", b"3")]})
+    if first is START:
+        await scene.handler.send(message)
+    assert await scene.outcomes() == [NOT_SHARED] * 3
+    await scene.handler.end()
+    await scene.leader
+    assert [each["type"] for each in scene.client.got] == [*dict.fromkeys((first["type"], message["type"]))]
+
+
+async def test_too_large() -> None:
+    """When a body passes what may be kept, who waits is let go and the kept bytes are dropped (F19)."""
+    scene = Scene(Answers(max_body=10))
+    await scene.handler.send(START)
+    await scene.handler.send(part(b"x" * 10))
+    assert not any(waiter.done() for waiter in scene.waiters)
+    await scene.handler.send(part(b"y"))
+    assert await scene.outcomes() == [NOT_SHARED] * 3
+    assert scene.fill._body == []
+    await scene.handler.send(END)
+    await scene.handler.end()
+    await scene.leader
+    assert (scene.client.body, scene.judge.bodies) == (b"x" * 10 + b"yend", [])
+
+
+async def test_own_pace_is_the_clients() -> None:
+    """A run that is the leader's alone waits until the client has taken what it sent."""
+    scene = await refused()
+    scene.client.takes.clear()
+    sending = scene.handler.send(part(b"one"))
+    await turns()
+    assert not sending.done()
+    scene.client.takes.set()
+    await sending
+    await scene.handler.send(END)
+    await scene.handler.end()
+    await scene.leader
+
+
+async def test_own_disconnect() -> None:
+    """A run that is the leader's alone learns that the client has left, and nothing twice."""
+    scene = await refused()
+    assert (await scene.handler.do(lambda: receiving(scene.handler)))["type"] == "http.request"
+    listening = scene.handler.do(lambda: receiving(scene.handler))
+    await turns()
+    assert not listening.done()
+    scene.client.gone.set()
+    assert (await listening)["type"] == "http.disconnect"
+    await scene.handler.end()
+    await scene.leader
+
+
+async def test_own_connection_breaks(caplog: pytest.LogCaptureFixture) -> None:
+    """A run that is the leader's alone gets from its send what the connection raised, and nobody logs it."""
+    scene = await refused()
+    await turns()
+    scene.client.refuses = gone = OSError("gone")
+    scene.handler.send(part(b"one"))
+    with pytest.raises(OSError, match="gone"):
+        await scene.leader
+    assert (scene.handler.ended, caplog.records) == (gone, [])
+
+
+async def test_own_leader_is_cancelled() -> None:
+    """A run that is the leader's alone is cancelled with it, and has ended when it ends."""
+    scene = await refused()
+    await turns()
+    scene.leader.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await scene.leader
+    assert isinstance(scene.handler.ended, asyncio.CancelledError)
+
+
+async def test_refused_after_the_leader_was_cancelled() -> None:
+    """A run whose leader was cancelled ends as soon as it turns out that nobody can use it."""
+    scene = Scene(Answers(max_body=10))
+    await scene.handler.send(START)
+    scene.leader.cancel()
+    await asyncio.wait({scene.leader})
+    scene.handler.send(part(b"x" * 11))
+    await turns()
+    assert isinstance(scene.handler.ended, asyncio.CancelledError)
+    assert await scene.outcomes() == [NOT_SHARED] * 3
+
+
+async def test_refused_after_the_connection_broke(caplog: pytest.LogCaptureFixture) -> None:
+    """A run whose client could not be reached gets that from its send once nobody else can use it."""
+    scene = Scene(Answers(max_body=10))
+    scene.client.refuses = gone = OSError("gone")
+    await scene.handler.send(START)
+    await asyncio.wait({scene.leader})
+    assert scene.leader.exception() is gone
+    scene.handler.send(part(b"x" * 11))
+    await turns()
+    assert (scene.handler.ended, caplog.records) == (gone, [])
+
+
+# Time.
+
+
+async def test_slow_body(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a body goes on for too long after its first message, who waits is let go; it is stored all the same."""
+    monkeypatch.setattr("app_cache.flight.SLOW_BODY_S", 0)
+    await scene.handler.send(START)
+    await turns()
+    assert not any(waiter.done() for waiter in scene.waiters)
+    await scene.handler.send(part(b"one"))
+    assert await scene.outcomes() == [NOT_SHARED] * 3
+    assert scene.flight.is_unshared("key")
+    await scene.handler.send(END)
+    assert scene.judge.bodies == [b"oneend"]
+    await scene.handler.end()
+    await scene.leader
+
+
+@pytest.mark.parametrize("led", [False, True], ids=["in the background", "left by its leader"])
+async def test_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch, led: bool) -> None:
+    """A run that no client reads is cancelled after a while."""
+    monkeypatch.setattr("app_cache.flight.FILL_TIMEOUT_S", 0)
+    handler, client, fill = Handler(), Client(), Fill(Answers())
+    fill.start(handler, {}, b"", client.receive if led else None)
+    if led:
+        leader = asyncio.create_task(fill.lead(client.send))
+        await turns()
+        leader.cancel()
+        await asyncio.wait({leader})
+    assert await fill.follow(30) is NOT_SHARED
+    assert isinstance(handler.ended, asyncio.CancelledError)
+
+
+async def test_background_run_that_has_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a run in the background does after its answer takes as long as it takes."""
+    monkeypatch.setattr("app_cache.flight.FILL_TIMEOUT_S", 0.05)
+    handler, fill = Handler(), Fill(Answers())
+    fill.start(handler, {}, b"", None)
+    await handler.send(START)
+    await handler.send(END)
+    assert fill.task is not None
+    assert fill._end_timer is not None
+    assert fill._end_timer.cancelled()
+    await handler.end()
+    await fill.task
+
+
+# The fills of all keys.
+
+
+async def test_found_until_it_has_its_outcome(scene: Scene) -> None:
+    """A fill is found under its key until its outcome is there."""
+    assert scene.flight.under_way("key") is scene.fill
+    assert scene.flight.under_way("other") is None
+    await scene.handler.send(START)
+    await scene.handler.send(END)
+    assert scene.flight.under_way("key") is None
+    await scene.handler.end()
+    await scene.leader
+    assert not scene.flight._fills
+
+
+async def test_alone() -> None:
+    """A fill that flies alone is not found, marks nothing, and is drained with the others."""
+    flight, handler, fill = Flight(), Handler(), Fill(Answers(Share.REFUSE))
+    fill.start(handler, {}, b"", None)
+    flight.take_off("key", fill, alone=True)
+    assert flight.under_way("key") is None
+    await handler.send(START)
+    assert not flight.is_unshared("key")
+    await flight.close(0)
+    assert isinstance(handler.ended, asyncio.CancelledError)
+
+
+@pytest.mark.parametrize("slow", [False, True], ids=["under way", "let go"])
+async def test_superseded(scene: Scene, monkeypatch: pytest.MonkeyPatch, slow: bool) -> None:
+    """A later fill of the same key supersedes one that has not ended, also one that nobody waits for any more."""
+    if slow:
+        monkeypatch.setattr("app_cache.flight.SLOW_BODY_S", 0)
+        await scene.handler.send(START)
+        await scene.handler.send(part(b"one"))
+        await scene.outcomes()
+    later = Fill(Answers())
+    later.start(scene.handler, {}, b"", None)
+    scene.flight.take_off("key", later)
+    assert (scene.judge.superseded, later.judge.superseded) == (True, False)
+    assert scene.flight.under_way("key") is later
+    await scene.flight.close(0)
+
+
+async def test_another_loop_does_not_wait(scene: Scene) -> None:
+    """A fill of another event loop is not waited for (F32)."""
+
+    async def found() -> Fill | None:
+        return scene.flight.under_way("key")
+
+    def in_another_loop(ask: Callable[[], Coroutine[Any, Any, Fill | None]]) -> Fill | None:
+        return asyncio.run(ask())
+
+    assert await asyncio.to_thread(in_another_loop, found) is None
+    assert await found() is scene.fill
+    await scene.flight.close(0)
+
+
+def test_one_loop_after_another() -> None:
+    """A flight whose loop ended in its midst goes on in another loop."""
+    flight = Flight()
+
+    async def take_off() -> Fill:
+        fill = Fill(Answers())
+        fill.start(Handler(), {}, b"", None)
+        flight.take_off("key", fill)
+        assert flight.under_way("key") is fill
+        return fill
+
+    first = asyncio.run(take_off())
+    assert first.outcome.result() is NOT_SHARED
+    assert asyncio.run(take_off()) is not first
+
+
+def test_markers() -> None:
+    """A marker stands for two seconds from when it was last made, for its key alone."""
+    clock = FakeClock()
+    flight = Flight(clock)
+    flight.mark_unshared("key")
+    clock.advance(MARKER_S - 0.5)
+    assert (flight.is_unshared("key"), flight.is_unshared("other")) == (True, False)
+    flight.mark_unshared("key")
+    clock.advance(MARKER_S - 0.5)
+    assert flight.is_unshared("key")
+    clock.advance(0.5)
+    assert not flight.is_unshared("key")
+    assert not flight._markers
+
+
+def test_markers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of too many markers the oldest go."""
+    monkeypatch.setattr("app_cache.flight.MAX_MARKERS", 2)
+    flight = Flight(FakeClock())
+    for key in "abac":
+        flight.mark_unshared(key)
+    assert [flight.is_unshared(key) for key in "abc"] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("judge", "marked"),
+    [
+        pytest.param(Answers(), False, id="stored"),
+        pytest.param(Answers(Share.FAIL), False, id="failed"),
+        pytest.param(Answers(Share.REFUSE), True, id="refused"),
+        pytest.param(Answers(max_body=1), True, id="too large"),
+    ],
+)
+async def test_what_leaves_a_marker(judge: Answers, marked: bool) -> None:
+    """An answer that could not be shared leaves a marker, any other none (F18)."""
+    scene = Scene(judge)
+    await scene.handler.send(START)
+    await scene.handler.send(END)
+    await turns()
+    assert scene.flight.is_unshared("key") == marked
+    await scene.handler.end()
+    await scene.leader
+
+
+async def test_close_waits(scene: Scene) -> None:
+    """Closing waits for what is under way (F29)."""
+    closing = asyncio.create_task(scene.flight.close(30))
+    await turns()
+    assert not closing.done()
+    await scene.handler.send(START)
+    await scene.handler.send(END)
+    await scene.handler.end()
+    await closing
+    assert scene.handler.ended == "returned"
+    await scene.leader
+
+
+async def test_close_does_not_wait_for_ever() -> None:
+    """Closing cancels what does not end in time, and does not wait for what takes no notice of that (F29)."""
+    stubborn, released = Fill(Answers()), asyncio.Event()
+
+    async def run(*_: Any) -> None:
+        while not released.is_set():
+            try:
+                await released.wait()
+            except asyncio.CancelledError:
+                continue
+
+    app: App = run
+    flight = Flight()
+    stubborn.start(app, {}, b"", None)
+    flight.take_off("key", stubborn)
+    await turns()
+    await flight.close(0.01)
+    assert stubborn.task is not None
+    assert not stubborn.task.done()
+    released.set()
+    await stubborn.task
+
+
+async def test_nothing_is_left(caplog: pytest.LogCaptureFixture) -> None:
+    """However runs end, no task, no timer and no word of an exception that nobody took is left (F29)."""
+    tasks = asyncio.all_tasks()
+    for share in Share:
+        for ending in ("end", "fail", "cancel"):
+            scene = Scene(Answers(share))
+            scene.handler.send(START)
+            scene.handler.send(part(b"one"))
+            await turns()
+            if ending == "cancel":
+                scene.leader.cancel()
+            elif ending == "fail":
+                scene.handler.fail(KeyError("wrong"))
+            else:
+                scene.handler.send(END)
+                scene.handler.end()
+            await turns()
+            await scene.flight.close(0)
+            await asyncio.gather(scene.leader, *scene.waiters, return_exceptions=True)
+            timers = (scene.fill._timer, scene.fill._end_timer)
+            assert all(timer is None or timer.cancelled() for timer in timers)
+    await turns()
+    assert asyncio.all_tasks() == tasks
+    assert not caplog.records

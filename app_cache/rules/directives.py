@@ -1,39 +1,59 @@
-"""Cache-Control, parsed and never searched (RFC 9111 §5.2, RFC 5861); every parser takes any text."""
+"""Cache directives, parsed and never searched (RFC 9111 §5.2, RFC 9213, RFC 5861); every parser takes any text."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from app_cache.rules.messages import Headers, combined, list_members
+from app_cache.rules.messages import Headers, combined, field_lines, is_token, list_members, token_of
+from app_cache.rules.structured import parse_dictionary
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from app_cache.rules.structured import Member
+
+    Directives = Mapping[str, str | None]
 
 LONGEST = 2**31
 """Seconds at which a delta-seconds saturates (RFC 9111 §1.2.2)."""
+TARGETED = (b"cdn-cache-control",)
+"""Fields that take the place of Cache-Control and Expires, the first that is valid (RFC 9213 §2.2)."""
 _NAMING_FIELDS = frozenset({"private", "no-cache"})
+_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 
 
-def parse_directives(value: str) -> dict[str, str | None]:
-    """Return directives by lower-case name, each with its argument or None.
+def parse_directives(lines: Iterable[str]) -> dict[str, str | None]:
+    """Return the directives in field *lines* by lower-case name, each with its argument or None.
 
-    A quoted argument is unquoted, whatever it holds. Of a repeated directive the first counts, but what two
-    lists of fields name is added up, and one without a list is the stricter (§4.2.1).
+    A quoted argument is unquoted, whatever it holds. What follows a name and is no argument makes one that nothing
+    can read. Of a repeated directive the first counts, but what two lists of fields name is added up, and one
+    without a list is the stricter (§4.2.1).
 
-    >>> parse_directives('Max-Age="60", private="set-cookie, x", foo')
-    {'max-age': '60', 'private': 'set-cookie, x', 'foo': None}
+    >>> parse_directives(['Max-Age="60", private="set-cookie, x"', "foo, no-store; bar"])
+    {'max-age': '60', 'private': 'set-cookie, x', 'foo': None, 'no-store': '; bar'}
     """
     found: dict[str, str | None] = {}
     repeated: dict[str, list[str | None]] = {}
-    for member in list_members(value):
-        name, equals, text = member.partition("=")
-        name = name.strip(" \t").lower()
-        argument = _unquoted(text.strip(" \t")) if equals else None
-        if name and name not in found:
+    for member in (member for line in lines for member in list_members(line)):
+        name, argument = _directive(member)
+        if name not in found:
             found[name] = argument
         elif name in _NAMING_FIELDS:
             repeated.setdefault(name, [found[name]]).append(argument)
     for name, arguments in repeated.items():
         lists = [argument for argument in arguments if argument]
         found[name] = ", ".join(lists) if len(lists) == len(arguments) else None
-    return found
+    return {name: argument for name, argument in found.items() if name}
+
+
+def _directive(member: str) -> tuple[str, str | None]:
+    name = token_of(member)
+    rest = member[len(name) :]
+    if not rest:
+        return name.lower(), None
+    return name.lower(), _unquoted(rest[1:]) if rest.startswith("=") else rest
 
 
 def delta_seconds(argument: str | None) -> int | None:
@@ -45,25 +65,14 @@ def delta_seconds(argument: str | None) -> int | None:
 
 
 def _unquoted(argument: str) -> str:
-    if not argument.startswith('"'):
+    if len(argument) < 2 or not (argument.startswith('"') and argument.endswith('"')):
         return argument
-    inner = argument[1:-1] if len(argument) > 1 and argument.endswith('"') else argument[1:]
-    if "\\" not in inner:
-        return inner
-    characters: list[str] = []
-    escaped = False
-    for char in inner:
-        if char == "\\" and not escaped:
-            escaped = True
-        else:
-            characters.append(char)
-            escaped = False
-    return "".join(characters)
+    return _ESCAPED.sub(r"\1", argument[1:-1])
 
 
 @dataclass(frozen=True, slots=True)
 class RequestDirectives:
-    """What a client asks for (RFC 9111 §5.2.1); an argument that cannot be read counts as absent."""
+    """What a client asks for (RFC 9111 §5.2.1, RFC 5861 §4); an argument that cannot be read counts as absent."""
 
     no_cache: bool = False
     no_store: bool = False
@@ -71,6 +80,7 @@ class RequestDirectives:
     max_age: int | None = None
     min_fresh: int | None = None
     max_stale: int | None = None
+    stale_if_error: int | None = None
 
 
 NOTHING_ASKED = RequestDirectives()
@@ -78,11 +88,11 @@ NOTHING_ASKED = RequestDirectives()
 
 def request_directives(headers: Headers) -> RequestDirectives:
     """Return what the request says in Cache-Control, or in Pragma where that is absent (RFC 9111 §5.2.1, §5.4)."""
-    value = combined(headers, b"cache-control")
-    if value is None:
-        pragma = combined(headers, b"pragma")
+    lines = field_lines(headers, b"cache-control")
+    if not lines:
+        pragma = field_lines(headers, b"pragma")
         return RequestDirectives(no_cache="no-cache" in parse_directives(pragma)) if pragma else NOTHING_ASKED
-    said = parse_directives(value)
+    said = parse_directives(lines)
     max_stale = said.get("max-stale", "")
     return RequestDirectives(
         no_cache="no-cache" in said,
@@ -91,12 +101,16 @@ def request_directives(headers: Headers) -> RequestDirectives:
         max_age=delta_seconds(said.get("max-age")),
         min_fresh=delta_seconds(said.get("min-fresh")),
         max_stale=LONGEST if max_stale is None else delta_seconds(max_stale),
+        stale_if_error=delta_seconds(said.get("stale-if-error")),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class ResponseDirectives:
-    """What a response says (RFC 9111 §5.2.2); a lifetime that cannot be read is 0, and so stale (§4.2.1)."""
+    """What a response says (RFC 9111 §5.2.2); a lifetime that cannot be read is 0, and so stale (§4.2.1).
+
+    *targeted*: it says so to this kind of cache, in place of Cache-Control and Expires (RFC 9213 §2.2).
+    """
 
     no_store: bool = False
     no_cache: bool = False
@@ -111,42 +125,64 @@ class ResponseDirectives:
     stale_if_error: int | None = None
     withheld: frozenset[bytes] = frozenset()
     """Fields that ``private="…"`` and ``no-cache="…"`` name: a shared cache does not keep them."""
+    targeted: bool = False
 
 
 NOTHING_SAID = ResponseDirectives()
 
 
 def response_directives(headers: Headers) -> ResponseDirectives:
-    """Return what the response says in Cache-Control (RFC 9111 §5.2.2)."""
-    value = combined(headers, b"cache-control")
-    if value is None:
-        return NOTHING_SAID
-    said = parse_directives(value)
-    named = [argument for name in ("private", "no-cache") if (argument := said.get(name))]
+    """Return what the response says to a shared cache, in the first targeted field or in Cache-Control."""
+    for name in TARGETED:
+        said = _targeted_directives(headers, name)
+        if said:
+            return _response_directives(said, targeted=True)
+    lines = field_lines(headers, b"cache-control")
+    return _response_directives(parse_directives(lines), targeted=False) if lines else NOTHING_SAID
+
+
+def _response_directives(said: Directives, *, targeted: bool) -> ResponseDirectives:
     return ResponseDirectives(
         no_store="no-store" in said,
-        no_cache=_unqualified(said, "no-cache"),
-        private=_unqualified(said, "private"),
-        public="public" in said,
+        no_cache="no-cache" in said and _fields_named(said["no-cache"]) is None,
+        private="private" in said and _fields_named(said["private"]) is None,
+        public=said.get("public", "") is None,
         must_revalidate="must-revalidate" in said,
         proxy_revalidate="proxy-revalidate" in said,
-        must_understand="must-understand" in said,
+        must_understand=said.get("must-understand", "") is None,
         max_age=_lifetime(said, "max-age"),
         s_maxage=_lifetime(said, "s-maxage"),
         stale_while_revalidate=delta_seconds(said.get("stale-while-revalidate")),
         stale_if_error=delta_seconds(said.get("stale-if-error")),
-        withheld=frozenset(
-            field.lower().encode("latin-1") for argument in named for field in list_members(argument)
-        ),
+        withheld=frozenset().union(*(_fields_named(said.get(name)) or () for name in _NAMING_FIELDS)),
+        targeted=targeted,
     )
 
 
-def _unqualified(said: dict[str, str | None], name: str) -> bool:
-    return name in said and not said[name]
+def _fields_named(argument: str | None) -> frozenset[bytes] | None:
+    """Return the fields that a list names, in lower case; None if it is none, and all of the response is meant."""
+    members = list_members(argument or "")
+    if not members or not all(map(is_token, members)):
+        return None
+    return frozenset(member.lower().encode("ascii") for member in members)
 
 
-def _lifetime(said: dict[str, str | None], name: str) -> int | None:
+def _lifetime(said: Directives, name: str) -> int | None:
     if name not in said:
         return None
     seconds = delta_seconds(said[name])
     return 0 if seconds is None else seconds
+
+
+def _targeted_directives(headers: Headers, name: bytes) -> Directives:
+    """Return the directives in a targeted field, none where it is absent or does not parse (RFC 9213 §2.1)."""
+    members = parse_dictionary(combined(headers, name) or "") or {}
+    return {key: _argument(key, value) for key, value in members.items() if value is not False}
+
+
+def _argument(name: str, value: Member) -> str | None:
+    """Return *value* as the argument it stands for; of another type than the directive's it says nothing."""
+    if value is True:
+        return None
+    takes_text = name in _NAMING_FIELDS
+    return str(value) if isinstance(value, str if takes_text else int) else f"not for {name}: {value!r}"

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from app_cache.rules.directives import LONGEST, ResponseDirectives, delta_seconds
-from app_cache.rules.messages import combined, field_lines, list_members
+from app_cache.rules.messages import field_lines, field_members
 
 if TYPE_CHECKING:
     from app_cache.rules.messages import Headers, ResponseHead, StoredResponse
@@ -76,17 +76,20 @@ def date_value(headers: Headers, received_at: float) -> float:
 
 def age_value(headers: Headers) -> int:
     """Return the value of Age in seconds, 0 where it is absent or invalid (RFC 9111 §4.2.3, §5.1)."""
-    members = list_members(combined(headers, b"age") or "")
+    members = field_members(headers, b"age")
     return (delta_seconds(members[0]) or 0) if members else 0
 
 
 def explicit_lifetime(said: ResponseDirectives, headers: Headers, received_at: float) -> float | None:
-    """Return the seconds of freshness that a response states for a shared cache, or None (RFC 9111 §4.2.1)."""
+    """Return the seconds of freshness that a response states for a shared cache, or None (RFC 9111 §4.2.1).
+
+    A targeted field takes the place of Expires too (RFC 9213 §2.2).
+    """
     if said.s_maxage is not None:
         return float(said.s_maxage)
     if said.max_age is not None:
         return float(said.max_age)
-    if combined(headers, b"expires") is None:
+    if said.targeted or not field_lines(headers, b"expires"):
         return None
     expires = single_date(headers, b"expires", received_at)
     return 0.0 if expires is None else max(0.0, expires - date_value(headers, received_at))

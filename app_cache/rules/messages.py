@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Headers = tuple[tuple[bytes, bytes], ...]
 """Field lines in order, duplicates kept; names in any case, as the application sent them."""
+
+_MARK = re.compile('[,"]')
+_QUOTED_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +58,11 @@ class StoredResponse:
     stale_if_error: float = 0.0
 
 
+def fields_of(start: Mapping[str, Any]) -> Headers:
+    """Return the fields of the start of an answer, as ASGI has it."""
+    return tuple((bytes(name), bytes(value)) for name, value in start.get("headers", ()))
+
+
 def field_lines(headers: Headers, name: bytes) -> list[str]:
     """Return the values of the field lines called *name* (lower case), in order, without outer blanks."""
     return [value.decode("latin-1").strip(" \t") for each, value in headers if each.lower() == name]
@@ -63,27 +77,45 @@ def combined(headers: Headers, name: bytes) -> str | None:
 def list_members(value: str) -> list[str]:
     """Return the members of a comma-separated list, none of them empty (RFC 9110 §5.6.1).
 
-    Commas inside quoted strings do not separate; a quote that is never closed reaches to the end.
+    Commas inside quoted strings do not separate. A quote that is never closed opens no string, so that it hides
+    nothing of what follows.
 
-    >>> list_members('a, "b, c" ,, d')
-    ['a', '"b, c"', 'd']
+    >>> list_members('a, "b, c" ,, d, "e, f')
+    ['a', '"b, c"', 'd', '"e', 'f']
     """
-    if '"' not in value:
-        return [member for each in value.split(",") if (member := each.strip(" \t"))]
     members: list[str] = []
-    start, quoted, escaped = 0, False, False
-    for at, char in enumerate(value):
-        if escaped:
-            escaped = False
-        elif quoted and char == "\\":
-            escaped = True
-        elif char == '"':
-            quoted = not quoted
-        elif char == "," and not quoted:
-            members.append(value[start:at].strip(" \t"))
-            start = at + 1
-    members.append(value[start:].strip(" \t"))
-    return [member for member in members if member]
+    start = at = 0
+    opens = True
+    while (mark := _MARK.search(value, at)) is not None:
+        at = mark.end()
+        if mark[0] == ",":
+            members.append(value[start : mark.start()])
+            start = at
+        elif opens:
+            string = _QUOTED_STRING.match(value, mark.start())
+            opens = string is not None
+            at = at if string is None else string.end()
+    members.append(value[start:])
+    return [stripped for member in members if (stripped := member.strip(" \t"))]
+
+
+def field_members(headers: Headers, name: bytes) -> list[str]:
+    """Return the members of the list-based field *name* (lower case), in order (RFC 9110 §5.3).
+
+    Each field line is read by itself, so that a quote which one leaves open hides nothing of the next.
+    """
+    return [member for line in field_lines(headers, name) for member in list_members(line)]
+
+
+def token_of(text: str) -> str:
+    """Return the token that *text* begins with, empty if there is none (RFC 9110 §5.6.2)."""
+    match = _TOKEN.match(text)
+    return "" if match is None else match[0]
+
+
+def is_token(text: str) -> bool:
+    """Return whether *text* is a token (RFC 9110 §5.6.2)."""
+    return _TOKEN.fullmatch(text) is not None
 
 
 HOP_BY_HOP = frozenset(
@@ -103,7 +135,7 @@ HOP_BY_HOP = frozenset(
 
 def end_to_end(headers: Headers) -> Headers:
     """Return the fields that are stored and sent on: not those of one connection (RFC 9111 §3.1)."""
-    dropped = {member.lower().encode("latin-1") for member in list_members(combined(headers, b"connection") or "")}
+    dropped = {member.lower().encode("latin-1") for member in field_members(headers, b"connection")}
     dropped |= HOP_BY_HOP
     return tuple((name, value) for name, value in headers if name.lower() not in dropped)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import string
 import time
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -24,6 +26,7 @@ from tests.rules.test_messages import members_by_rule
 
 ALPHABET = 'aA=," \\\t1'
 TOKEN_CHARACTERS = "!#$%&'*+-.^_`|~09azAZ"
+TCHAR = frozenset("!#$%&'*+-.^_`|~" + string.digits + string.ascii_letters)
 QUOTED_CHARACTERS = "\t !#,=[]~az09\x80\xff"
 
 tokens = st.text(TOKEN_CHARACTERS, min_size=1, max_size=5)
@@ -50,21 +53,24 @@ blanks = st.text(" \t", max_size=2)
         pytest.param("foo=a=b", {"foo": "a=b"}, id="two signs"),
         pytest.param("=60", {}, id="no name"),
         pytest.param("no-store-x, xno-store", {"no-store-x": None, "xno-store": None}, id="no part of a name"),
-        pytest.param('"no-store"', {'"no-store"': None}, id="a quoted name is another"),
+        pytest.param('"no-store"', {}, id="a quoted name is none"),
         pytest.param("max-age=1, max-age=2", {"max-age": "1"}, id="the first of two"),
         pytest.param("max-age, max-age=2", {"max-age": None}, id="the first of two, without argument"),
         pytest.param('private="a", private="b, c"', {"private": "a, b, c"}, id="two lists of fields"),
         pytest.param('private="a", private', {"private": None}, id="a list and none"),
         pytest.param('no-cache, no-cache="a"', {"no-cache": None}, id="none and a list"),
         pytest.param('no-cache="", no-cache="a"', {"no-cache": None}, id="an empty list and one"),
-        pytest.param('foo="a, b', {"foo": "a, b"}, id="quotes not closed"),
-        pytest.param('foo="a\\', {"foo": "a"}, id="a backslash last"),
-        pytest.param('foo="', {"foo": ""}, id="a quote alone"),
+        pytest.param('foo="a, b', {"foo": '"a', "b": None}, id="quotes not closed hide nothing"),
+        pytest.param('foo="a\\', {"foo": '"a\\'}, id="a backslash last"),
+        pytest.param('foo="', {"foo": '"'}, id="a quote alone"),
+        pytest.param("max-age = 60", {"max-age": " = 60"}, id="blanks around the sign"),
+        pytest.param("max-age= 60", {"max-age": " 60"}, id="a blank after the sign"),
+        pytest.param("no-store; max-age=60", {"no-store": "; max-age=60"}, id="a semicolon for a comma"),
     ],
 )
 def test_parse(value: str, directives: dict[str, str | None]) -> None:
     """A directive is a token, in any case, with an argument that is a token or a quoted string (§5.2)."""
-    assert parse_directives(value) == directives
+    assert parse_directives([value]) == directives
 
 
 @st.composite
@@ -88,14 +94,14 @@ def cache_controls(draw: st.DrawFn) -> tuple[str, dict[str, str | None]]:
 def test_parse_what_the_grammar_makes(made: tuple[str, dict[str, str | None]]) -> None:
     """Whatever the grammar can write is read as what was meant."""
     value, said = made
-    assert parse_directives(value) == said
+    assert parse_directives([value]) == said
 
 
 @settings(deadline=None)
 @given(st.text(ALPHABET, max_size=24))
 def test_parse_by_the_grammar(value: str) -> None:
     """Any text is read as a parser does that takes the grammar rule by rule."""
-    assert parse_directives(value) == directives_by_rule(value)
+    assert parse_directives([value]) == directives_by_rule(value)
 
 
 @settings(deadline=None)
@@ -184,9 +190,12 @@ def test_delta_seconds(argument: str | None, seconds: int | None) -> None:
             id="two lines",
         ),
         pytest.param(
-            ['Cache-Control: foo="no-store, no-cache', 'Cache-Control: max-age=0", no-cache'],
-            RequestDirectives(no_cache=True),
-            id="quotes over two lines",
+            ['Cache-Control: foo="no-cache', 'Cache-Control: max-age=0", no-store'],
+            RequestDirectives(max_age=None, no_store=True),
+            id="quotes over two lines hide nothing",
+        ),
+        pytest.param(
+            ["Cache-Control: stale-if-error=9"], RequestDirectives(stale_if_error=9), id="stale-if-error"
         ),
         pytest.param(
             ["Cache-Control: private, s-maxage=9, immutable"], NOTHING_ASKED, id="what is not for requests"
@@ -250,6 +259,12 @@ def test_request_directives(lines: list[str], asked: RequestDirectives) -> None:
         ),
         pytest.param("no-transform, immutable, foo=1", NOTHING_SAID, id="what changes nothing here"),
         pytest.param('foo="private, no-store"', NOTHING_SAID, id="directives in quotes"),
+        pytest.param('max-age="9, no-store', ResponseDirectives(max_age=0, no_store=True), id="quotes not closed"),
+        pytest.param("max-age='9'", ResponseDirectives(max_age=0), id="single quotes are stale"),
+        pytest.param("max-age = 9", ResponseDirectives(max_age=0), id="blanks around the sign are stale"),
+        pytest.param("private; max-age=9", ResponseDirectives(private=True), id="a semicolon hides nothing"),
+        pytest.param('private="a b"', ResponseDirectives(private=True), id="private with what is no field"),
+        pytest.param("public=x, must-understand=x", NOTHING_SAID, id="what permits takes no argument"),
         pytest.param("only-if-cached, max-stale, min-fresh=3", NOTHING_SAID, id="what is not for responses"),
     ],
 )
@@ -265,22 +280,90 @@ def test_response_lines() -> None:
     assert response_directives(fields("Pragma: no-cache")) == NOTHING_SAID
 
 
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        pytest.param(["CDN-Cache-Control: max-age=9"], ResponseDirectives(max_age=9), id="alone"),
+        pytest.param(
+            ["Cache-Control: no-store", "CDN-Cache-Control: max-age=9"], ResponseDirectives(max_age=9), id="first"
+        ),
+        pytest.param(
+            ["Cache-Control: max-age=9", "CDN-Cache-Control: no-store"],
+            ResponseDirectives(no_store=True),
+            id="forbids",
+        ),
+        pytest.param(
+            ["Cache-Control: private", "CDN-Cache-Control: none"], ResponseDirectives(), id="none of ours"
+        ),
+        pytest.param(
+            ["CDN-Cache-Control: max-age=1", "CDN-Cache-Control: no-cache"],
+            ResponseDirectives(max_age=1, no_cache=True),
+            id="two lines",
+        ),
+        pytest.param(
+            ["CDN-Cache-Control: max-age=1, max-age=2"], ResponseDirectives(max_age=2), id="the last of two"
+        ),
+        pytest.param(["CDN-Cache-Control: max-age=9;x=1, foo"], ResponseDirectives(max_age=9), id="parameters"),
+        pytest.param(
+            ['CDN-Cache-Control: max-age="9"'], ResponseDirectives(max_age=0), id="a String is no Integer"
+        ),
+        pytest.param(
+            ["CDN-Cache-Control: max-age=9.5"], ResponseDirectives(max_age=0), id="a Decimal is no Integer"
+        ),
+        pytest.param(["CDN-Cache-Control: max-age=-9"], ResponseDirectives(max_age=0), id="below zero"),
+        pytest.param(["CDN-Cache-Control: max-age"], ResponseDirectives(max_age=0), id="max-age without value"),
+        pytest.param(
+            ["CDN-Cache-Control: max-age=9, no-store=?0"], ResponseDirectives(max_age=9), id="a false one"
+        ),
+        pytest.param(
+            ['CDN-Cache-Control: private="a, b"'],
+            ResponseDirectives(withheld=frozenset({b"a", b"b"})),
+            id="a String of fields",
+        ),
+        pytest.param(
+            ["CDN-Cache-Control: private=a"], ResponseDirectives(private=True), id="a Token is no String"
+        ),
+    ],
+)
+def test_targeted_directives(lines: list[str], said: ResponseDirectives) -> None:
+    """A valid targeted field speaks in place of Cache-Control, as a Dictionary (RFC 9213 §2.1, §2.2)."""
+    assert response_directives(fields(*lines)) == replace(said, targeted=True)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param("", id="empty"),
+        pytest.param("Max-Age=9", id="a name in capitals"),
+        pytest.param("max-age=9,", id="a comma last"),
+        pytest.param("max-age=9 no-store", id="no comma"),
+        pytest.param('max-age="9', id="a String not closed"),
+        pytest.param("max-age=", id="no value"),
+        pytest.param("no-store=?0", id="nothing but what is false"),
+    ],
+)
+def test_targeted_field_without_a_value(value: str) -> None:
+    """A targeted field that is empty or does not parse is as if it were not there (RFC 9213 §2.1)."""
+    headers = fields(f"CDN-Cache-Control: {value}", "Cache-Control: max-age=1")
+    assert response_directives(headers) == ResponseDirectives(max_age=1)
+
+
 def directives_by_rule(value: str) -> dict[str, str | None]:
     """Return the directives of *value*: ``token [ "=" ( token / quoted-string ) ]``, the first of each name."""
     found: dict[str, str | None] = {}
     for member in members_by_rule(value):
-        name, sign, argument = member.partition("=")
-        name, argument = name.strip(" \t").lower(), argument.strip(" \t")
+        length = next((at for at, char in enumerate(member) if char not in TCHAR), len(member))
+        name, rest = member[:length].lower(), member[length:]
         if name and name not in found:
-            found[name] = unquoted_by_rule(argument) if sign else None
+            found[name] = unquoted_by_rule(rest[1:]) if rest.startswith("=") else rest or None
     return found
 
 
 def unquoted_by_rule(argument: str) -> str:
-    """Return what a quoted string stands for; where it is none, all that follows its first quote."""
-    if not argument.startswith('"'):
+    """Return what a quoted string stands for; where it is none, all of it."""
+    if len(argument) < 2 or argument[0] != '"' or argument[-1] != '"':
         return argument
-    inner, unescaped = argument[1:].removesuffix('"'), ""
+    inner, unescaped = argument[1:-1], ""
     while inner:
         unescaped += inner[1:2] if inner[0] == "\\" else inner[0]
         inner = inner[2:] if inner[0] == "\\" else inner[1:]

@@ -55,8 +55,8 @@ def test_outer_blanks() -> None:
         pytest.param(r'"a\", b", c', [r'"a\", b"', "c"], id="a quote escaped"),
         pytest.param(r'"a\\", b', [r'"a\\"', "b"], id="a backslash escaped"),
         pytest.param(r"a\, b", ["a\\", "b"], id="no escape out of quotes"),
-        pytest.param('"a, b', ['"a, b'], id="quotes not closed"),
-        pytest.param('"a, b\\', ['"a, b\\'], id="a backslash last"),
+        pytest.param('"a, b', ['"a', "b"], id="quotes not closed hide nothing"),
+        pytest.param('"a, b\\', ['"a', "b\\"], id="a backslash last"),
         pytest.param('""', ['""'], id="an empty string is a member"),
         pytest.param('"", ,""', ['""', '""'], id="two empty strings"),
         pytest.param('" a "', ['" a "'], id="blanks in quotes stay"),
@@ -154,8 +154,8 @@ def element_length(text: str) -> int:
 
 
 def quoted_string_length(text: str) -> int:
-    """Return how long ``DQUOTE *( qdtext / quoted-pair ) DQUOTE`` is; all of *text* if it is never closed."""
+    """Return how long ``DQUOTE *( qdtext / quoted-pair ) DQUOTE`` is; the quote alone if it is never closed."""
     at = 1
     while at < len(text) and text[at] != '"':
         at += 2 if text[at] == "\\" else 1
-    return min(at + 1, len(text))
+    return at + 1 if at < len(text) else 1

@@ -2,27 +2,71 @@
 
 from __future__ import annotations
 
-from app_cache.rules.messages import Headers, combined, list_members
+import re
+
+from app_cache.rules.messages import Headers, combined, field_lines, field_members, is_token
 
 Variant = tuple[tuple[str, str | None], ...]
 """The fields that Vary names, sorted, with their values in the request; None where the field is absent."""
-LISTS = frozenset({"accept", "accept-charset", "accept-encoding", "accept-language"})
-"""Fields known to be lists, in which blanks around commas and empty members mean nothing (RFC 9110 §12.5)."""
+PREFERENCES = frozenset({"accept", "accept-charset", "accept-encoding", "accept-language"})
+"""Lists in which weights tell what is preferred (RFC 9110 §12.5)."""
+LISTS = PREFERENCES | {
+    "accept-datetime",
+    "cache-control",
+    "forwarded",
+    "if-match",
+    "if-none-match",
+    "pragma",
+    "prefer",
+    "te",
+    "via",
+    "x-forwarded-for",
+}
+"""Fields known to be lists, in which blanks around commas and empty members mean nothing (RFC 9110 §5.6.1)."""
+_WEIGHT = re.compile(r"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?")
 
 
 def vary_fields(headers: Headers) -> frozenset[str] | None:
-    """Return the lower-case names in Vary, empty where it is absent; None if ``*`` is among them."""
-    names = frozenset(member.lower() for member in list_members(combined(headers, b"vary") or ""))
-    return None if "*" in names else names
+    """Return the lower-case names in Vary, empty where it is absent.
+
+    None: no request is told to select the same response, for a member is ``*``, or no name of a field.
+    """
+    names = frozenset(member.lower() for member in field_members(headers, b"vary"))
+    return None if "*" in names or not all(map(is_token, names)) else names
 
 
 def variant(fields: frozenset[str], request: Headers) -> Variant:
-    """Return the values of *fields* in *request*, those of `LISTS` in one form (RFC 9111 §4.1)."""
-    return tuple((name, _in_one_form(name, combined(request, name.encode("latin-1")))) for name in sorted(fields))
+    """Return the values of *fields* in *request*, in one form for all that mean the same (RFC 9111 §4.1)."""
+    return tuple((name, _in_one_form(name, request)) for name in sorted(fields))
 
 
-def _in_one_form(name: str, value: str | None) -> str | None:
-    return ", ".join(list_members(value)) if value and name in LISTS else value
+def _in_one_form(name: str, request: Headers) -> str | None:
+    field = name.encode("latin-1")
+    if name not in LISTS or not field_lines(request, field):
+        return combined(request, field)
+    members = field_members(request, field)
+    return ", ".join(_by_preference(members) if name in PREFERENCES else members)
+
+
+def _by_preference(members: list[str]) -> list[str]:
+    """Return *members* by falling weight, a weight of 1 left out; of one weight, order and all else are kept."""
+    weighed = [_weighed(member) for member in members]
+    if any(weight is None for _, weight in weighed):
+        return members
+    weighed.sort(key=lambda each: -float(each[1] or 0))
+    return [text if float(weight or 0) == 1 else f"{text};q={float(weight or 0):g}" for text, weight in weighed]
+
+
+def _weighed(member: str) -> tuple[str, str | None]:
+    """Return what *member* prefers, and its weight (RFC 9110 §12.4.2); None where that cannot be read."""
+    if '"' in member:
+        return member, None
+    preferred, *parameters = [part.strip(" \t") for part in member.split(";")]
+    weight = "1"
+    if parameters and parameters[-1][:2].lower() == "q=":
+        weight = parameters.pop()[2:]
+    text = ";".join([preferred.lower(), *parameters])
+    return text, weight if _WEIGHT.fullmatch(weight) else None
 
 
 def announced(headers: Headers, names: tuple[str, ...]) -> Headers:

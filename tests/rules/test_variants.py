@@ -24,7 +24,8 @@ from tests.rules.samples import fields
         pytest.param(["Vary: a, *"], None, id="star among others"),
         pytest.param(["Vary: a", "Vary: *"], None, id="star in another line"),
         pytest.param(["Vary: x-*"], {"x-*"}, id="a star in a name"),
-        pytest.param(["Vary: \xc4"], {"\xe4"}, id="what is no name"),
+        pytest.param(["Vary: a, \xc4"], None, id="what is no name"),
+        pytest.param(["Vary: a b"], None, id="two names without a comma"),
     ],
 )
 def test_vary_fields(lines: list[str], names: set[str] | None) -> None:
@@ -50,6 +51,20 @@ def test_vary_fields(lines: list[str], names: set[str] | None) -> None:
             ["Accept-Encoding: a,b"],
             id="list in lines",
         ),
+        pytest.param(
+            {"accept-language"}, ["Accept-Language: DE"], ["Accept-Language: de"], id="case of a language"
+        ),
+        pytest.param(
+            {"accept-language"},
+            ["Accept-Language: en;q=0.5, de"],
+            ["Accept-Language: de, en; q=0.50"],
+            id="order of weights",
+        ),
+        pytest.param({"accept"}, ["Accept: a/b;q=1.0"], ["Accept: A/B"], id="a weight of one"),
+        pytest.param(
+            {"accept"}, ["Accept: a/b; x=1 ;Q=0"], ["Accept: a/b;x=1;q=0.000"], id="blanks in parameters"
+        ),
+        pytest.param({"x-forwarded-for"}, ["X-Forwarded-For: a,b"], ["X-Forwarded-For: a, b"], id="other lists"),
     ],
 )
 def test_same_variant(vary: set[str], one: list[str], other: list[str]) -> None:
@@ -70,7 +85,13 @@ def test_same_variant(vary: set[str], one: list[str], other: list[str]) -> None:
             {"x-tenant"}, ["X-Tenant: acme"], ["X-Tenant: acme,"], id="a comma more, where no list is known"
         ),
         pytest.param({"user-agent"}, ["User-Agent: (a, b)"], ["User-Agent: (a,b)"], id="a blank in a comment"),
-        pytest.param({"accept"}, ["Accept: a, b"], ["Accept: b, a"], id="order of a list"),
+        pytest.param({"accept"}, ["Accept: a, b"], ["Accept: b, a"], id="order within a weight"),
+        pytest.param({"accept"}, ["Accept: a;q=0.3, b;q=0.3"], ["Accept: b;q=0.3, a;q=0.3"], id="order below one"),
+        pytest.param({"accept"}, ["Accept: a;q=0.3, b"], ["Accept: b;q=0.3, a"], id="weights swapped"),
+        pytest.param({"accept"}, ["Accept: a;q=2, b"], ["Accept: b, a;q=2"], id="a weight that is none"),
+        pytest.param({"accept"}, ["Accept: a;x=A"], ["Accept: a;x=a"], id="case of a parameter"),
+        pytest.param({"accept"}, ["Accept:"], [], id="an empty list and none"),
+        pytest.param({"te"}, ["TE: a;q=0.3, b"], ["TE: b, a;q=0.3"], id="order of another list"),
         pytest.param({"accept"}, ['Accept: a;x="b, c"'], ['Accept: a;x="b,c"'], id="a blank in quotes"),
     ],
 )

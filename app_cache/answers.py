@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from app_cache.rules.messages import combined, without
+from app_cache.rules.messages import combined, field_lines, without
+from app_cache.rules.ranges import ranged
 from app_cache.rules.validators import entity_tag, fields_of_304, not_modified
 from app_cache.rules.variants import announced
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     Send = Callable[[Message], Awaitable[None]]
 
 _AGE = frozenset({b"age"})
+_SINCE = frozenset({b"if-modified-since"})
 
 
 async def send_stored(
@@ -30,7 +33,7 @@ async def send_stored(
     status: CacheStatus,
     age: float | None,
 ) -> None:
-    """Send *response*, or a 304 where the client has it (RFC 9111 §4, §4.3.2).
+    """Send *response*, the part of it that is asked for, or a 304 where the client has it (RFC 9111 §4, §4.3.2).
 
     Args:
         send: The client's.
@@ -51,18 +54,20 @@ async def send_stored(
         await send_start(send, 304, fields_of_304(headers), status)
         await _send_body(send, b"")
         return
-    await send_start(send, response.status, headers, status)
-    await _send_body(send, b"" if request.method == "HEAD" else response.body)
+    whole = replace(response, headers=headers)
+    sent = ranged(request, whole) or whole
+    await send_start(send, sent.status, sent.headers, status)
+    await _send_body(send, b"" if request.method == "HEAD" else sent.body)
 
 
-async def send_start(send: Send, status: int, headers: Headers, told: CacheStatus, **more: Any) -> None:
+async def send_start(send: Send, status: int, headers: Headers, told: CacheStatus | None, **more: Any) -> None:
     """Send the start of an answer with Cache-Status after the fields that are there (RFC 9211 §2)."""
-    lines = [*headers, (b"cache-status", str(told).encode("ascii"))]
+    lines = [*headers] if told is None else [*headers, (b"cache-status", str(told).encode("ascii"))]
     await send({**more, "type": "http.response.start", "status": status, "headers": lines})
 
 
-async def send_plain(send: Send, status: int, text: str, told: CacheStatus) -> None:
-    """Send an answer of the cache's own."""
+async def send_plain(send: Send, status: int, text: str, told: CacheStatus | None) -> None:
+    """Send an answer of the cache's own; None is *told* where no handler and nothing stored stands behind it."""
     body = text.encode("ascii")
     headers = ((b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body)))
     await send_start(send, status, headers, told)
@@ -105,3 +110,10 @@ def for_leader(headers: Headers, policy: CachePolicy, entity_tag_made: str | Non
 def client_has_it(request: RequestHead, status: int, headers: Headers, received_at: float) -> bool:
     """Return whether the client's own copy is good, by the preconditions of its request (RFC 9110 §13)."""
     return status == 200 and request.method != "POST" and not_modified(request.headers, headers, received_at)
+
+
+def client_has_what_came(request: RequestHead, status: int, headers: Headers, now: float) -> bool:
+    """Return `client_has_it` for what the handler answered just now: no Date stands in for its Last-Modified."""
+    if not field_lines(headers, b"last-modified"):
+        request = replace(request, headers=without(request.headers, _SINCE))
+    return client_has_it(request, status, headers, now)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from app_cache.answers import (
-    client_has_it,
+    client_has_what_came,
     for_leader,
     send_failure,
     send_plain,
@@ -14,6 +14,7 @@ from app_cache.answers import (
     send_stored,
 )
 from app_cache.clock.base import Verdict
+from app_cache.codec import entity_tag_of
 from app_cache.filling import Filling
 from app_cache.flight import FILL_TIMEOUT_S, NOT_SHARED, Fill
 from app_cache.identity import Identity, identify
@@ -32,8 +33,8 @@ from app_cache.rules.decisions import (
 )
 from app_cache.rules.directives import NOTHING_SAID
 from app_cache.rules.freshness import current_age
-from app_cache.rules.messages import RequestHead, without
-from app_cache.rules.validators import CONDITIONAL, entity_tag, fields_of_304, validating_headers
+from app_cache.rules.messages import RequestHead, field_lines, fields_of, without
+from app_cache.rules.validators import CONDITIONAL, OF_A_RANGE, entity_tag, fields_of_304, validating_headers
 from app_cache.store import Found, variant_key
 
 if TYPE_CHECKING:
@@ -166,24 +167,44 @@ class Exchange:
         elif self._keeps_to_itself():
             await self._lead(receive, send, alone=True)
         elif (fill := self._joinable()) is None:
-            await self._lead(receive, send)
+            await self._lead(receive, send, alone=self._asks_for_a_part())
         else:
             await self._follow(fill, receive, send, waited=waited)
 
     async def _forward_alone(self, receive: Receive, send: Send) -> None:
-        """Let the application answer, untouched but for Cache-Status; nothing is stored."""
+        """Let the application answer, untouched but for Cache-Status; nothing new is stored."""
         status = self._tell(CacheStatus(fwd=self.decision.fwd, detail=self.decision.detail))
         if self.asked.only_if_cached:
-            await send_plain(send, 504, "Gateway Timeout", status)
+            await send_plain(send, 504, "Gateway Timeout", None)
             return
+        learn = await self._learner()
 
         async def send_told(message: Message) -> None:
             if message["type"] == "http.response.start":
-                await send_start(send, **{**message, "headers": message.get("headers", ()), "told": status})
+                headers = fields_of(message)
+                await learn(message["status"], headers)
+                await send_start(send, **{**message, "headers": headers, "told": status})
             else:
                 await send(message)
 
         await self.app(self.scope, receive, send_told)
+
+    async def _learner(self) -> Callable[[int, Headers], Awaitable[None]]:
+        """Return what learns from the answer to a HEAD of what is stored (RFC 9111 §4.3.5)."""
+        stored = self.found.entry if self.request.method == "HEAD" else None
+        filling = None if stored is None else self._filling()
+        if filling is not None:
+            await filling.begin()
+
+        async def learn(status: int, headers: Headers) -> None:
+            if filling is not None and stored is not None and status == 200:
+                await filling.freshen_by_head(stored, headers)
+
+        return learn
+
+    def _asks_for_a_part(self) -> bool:
+        """Return whether the handler is asked for a range, whose answer is no use for others."""
+        return self.found.entry is None and bool(field_lines(self.request.headers, b"range"))
 
     def _keeps_to_itself(self) -> bool:
         """Return whether nobody may wait for the answer to this request, and it waits for nobody's."""
@@ -239,7 +260,10 @@ class Exchange:
         return fresh and await self.store.still_holds(entry, leader.invalidations)
 
     async def _lead(self, receive: Receive, send: Send, *, alone: bool = False) -> None:
-        """Run the application in a fill, and send on what it sends."""
+        """Run the application in a fill, and send on what it sends.
+
+        A 304 that is about another response than the stored one gives no answer: then it is asked for the whole.
+        """
         filling, fill, scope = self._take_off(receive, alone=alone)
         try:
             await fill.lead(self._dressed(filling, send))
@@ -253,33 +277,55 @@ class Exchange:
             return
         if filling.entry is not None:
             detail = filling.refusal or self.decision.detail
-            status = self._tell(CacheStatus(fwd=self.decision.fwd, stored=filling.stored, detail=detail))
+            status = self._tell(
+                CacheStatus(fwd=self.decision.fwd, fwd_status=304, stored=filling.stored, detail=detail)
+            )
             await send_stored(send, self.request, self.policy, filling.entry.response(), status, None)
+        elif filling.conditional and filling.status == 304:
+            self.found = replace(self.found, entry=None)
+            self.decision = replace(self.decision, rescue=False)
+            await self._lead(receive, send, alone=True)
         elif filling.rescue:
             logger.warning("cache.rescued", status=filling.status)
-            await self._rescue(send)
+            await self._rescue(send, filling.status or None)
+
+    def _filling(self, *, rescue: bool = False, alone: bool = True, conditional: bool = False) -> Filling:
+        return Filling(
+            self.store,
+            self.request,
+            self.known,
+            self.policy,
+            self.found,
+            rescue=rescue,
+            alone=alone,
+            conditional=conditional,
+        )
 
     def _take_off(
         self, receive: Receive | None, *, alone: bool, rescue: bool | None = None
     ) -> tuple[Filling, Fill, Scope]:
+        validating = self._validating_headers()
         stands_in = self.decision.rescue if rescue is None else rescue
-        filling = Filling(
-            self.store, self.request, self.known, self.policy, self.found, rescue=stands_in, alone=alone
-        )
+        filling = self._filling(rescue=stands_in, alone=alone, conditional=validating is not None)
+        headers = without(self.request.headers, self._own_concerns()) if validating is None else validating
         self.scope.setdefault("state", {})
-        scope = {**self.scope, "headers": [*self._headers_of_fill()], LATE_TAGS: filling.late_tags}
+        scope = {**self.scope, "headers": [*headers], LATE_TAGS: filling.late_tags}
         fill = Fill(filling)
         fill.start(self.app, scope, self.body or b"", receive)
         self.store.flight.take_off(self.found.key, fill, alone=alone)
         return filling, fill, scope
 
-    def _headers_of_fill(self) -> Headers:
-        """Return the request's fields with the cache's conditions in place of the client's (RFC 9111 §4.3.1)."""
-        if self.found.entry is not None:
-            validating = validating_headers(self.request.headers, self.found.entry.response())
-            if validating is not None:
-                return validating
-        return without(self.request.headers, CONDITIONAL)
+    def _own_concerns(self) -> frozenset[bytes]:
+        """Return the fields that the cache answers to itself: where it holds a response, ranges too."""
+        return CONDITIONAL if self.found.entry is None else CONDITIONAL | OF_A_RANGE
+
+    def _validating_headers(self) -> Headers | None:
+        """Return the request's fields with the conditions that validate what is stored, None if nothing can be."""
+        if self.found.entry is None:
+            return None
+        stored = self.found.entry
+        made = entity_tag_of(stored.body).decode("ascii")
+        return validating_headers(self.request.headers, stored.headers, made)
 
     def _refresh(self) -> None:
         """Fetch anew in the background, if nobody does (RFC 5861 §3)."""
@@ -298,7 +344,7 @@ class Exchange:
                 headers = for_leader(message["headers"], self.policy, made, shared=filling.refusal is None)
                 detail = filling.refusal or self.decision.detail
                 status = self._tell(CacheStatus(fwd=self.decision.fwd, stored=filling.stored, detail=detail))
-                matched = client_has_it(self.request, message["status"], headers, self.store.now())
+                matched = client_has_what_came(self.request, message["status"], headers, self.store.now())
                 changed = {"status": 304, "headers": fields_of_304(headers)} if matched else {"headers": headers}
                 await send_start(send, **{**message, **changed, "told": status})
             elif not matched or message["type"] != "http.response.body":
@@ -308,12 +354,12 @@ class Exchange:
 
         return send_dressed
 
-    async def _rescue(self, send: Send) -> None:
-        """Serve the stale response in place of a failure (RFC 5861 §4)."""
+    async def _rescue(self, send: Send, failed_with: int | None = None) -> None:
+        """Serve the stale response in place of a failure, of status *failed_with* or none (RFC 5861 §4)."""
         response = cast("Entry", self.found.entry).response()
         age = current_age(response, self.store.now())
         ttl = int((response.freshness_lifetime - age) // 1)
-        status = self._tell(CacheStatus(fwd=self.decision.fwd, ttl=ttl))
+        status = self._tell(CacheStatus(fwd=self.decision.fwd, fwd_status=failed_with, ttl=ttl))
         await send_stored(send, self.request, self.policy, response, status, age)
 
     def _tell(self, status: CacheStatus) -> CacheStatus:

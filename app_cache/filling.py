@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from app_cache.clock.base import tag_stamp
+from app_cache.clock.base import group_stamp, tag_stamp
 from app_cache.codec import Mark, entity_tag_of, entry_of
 from app_cache.flight import NOT_SHARED, Outcome, Share
 from app_cache.rules.decisions import (
+    VALIDATED_FOR,
     Refusal,
     freshness_lifetime,
     keep_for,
@@ -16,8 +18,10 @@ from app_cache.rules.decisions import (
     why_not_store,
     withheld_fields,
 )
+from app_cache.rules.directives import delta_seconds
 from app_cache.rules.messages import ResponseHead, StoredResponse, combined, end_to_end, without
-from app_cache.rules.validators import entity_tag, freshened
+from app_cache.rules.structured import strings
+from app_cache.rules.validators import entity_tag, freshened, head_agrees, identifies
 from app_cache.rules.variants import announced, vary_fields
 
 if TYPE_CHECKING:
@@ -39,6 +43,7 @@ class Filling:
         found: What the look-up gave: the clock, and the entry to validate or to stand in, if there is one.
         rescue: Whether that entry stands in if the handler fails.
         alone: Whether nobody may wait for this fill.
+        conditional: Whether the handler is asked to validate that entry, so that a 304 is about it.
     """
 
     def __init__(
@@ -51,6 +56,7 @@ class Filling:
         *,
         rescue: bool,
         alone: bool,
+        conditional: bool = False,
     ) -> None:
         self.store = store
         self.request = request
@@ -59,6 +65,7 @@ class Filling:
         self.found = found
         self.rescue = rescue
         self.alone = alone
+        self.conditional = conditional
         self.late_tags: set[str] = set()
         self.mark: Mark | None = None
         self.invalidations = 0
@@ -66,6 +73,7 @@ class Filling:
         self.refusal: Refusal | None = None
         self.entry: Entry | None = None
         self.stored = False
+        self._tags: frozenset[str] = frozenset()
         self._head = ResponseHead(0, ())
         self._requested_at = 0.0
 
@@ -89,8 +97,7 @@ class Filling:
     def started(self, status: int, headers: Headers) -> Share:
         """Return what becomes of the answer that starts so."""
         self._head = ResponseHead(status, headers)
-        validated = status == 304 and self.found.entry is not None
-        if validated or (status >= 500 and self.rescue):
+        if self._validates() or (status >= 500 and self.rescue):
             return Share.WITHHOLD
         self.refusal = self._why_not_store()
         if self.refusal is None:
@@ -98,15 +105,18 @@ class Filling:
         return Share.FAIL if status >= 500 else Share.REFUSE
 
     def _why_not_store(self) -> Refusal | None:
-        head = ResponseHead(self._head.status, end_to_end(self._head.headers))
-        length = combined(head.headers, b"content-length")
-        if length is not None and length.isdigit() and int(length) > self.policy.max_body:
+        length = delta_seconds(combined(self._head.headers, b"content-length"))
+        if length is not None and length > self.policy.max_body:
             return Refusal.TOO_LARGE
-        return why_not_store(self.request, head, self.policy, self.store.now())
+        return why_not_store(self.request, self._head, self.policy, self.store.now())
+
+    def _validates(self) -> bool:
+        """Return whether the answer is a 304 to the conditions that stand for the stored response."""
+        return self._head.status == 304 and self.conditional
 
     async def finished(self, body: bytes) -> Outcome:
         """Return the outcome of a complete answer, once it can be hit."""
-        if self._head.status == 304 and self.found.entry is not None:
+        if self._validates() and self.found.entry is not None:
             return await self._freshen(self.found.entry)
         if self.refusal is not None or (self.rescue and self._head.status >= 500):
             return Outcome(failed=True, failure=self._failure(body))
@@ -119,7 +129,13 @@ class Filling:
         return await self._keep(ResponseHead(self._head.status, headers), body)
 
     async def _freshen(self, stored: Entry) -> Outcome:
-        """Keep *stored* with the fields of its 304, all of which the leader gets (RFC 9111 §4.3.4)."""
+        """Keep *stored* with the fields of its 304, all of which the leader gets (RFC 9111 §4.3.4).
+
+        A 304 that is about another response changes nothing, and leaves the leader without an answer.
+        """
+        if not identifies(self._head.headers, stored.headers):
+            return NOT_SHARED
+        self._tags = frozenset(stored.tags)
         headers = freshened(stored.headers, self._head.headers)
         head = ResponseHead(stored.status, headers)
         self.refusal = why_not_store(self.request, head, self.policy, self.store.now())
@@ -143,18 +159,36 @@ class Filling:
     async def _keep(self, head: ResponseHead, body: bytes) -> Outcome:
         self.entry, seconds = self._entry(head, body)
         if self.mark is not None and not self.superseded:
-            await self.store.keep(self.entry, seconds, self.request.headers, self.vary(head.headers))
+            await self._store(self.entry, seconds, head.headers)
             self.stored = True
         return Outcome(entry=self.entry)
+
+    async def freshen_by_head(self, stored: Entry, headers: Headers) -> None:
+        """Update *stored* from a 200 to HEAD with *headers*, or mark it stale if they differ (RFC 9111 §4.3.5)."""
+        if head_agrees(headers, stored.response()):
+            self._head = ResponseHead(304, headers)
+            await self._freshen(stored)
+            return
+        stale = stored.response()
+        response = replace(stale, freshness_lifetime=0.0, stale_while_revalidate=0.0, stale_if_error=0.0)
+        await self._store(self._named(response, stored.mark, stored.tags), VALIDATED_FOR, stored.headers)
+
+    async def _store(self, entry: Entry, seconds: float, headers: Headers) -> None:
+        replaces = None if self.found.entry is None else self.found.key
+        await self.store.keep(entry, seconds, self.request.headers, self.vary(headers), replaces)
 
     def _entry(self, head: ResponseHead, body: bytes) -> tuple[Entry, float]:
         """Return the answer as an entry, and the seconds that the backend holds it."""
         response, seconds = self._stored_form(head, body)
-        tags = self.identity.subject.tags | {*map(tag_stamp, self.late_tags)}
+        groups = strings(head.headers, b"cache-groups")
+        stamps = {*map(tag_stamp, [*self.late_tags, *groups])}
+        stamps |= {group_stamp(self.identity.origin, group) for group in groups}
+        tags = tuple(sorted(self.identity.subject.tags | self._tags | stamps))
+        return self._named(response, self.mark or Mark(), tags), seconds
+
+    def _named(self, response: StoredResponse, mark: Mark, tags: tuple[str, ...]) -> Entry:
         subject, logical_key = self.identity.subject, self.identity.logical_key
-        mark = self.mark or Mark()
-        entry = entry_of(self.identity.key, mark, tuple(sorted(tags)), subject.path, logical_key, response)
-        return entry, seconds
+        return entry_of(self.identity.key, mark, tags, subject.path, logical_key, response)
 
     def _stored_form(self, head: ResponseHead, body: bytes) -> tuple[StoredResponse, float]:
         """Return the response as it is stored, and the seconds that the backend holds it."""

@@ -15,7 +15,8 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from app_cache.logger_config import logger
-from app_cache.rules.messages import combined
+from app_cache.rules.directives import delta_seconds
+from app_cache.rules.messages import combined, fields_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
@@ -114,6 +115,7 @@ class Fill:
         self._kept: deque[Message] = deque()
         self._body: list[bytes] = []
         self._size = 0
+        self._length: int | None = None
         self._held_start: Message | None = None
         self._held_end: Message | None = None
         self._news = asyncio.Event()
@@ -211,20 +213,23 @@ class Fill:
             await self._send_start(message)
         elif message["type"] == "http.response.debug":
             self._keep(message)
+        elif message["type"] == "http.response.body" and self.complete:
+            self._send_rest(message)
         elif message["type"] == "http.response.body" and self.sharing:
             await self._send_shared(message)
         else:
             await self._send_own(message)
 
     async def _send_start(self, message: Message) -> None:
-        headers = tuple((bytes(name), bytes(value)) for name, value in message.get("headers", ()))
+        headers = fields_of(message)
         message = {**message, "headers": headers}
         self._share = self.judge.started(message["status"], headers)
         if self._share is Share.REFUSE or message.get("trailers"):
             await self._send_own(message)
         elif self._share is not Share.WITHHOLD:
             self._held_start = message
-            if combined(headers, b"content-length") is None:
+            self._length = delta_seconds(combined(headers, b"content-length"))
+            if self._length is None:
                 self._release_start()
 
     async def _send_shared(self, message: Message) -> None:
@@ -234,14 +239,14 @@ class Fill:
             await self._send_own(message)
             return
         self._body.append(part)
-        if message.get("more_body", False):
+        more = message.get("more_body", False)
+        if more and not self._is_whole():
             if self._timer is None:
                 self._timer = self.loop.call_later(SLOW_BODY_S, self._let_go)
             self._forward(message)
             return
         outcome = await self.judge.finished(b"".join(self._body))
         self.complete = True
-        self._decided.set()
         if self._end_timer is not None:
             self._end_timer.cancel()
         if self._share is Share.FAIL:
@@ -250,6 +255,18 @@ class Fill:
         else:
             self._forward(message)
         self._settle(outcome)
+        if not more:
+            self._decided.set()
+
+    def _is_whole(self) -> bool:
+        """Return whether the client has all of the body, though the handler has not ended it (RFC 9112 §8)."""
+        return self._share is Share.STORE and self._size == self._length
+
+    def _send_rest(self, message: Message) -> None:
+        """Hand on what comes after the whole body: its end."""
+        self._forward(message)
+        if not message.get("more_body", False):
+            self._decided.set()
 
     async def _send_own(self, message: Message) -> None:
         """Hand *message* to the leader alone, and wait until its client has taken all of it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from starlette.requests import Request
 
@@ -16,6 +17,7 @@ from app_cache.keys import (
     full_path,
     host_of,
     origin,
+    raw_path,
     request_parts,
     storage_key,
 )
@@ -42,11 +44,13 @@ class Identity:
         key: The key that it shares with the same requests.
         logical_key: What a key generator of the application's own gave, or None.
         subject: What an invalidation may name its answer by, as far as that is known before the handler ran.
+        origin: Scheme, host and port of its URL (RFC 9110 §4.3.1).
     """
 
     key: str
     logical_key: str | None
     subject: Subject
+    origin: str
 
 
 async def identify(
@@ -82,12 +86,18 @@ async def identify(
         return Refusal.TAGS
     key = storage_key(namespace, request.method, logical, request.headers, policy, varied_by)
     logical_key = logical if isinstance(logical, str) else None
-    return Identity(key, logical_key, _subject(scope, key, logical_key, tags))
-
-
-def _subject(scope: Scope, key: str, logical_key: str | None, tags: list[str]) -> Subject:
-    path = full_path(scope)
     here = origin(scope.get("scheme", "http"), host_of(scope))
+    return Identity(key, logical_key, _subject(full_path(scope), here, key, logical_key, tags), here)
+
+
+def target_of(scope: Scope) -> str:
+    """Return the URL of a request as it was written, with its query (RFC 9110 §7.1)."""
+    query = scope.get("query_string", b"").decode("latin-1")
+    path = quote(full_path(scope)) if scope.get("root_path") else raw_path(scope).decode("latin-1")
+    return f"{origin(scope.get('scheme', 'http'), host_of(scope))}{path}{'?' if query else ''}{query}"
+
+
+def _subject(path: str, here: str, key: str, logical_key: str | None, tags: list[str]) -> Subject:
     stamps = {url_stamp(path), url_stamp(path, here), *map(tag_stamp, tags)}
     if logical_key is not None:
         stamps.add(key_stamp(logical_key))

@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from app_cache.clock.base import Order, tag_stamp, url_stamp
+from app_cache.clock.base import Order, group_stamp, tag_stamp, url_stamp
 from app_cache.errors import ConfigurationError
 from app_cache.exchange import Exchange
 from app_cache.identity import tags_of
@@ -21,9 +21,12 @@ from app_cache.invalidation import stamp_of_url
 from app_cache.keys import DefaultKeyGenerator, KeyGenerator, full_path, host_of, origin, url_of
 from app_cache.logger_config import logger
 from app_cache.policy import CACHEABLE_METHODS, CachePolicy
+from app_cache.posted import PostedAnswer
 from app_cache.routes import RouteTable, escape_for_glob, escape_for_url
 from app_cache.rules.decisions import SAFE_METHODS, to_invalidate
 from app_cache.rules.glob import fitted
+from app_cache.rules.messages import fields_of
+from app_cache.rules.structured import strings
 from app_cache.services import SCOPE_KEY, PlainServices, resolved, serving
 
 if TYPE_CHECKING:
@@ -134,7 +137,8 @@ class CacheMiddleware:
         policy = None if plan is None else plan.policy
         changes = policy is None and scope["method"] not in SAFE_METHODS
         if changes or (plan is not None and plan.invalidates is not None):
-            send = self._invalidating(services, plan, scope, send)
+            posted = await self._posted(services, scope) if changes and scope["method"] == "POST" else None
+            send = self._invalidating(services, plan, posted, scope, send)
         if plan is None or policy is None:
             await self.app(scope, receive, send)
             return
@@ -142,7 +146,17 @@ class CacheMiddleware:
         keys = policy.key or self._own_keys or services.key_generator()
         await Exchange(self.app, services, plan, policy, keys, scope).answer(receive, send)
 
-    def _invalidating(self, services: CacheServices, plan: Plan | None, scope: Scope, send: Send) -> Send:
+    async def _posted(self, services: CacheServices, scope: Scope) -> PostedAnswer | None:
+        """Return what stores the answer to a POST for later GETs, where those are cached by the RFC alone."""
+        plan = self._table.find(scope, "GET")
+        if plan is None or plan.policy is None or not plan.policy.http_only:
+            return None
+        keys = plan.policy.key or self._own_keys or services.key_generator()
+        return await PostedAnswer.begin(services.store(), plan, plan.policy, keys, scope)
+
+    def _invalidating(
+        self, services: CacheServices, plan: Plan | None, posted: PostedAnswer | None, scope: Scope, send: Send
+    ) -> Send:
         """Return *send*, which invalidates what the answer makes invalid before it is sent (RFC 9111 §4.4)."""
         request = dict(scope)
 
@@ -151,15 +165,22 @@ class CacheMiddleware:
                 order = await self._order(plan, request, message)
                 if order is not None:
                     await services.invalidation().carry_out(order)
+                if posted is not None:
+                    await posted.started(message["status"], fields_of(message))
+            elif message["type"] == "http.response.body" and posted is not None:
+                await posted.sent(bytes(message.get("body", b"")), last=not message.get("more_body", False))
             await send(message)
 
         return send_after
 
     async def _order(self, plan: Plan | None, scope: Scope, start: Message) -> Order | None:
         """Return what an answer that is no error invalidates: by HTTP, and by `@invalidates`."""
-        headers = tuple((bytes(name), bytes(value)) for name, value in start.get("headers", ()))
+        headers = fields_of(start)
         urls = to_invalidate(scope["method"], url_of(scope), start["status"], headers)
         stamps = [self._stamp(scope, url) for url in urls if self._is_cached(scope, url)]
+        if scope["method"] not in SAFE_METHODS:
+            here = origin(scope.get("scheme", "http"), host_of(scope))
+            stamps += [group_stamp(here, group) for group in strings(headers, b"cache-group-invalidation")]
         patterns: list[str] = []
         if plan is not None and plan.invalidates is not None:
             try:

@@ -11,7 +11,7 @@ import time
 import weakref
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import msgspec
 
@@ -23,8 +23,9 @@ from app_cache.errors import BackendError
 from app_cache.flight import Flight
 from app_cache.keys import checked_namespace, digest
 from app_cache.logger_config import logger
+from app_cache.rules.freshness import date_value
 from app_cache.rules.glob import compile_glob
-from app_cache.rules.variants import variant
+from app_cache.rules.variants import variant, vary_fields
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -162,19 +163,21 @@ class StoredResponses:
         return await self._judged(key, record, reading, subject)
 
     async def _look_up_variant(self, varies: Variants, subject: Subject, request: Headers) -> Found:
+        """Return the most recent response that *request* selects, one with Vary before others (RFC 9111 §4.1)."""
         known = self._remember_variants(varies)
-        missed: Found | None = None
-        for fields in known.fields:
-            key = variant_key(varies.key, frozenset(fields), request)
-            record, reading = await self._read(key, replace(subject, key=key))
-            found = await self._judged(
-                key, record if isinstance(record, Entry) else None, reading, replace(subject, key=key)
-            )
-            if found.entry is not None:
-                self._use_variant(varies.key, key)
-                return found
-            missed = missed or replace(found, varies=True)
-        return missed or Found(varies.key)
+        found = [await self._look_up_one(varies.key, fields, subject, request) for fields in known.fields]
+        selected = [each for each in found if each.entry is not None]
+        if not selected:
+            return replace(found[0], varies=True) if found else Found(varies.key)
+        chosen = max(selected, key=_precedence)
+        self._use_variant(varies.key, chosen.key)
+        return chosen
+
+    async def _look_up_one(self, key: str, fields: tuple[str, ...], subject: Subject, request: Headers) -> Found:
+        key = variant_key(key, frozenset(fields), request)
+        subject = replace(subject, key=key)
+        record, reading = await self._read(key, subject)
+        return await self._judged(key, record if isinstance(record, Entry) else None, reading, subject)
 
     async def _read(self, key: str, subject: Subject) -> tuple[Record | None, Reading]:
         before = self._pending_value(key)
@@ -228,20 +231,34 @@ class StoredResponses:
             return None
         return await self._attempt("begin", self.clock.begin(reading, subject, keep_for))
 
-    async def keep(self, entry: Entry, keep_for: float, request: Headers, vary: frozenset[str]) -> None:
+    async def keep(
+        self,
+        entry: Entry,
+        keep_for: float,
+        request: Headers,
+        vary: frozenset[str],
+        replaces: str | None = None,
+    ) -> None:
         """Store *entry*, so that a look-up finds it when this returns, whether or not the backend has it yet.
+
+        A response without Vary is kept beside those of its key that have it, as one more variant.
 
         Args:
             entry: Its key is that of the request, whether or not the response varies.
             keep_for: Seconds that the backend holds it.
             request: The request's fields, for the ones in *vary*.
             vary: The fields beyond the key that the response varies by.
+            replaces: The key of the response that this one was fetched in place of, which goes if it is a variant.
         """
-        if vary:
+        own_key = entry.key
+        if vary or entry.key in self._variants:
             key = variant_key(entry.key, vary, request)
             varies = self._with_variant(entry.key, vary, key)
             await self._put(varies, None, keep_for)
             entry = _under(entry, key)
+        if replaces not in (None, own_key, entry.key):
+            self._drop_pending(replaces)
+            self._doomed.append(replaces)
         await self._put(entry, subject_of(entry), keep_for)
         self.stats["stored"] += 1
 
@@ -479,6 +496,12 @@ def _watch(backend: WatchedBackend, store: StoredResponses) -> None:
             here._drop_pending(key)  # noqa: SLF001
 
     backend.watch(told)
+
+
+def _precedence(found: Found) -> tuple[bool, float]:
+    """Return what decides between several that match: Vary, then the later Date (RFC 9111 §4, §4.1)."""
+    entry = cast("Entry", found.entry)
+    return vary_fields(entry.headers) != frozenset(), date_value(entry.headers, entry.received_at)
 
 
 def subject_of(entry: Entry) -> Subject:

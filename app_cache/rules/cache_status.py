@@ -18,6 +18,7 @@ class CacheStatus:
     Args:
         hit: It was answered from the cache; stale if *ttl* is negative.
         fwd: Why it went to the handler, or None.
+        fwd_status: The status that the handler answered with, where it is not the one that is sent.
         ttl: Seconds of freshness that are left, or None where nothing stored was served.
         stored: The answer was stored.
         collapsed: It was answered by the run of another request.
@@ -26,6 +27,7 @@ class CacheStatus:
 
     hit: bool = False
     fwd: Fwd | None = None
+    fwd_status: int | None = None
     ttl: int | None = None
     stored: bool = False
     collapsed: bool = False
@@ -38,6 +40,8 @@ class CacheStatus:
             parts.append("hit")
         if self.fwd is not None:
             parts.append(f"fwd={self.fwd.value}")
+        if self.fwd_status is not None:
+            parts.append(f"fwd-status={self.fwd_status}")
         if self.ttl is not None:
             parts.append(f"ttl={self.ttl}")
         if self.stored:

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from app_cache.policy import CachePolicy
     from app_cache.rules.messages import Headers, RequestHead, ResponseHead, StoredResponse
 
-SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "QUERY", "PROPFIND", "REPORT", "SEARCH", "M-SEARCH"})
-"""Methods that are safe by registration (RFC 9110 §9.2.1, IANA); any other one invalidates."""
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "QUERY", "PROPFIND", "REPORT", "SEARCH"})
+"""Methods that are safe by registration (RFC 9110 §9.2.1, IANA); any other one, known or not, invalidates."""
 STORED_WITHOUT_FRESHNESS = frozenset({200, 203, 204, 301, 308})
 """Statuses that a policy's own timeout applies to; others are stored when they or the policy say so."""
 UNDERSTOOD_STATUSES = frozenset(
@@ -107,8 +107,6 @@ def why_pass(request: RequestHead, asked: RequestDirectives) -> Refusal | None:
     names = {name.lower() for name, _ in request.headers}
     if asked.no_store:
         return Refusal.REQUEST_NO_STORE
-    if b"range" in names:
-        return Refusal.RANGE
     if b"if-match" in names or b"if-unmodified-since" in names:
         return Refusal.PRECONDITION
     if request.method in ("GET", "HEAD") and has_content(request.headers):
@@ -157,7 +155,7 @@ def select(
     ttl = stored.freshness_lifetime - age
     if marked_stale:
         ttl = min(ttl, 0.0)
-    rescue = _may_rescue(stored, said, policy, ttl)
+    rescue = _may_rescue(stored, said, asked, policy, ttl)
     unwanted = _why_unwanted(asked, age, ttl)
     if unwanted is not None:
         return Forward(Fwd.REQUEST, unwanted, rescue=rescue)
@@ -191,10 +189,14 @@ def _may_be_stale(said: ResponseDirectives) -> bool:
     return not (said.no_cache or said.must_revalidate or said.proxy_revalidate or said.s_maxage is not None)
 
 
-def _may_rescue(stored: StoredResponse, said: ResponseDirectives, policy: CachePolicy, ttl: float) -> bool:
+def _may_rescue(
+    stored: StoredResponse, said: ResponseDirectives, asked: RequestDirectives, policy: CachePolicy, ttl: float
+) -> bool:
+    """Return whether *stored* may stand in for a failure, by policy, response or client (RFC 5861 §4)."""
     if stored.status >= 500 or not _may_be_stale(said):
         return False
-    return policy.stale_on_failure or (stored.stale_if_error > 0 and -ttl <= stored.stale_if_error)
+    window = max(stored.stale_if_error, float(asked.stale_if_error or 0))
+    return policy.stale_on_failure or (window > 0 and -ttl <= window)
 
 
 def why_not_store(
@@ -210,6 +212,8 @@ def why_not_store(
         return Refusal.NO_STORE
     if said.private:
         return Refusal.PRIVATE
+    if response.status != 200 and field_lines(request.headers, b"range"):
+        return Refusal.RANGE
     if response.status < 200 or response.status in (206, 304) or (said.must_understand and not understood):
         return Refusal.STATUS
     credential = unshared_credential(request, said, policy)
@@ -291,6 +295,18 @@ def to_invalidate(method: str, target: str, status: int, headers: Headers) -> tu
     named = [*field_lines(headers, b"location"), *field_lines(headers, b"content-location")]
     resolved = [url for each in named if (url := _same_origin(target, each)) is not None]
     return tuple(dict.fromkeys([target, *resolved]))
+
+
+def answers_get(target: str, response: ResponseHead, received_at: float) -> bool:
+    """Return whether the answer to a POST of the URL *target* may serve a later GET (RFC 9110 §9.3.3)."""
+    said = response_directives(response.headers)
+    located = field_lines(response.headers, b"content-location")
+    return (
+        response.status == 200
+        and explicit_lifetime(said, response.headers, received_at) is not None
+        and len(located) == 1
+        and _same_origin(target, located[0]) == target
+    )
 
 
 def _same_origin(target: str, reference: str) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from app_cache.rules.freshness import date_value, parse_http_date, single_date
+from app_cache.rules.freshness import date_value, single_date
 from app_cache.rules.messages import Headers, combined, end_to_end, field_lines, without
 
 if TYPE_CHECKING:
@@ -13,8 +13,10 @@ if TYPE_CHECKING:
 
 CONDITIONAL = frozenset({b"if-none-match", b"if-modified-since"})
 """Preconditions that a cache evaluates itself and replaces when it validates (RFC 9111 §4.3.1, §4.3.2)."""
-NOT_FRESHENED = frozenset({b"content-length", b"content-encoding", b"content-type", b"content-range", b"etag"})
-"""Fields that describe the stored body, which a 304 does not replace (RFC 9111 §3.2)."""
+OF_A_RANGE = frozenset({b"range", b"if-range"})
+"""Fields that ask for a part of a response (RFC 9110 §14.2, §13.1.5)."""
+NOT_FRESHENED = frozenset({b"content-length", b"content-encoding", b"content-range"})
+"""Fields that say how the stored body is to be read, which an update does not replace (RFC 9111 §3.2)."""
 NOT_IN_A_304 = frozenset(
     {b"content-length", b"content-encoding", b"content-language", b"content-type", b"content-range", b"trailer"}
 )
@@ -36,10 +38,10 @@ def weakly_equal(one: str, other: str) -> bool:
 
 
 def not_modified(request: Headers, response: Headers, received_at: float) -> bool:
-    """Return whether the preconditions of *request* give a 304 for a 200 with the fields *response*.
+    """Return whether the preconditions of *request* give a 304 for a stored 200 with the fields *response*.
 
-    If-None-Match decides alone where it is there (RFC 9110 §13.2.2); an If-Modified-Since that is no date, or
-    meets no Last-Modified, is taken as absent or compared with Date (RFC 9111 §4.3.2).
+    If-None-Match decides alone where it is there (RFC 9110 §13.2.2); an If-Modified-Since that is no date is taken
+    as absent, and one that meets no Last-Modified is compared with Date (RFC 9111 §4.3.2).
     """
     wanted = combined(request, b"if-none-match")
     if wanted is not None:
@@ -47,31 +49,59 @@ def not_modified(request: Headers, response: Headers, received_at: float) -> boo
             return True
         tag = entity_tag(response)
         return tag is not None and any(weakly_equal(tag, member) for member in _ENTITY_TAGS.findall(wanted))
-    lines = field_lines(request, b"if-modified-since")
-    since = parse_http_date(lines[0], received_at) if len(lines) == 1 else None
+    since = single_date(request, b"if-modified-since", received_at)
     if since is None:
         return False
     modified = single_date(response, b"last-modified", received_at)
     return (date_value(response, received_at) if modified is None else modified) <= since
 
 
-def validating_headers(request: Headers, stored: StoredResponse) -> Headers | None:
-    """Return *request* with the preconditions that validate *stored*, or None if it has no validator.
+def validating_headers(request: Headers, stored: Headers, made: str | None = None) -> Headers | None:
+    """Return *request* with the preconditions that validate a response with the fields *stored* (RFC 9111 §4.3.1).
 
-    The client's own conditions are replaced (RFC 9111 §4.3.1).
+    They take the place of the client's own, and of a range, for all of the response is validated. None: it has no
+    validator.
+
+    Args:
+        request: The fields of the request.
+        stored: Those of the response.
+        made: An entity tag that the cache made, which nobody else knows.
     """
-    tag = entity_tag(stored.headers)
-    modified = field_lines(stored.headers, b"last-modified")
+    tag = entity_tag(stored)
+    modified = field_lines(stored, b"last-modified")
     conditions: list[tuple[bytes, bytes]] = []
-    if tag is not None:
+    if tag is not None and tag != made:
         conditions.append((b"if-none-match", tag.encode("latin-1")))
     if len(modified) == 1:
         conditions.append((b"if-modified-since", modified[0].encode("latin-1")))
-    return (*without(request, CONDITIONAL), *conditions) if conditions else None
+    return (*without(request, CONDITIONAL | OF_A_RANGE), *conditions) if conditions else None
+
+
+def identifies(update: Headers, stored: Headers) -> bool:
+    """Return whether a 304 of the fields *update* is about a response of the fields *stored* (RFC 9111 §4.3.4).
+
+    A strong validator must be the same one, weak ones must correspond. A 304 without any is the answer to a
+    condition that named this response alone.
+    """
+    tag = entity_tag(update)
+    if tag is not None:
+        own = entity_tag(stored)
+        return own is not None and (weakly_equal(tag, own) if tag.startswith("W/") else tag == own)
+    modified = field_lines(update, b"last-modified")
+    return not modified or modified == field_lines(stored, b"last-modified")
+
+
+def head_agrees(update: Headers, stored: StoredResponse) -> bool:
+    """Return whether the 200 to a HEAD is about the same representation as *stored* (RFC 9111 §4.3.5)."""
+    for name in (b"etag", b"last-modified"):
+        lines = field_lines(update, name)
+        if lines and lines != field_lines(stored.headers, name):
+            return False
+    return combined(update, b"content-length") in (None, str(len(stored.body)))
 
 
 def freshened(stored: Headers, update: Headers) -> Headers:
-    """Return the fields of a stored response after a 304 with the fields *update* (RFC 9111 §3.2)."""
+    """Return the fields of a stored response after a 304, or a HEAD, with the fields *update* (RFC 9111 §3.2)."""
     update = without(end_to_end(update), NOT_FRESHENED)
     replaced = frozenset(name.lower() for name, _ in update)
     return (*without(stored, replaced), *update)

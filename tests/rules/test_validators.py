@@ -12,6 +12,8 @@ from app_cache.rules.validators import (
     entity_tag,
     fields_of_304,
     freshened,
+    head_agrees,
+    identifies,
     not_modified,
     validating_headers,
     weakly_equal,
@@ -170,6 +172,9 @@ def test_time(value: str) -> None:
             ["A: 1", 'if-none-match: "a"'],
             id="not the client's",
         ),
+        pytest.param(
+            ["Range: bytes=0-1", 'If-Range: "b"'], ['ETag: "a"'], ['if-none-match: "a"'], id="all of it, no range"
+        ),
         pytest.param(['If-None-Match: "b"'], [], None, id="no validator"),
         pytest.param([], ['ETag: "a"', 'ETag: "b"', CHANGED_THEN, CHANGED_LATER], None, id="two of each"),
     ],
@@ -177,7 +182,7 @@ def test_time(value: str) -> None:
 def test_validating_headers(asked: list[str], stored_lines: list[str], sent: list[str] | None) -> None:
     """A stored response is validated by its own ETag and Last-Modified, in place of the client's (§4.3.1)."""
     expected = None if sent is None else fields(*sent)
-    assert validating_headers(fields(*asked), stored(*stored_lines)) == expected
+    assert validating_headers(fields(*asked), fields(*stored_lines)) == expected
 
 
 @pytest.mark.parametrize(
@@ -192,6 +197,13 @@ def test_validating_headers(asked: list[str], stored_lines: list[str], sent: lis
             ["Content-Length: 9"], ["Content-Length: 0"], ["Content-Length: 9"], id="Content-Length stays"
         ),
         pytest.param(
+            ["Content-Encoding: gzip"],
+            ["Content-Encoding: br"],
+            ["Content-Encoding: gzip"],
+            id="so does the coding",
+        ),
+        pytest.param(["Content-Type: a/b"], ["Content-Type: c/d"], ["Content-Type: c/d"], id="the type does not"),
+        pytest.param(
             ["A: 1"], ["Connection: b", "B: 2", "Keep-Alive: 5"], ["A: 1"], id="what is of one connection"
         ),
         pytest.param(["Age: 9", "Date: x"], ["Date: y"], ["Age: 9", "Date: y"], id="a new Date"),
@@ -200,6 +212,51 @@ def test_validating_headers(asked: list[str], stored_lines: list[str], sent: lis
 def test_freshened(before: list[str], update: list[str], after: list[str]) -> None:
     """A 304 replaces the fields that it has, all lines of each, and leaves the others (§3.2)."""
     assert freshened(fields(*before), fields(*update)) == fields(*after)
+
+
+def test_a_tag_of_our_own() -> None:
+    """A tag that the cache made is nothing that the handler knows (RFC 9111 §4.3.1)."""
+    asked = validating_headers((), fields('ETag: "made"', CHANGED_THEN), made='"made"')
+    assert asked == fields(f"if-modified-since: {http_date(NOW - 100)}")
+    assert validating_headers((), fields('ETag: "made"'), made='"made"') is None
+
+
+@pytest.mark.parametrize(
+    ("update", "stored_lines", "expected"),
+    [
+        pytest.param(['ETag: "a"'], ['ETag: "a"'], True, id="the strong tag"),
+        pytest.param(['ETag: "b"'], ['ETag: "a"'], False, id="another strong tag"),
+        pytest.param(['ETag: "a"'], ['ETag: W/"a"'], False, id="a strong tag for a weak one"),
+        pytest.param(['ETag: W/"a"'], ['ETag: "a"'], True, id="the tag, weakly"),
+        pytest.param(['ETag: W/"b"'], ['ETag: "a"'], False, id="another tag, weakly"),
+        pytest.param(['ETag: "a"'], [CHANGED_THEN], False, id="a tag where there was none"),
+        pytest.param(['ETag: "a"', CHANGED_LATER], ['ETag: "a"', CHANGED_THEN], True, id="the tag, another date"),
+        pytest.param([CHANGED_THEN], [CHANGED_THEN], True, id="the date"),
+        pytest.param([CHANGED_LATER], [CHANGED_THEN], False, id="another date"),
+        pytest.param([], ['ETag: "a"', CHANGED_THEN], True, id="no validator"),
+    ],
+)
+def test_identifies(update: list[str], stored_lines: list[str], expected: bool) -> None:
+    """A 304 is about the stored response whose strong validator, or else weak ones, it has (§4.3.4)."""
+    assert identifies(fields(*update), fields(*stored_lines)) is expected
+
+
+@pytest.mark.parametrize(
+    ("update", "stored_lines", "expected"),
+    [
+        pytest.param([], ['ETag: "a"'], True, id="nothing that could differ"),
+        pytest.param(['ETag: "a"', CHANGED_THEN], ['ETag: "a"', CHANGED_THEN], True, id="the same validators"),
+        pytest.param(['ETag: "b"'], ['ETag: "a"'], False, id="another tag"),
+        pytest.param(['ETag: "a"'], [], False, id="a tag where there was none"),
+        pytest.param(['ETag: "a"', CHANGED_LATER], ['ETag: "a"', CHANGED_THEN], False, id="another date"),
+        pytest.param(["Content-Length: 4"], [], True, id="the length of the body"),
+        pytest.param(["Content-Length: 5"], [], False, id="another length"),
+        pytest.param(['ETag: "a"', "Content-Length: 5"], ['ETag: "a"'], False, id="the tag, another length"),
+    ],
+)
+def test_head_agrees(update: list[str], stored_lines: list[str], expected: bool) -> None:
+    """A HEAD agrees with a stored response in the validators that it has, and in length (§4.3.5)."""
+    assert head_agrees(fields(*update), stored(*stored_lines)) is expected
 
 
 def test_fields_of_304() -> None:

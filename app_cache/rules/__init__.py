@@ -1,5 +1,5 @@
 """RFC 9111 and its companions as pure functions of values.
 
 Nothing here awaits, logs, or looks at a clock: *now* is an argument. Imports run
-messages < directives, structured < freshness, validators, variants, ranges < decisions.
+messages < structured < directives < freshness, validators, variants, ranges < decisions.
 """

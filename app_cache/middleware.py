@@ -20,9 +20,9 @@ from app_cache.identity import tags_of
 from app_cache.invalidation import stamp_of_url
 from app_cache.keys import DefaultKeyGenerator, KeyGenerator, full_path, host_of, origin, url_of
 from app_cache.logger_config import logger
-from app_cache.policy import CACHEABLE_METHODS, CachePolicy
+from app_cache.policy import CACHEABLE_METHODS
 from app_cache.posted import PostedAnswer
-from app_cache.routes import RouteTable, escape_for_glob, escape_for_url
+from app_cache.routes import Fallbacks, RouteTable, escape_for_glob, escape_for_url
 from app_cache.rules.decisions import SAFE_METHODS, to_invalidate
 from app_cache.rules.glob import fitted
 from app_cache.rules.messages import fields_of
@@ -30,12 +30,12 @@ from app_cache.rules.structured import strings
 from app_cache.services import SCOPE_KEY, PlainServices, resolved, serving
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, MutableMapping
+    from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 
     from starlette.requests import Request
 
     from app_cache.backends.base import CacheBackend
-    from app_cache.policy import Invalidates
+    from app_cache.policy import CachePolicy, Invalidates
     from app_cache.routes import Plan
     from app_cache.services import CacheServices
 
@@ -62,6 +62,9 @@ class CacheMiddleware:
         backend: Where responses are kept.
         container: A `CacheContainer`, or a provider of one, in place of *backend*; asked at each request.
         default_policy: For what has no policy of its own, undecorated routes and applications without routes.
+        policies: By path, for routes that one does not own: globs over the whole decoded path (``/public/*``), the
+            first that matches; None keeps what it matches out of the cache. They go before *default_policy*, and a
+            decorator before them.
         key_generator: Instead of the container's, or of the default one.
         namespace: Comes between ``cache:`` and the key; a container has its own.
         clock: Tells the time, in epoch seconds; a container has its own.
@@ -78,6 +81,7 @@ class CacheMiddleware:
         *,
         container: Any = None,
         default_policy: CachePolicy | None = None,
+        policies: Mapping[str, CachePolicy | None] | None = None,
         key_generator: KeyGenerator | None = None,
         namespace: str = "",
         clock: Callable[[], float] = time.time,
@@ -86,15 +90,13 @@ class CacheMiddleware:
             raise ConfigurationError("CacheMiddleware needs either backend=… or container=…")
         if container is not None and namespace:
             raise ConfigurationError("the container has its own namespace: set CACHE_NAMESPACE")
-        if default_policy is not None and not isinstance(default_policy, CachePolicy):
-            raise ConfigurationError(f"default_policy must be a CachePolicy, not {default_policy!r}")
         if container is not None:
             resolved(container)
         self.app = app
         self._container = container
         self._key_generator = key_generator
         self._plain = None if backend is None else PlainServices(backend, key_generator, namespace, clock)
-        self._table = RouteTable(app, default_policy)
+        self._table = RouteTable(app, Fallbacks(policies, default_policy))
         overridden = type(self).generate_cache_key is not CacheMiddleware.generate_cache_key
         self._own_keys: KeyGenerator | None = _OwnKeys(self) if overridden else key_generator
 

@@ -11,6 +11,7 @@ import inspect
 import re
 import string
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, get_args
 from urllib.parse import quote
@@ -24,21 +25,24 @@ from starlette.requests import Request
 from starlette.routing import Host, Match, Mount, Route, Router, WebSocketRoute
 
 from app_cache.errors import ConfigurationError
+from app_cache.keys import full_path
 from app_cache.policy import (
     CACHEABLE_METHODS,
     INVALIDATES_ATTRIBUTE,
     POLICY_ATTRIBUTE,
+    CachePolicy,
     is_header_name,
     template_names,
 )
+from app_cache.rules.glob import compile_glob
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 
     from fastapi.dependencies.models import Dependant
     from pydantic.fields import FieldInfo
 
-    from app_cache.policy import CachePolicy, Invalidates
+    from app_cache.policy import Invalidates
 
     Scope = MutableMapping[str, Any]
 
@@ -177,17 +181,68 @@ def _aliases(field: FieldInfo) -> set[str]:
     return {name for name in paths if isinstance(name, str)}
 
 
+class Fallbacks:
+    """The policies of what has none of its own; of unsafe methods only for those that a policy names.
+
+    Args:
+        by_path: Globs over the whole decoded path, root path included, and their policies, None for what stays out
+            of the cache; the first that matches counts.
+        default: For all other paths.
+
+    Raises:
+        ConfigurationError: If one is no policy, a pattern cannot work, or a tag has to be filled in: there is no
+            endpoint whose parameters could.
+    """
+
+    def __init__(self, by_path: Mapping[str, CachePolicy | None] | None, default: CachePolicy | None) -> None:
+        if default is not None:
+            _check_fallback("default_policy", default)
+        if not isinstance(by_path or {}, Mapping):
+            raise ConfigurationError(
+                f"policies must be a mapping such as {{'/public/*': CachePolicy()}}, not {by_path!r}"
+            )
+        self._by_path: list[tuple[Callable[[str], bool], CachePolicy | None]] = []
+        for pattern, policy in (by_path or {}).items():
+            _check_path_pattern(pattern)
+            if policy is not None:
+                _check_fallback(f"policies[{pattern!r}]", policy)
+            self._by_path.append((compile_glob(pattern), policy))
+        self._default = default
+
+    def policy(self, scope: Scope, method: str) -> CachePolicy | None:
+        """Return the policy for requests of *method* to the path of *scope*, or None."""
+        path = full_path(scope) if self._by_path else ""
+        found = next((policy for matches, policy in self._by_path if matches(path)), self._default)
+        return found if found is not None and _covers(found, method) else None
+
+
+def _check_path_pattern(pattern: object) -> None:
+    if not isinstance(pattern, str) or not pattern.startswith(("/", "*", "?", "[")):
+        raise ConfigurationError(f"policies must hold globs over paths, such as '/public/*', not {pattern!r}")
+
+
+def _check_fallback(name: str, policy: object) -> None:
+    if not isinstance(policy, CachePolicy):
+        raise ConfigurationError(f"{name} must be a CachePolicy, not {policy!r}")
+    filled = [] if callable(policy.tags) else [tag for tag in policy.tags if template_names(tag)]
+    if filled:
+        raise ConfigurationError(
+            f"{name} has the tag {filled[0]!r}, but no endpoint whose parameters could fill it in; "
+            "give tags as a callable of the request"
+        )
+
+
 class RouteTable:
     """Finds the plan of a request; built when it is first asked.
 
     Args:
         app: The application, or what stands before it.
-        default_policy: For what meets no policy of its own; of unsafe methods only for those it names.
+        fallbacks: For what meets no policy of its own.
     """
 
-    def __init__(self, app: Any, default_policy: CachePolicy | None) -> None:
+    def __init__(self, app: Any, fallbacks: Fallbacks) -> None:
         self._routed = routed_app(app)
-        self._default = default_policy
+        self._fallbacks = fallbacks
         self._plans: OrderedDict[tuple[str, ...], Plan | None] = OrderedDict()
         self._version: Any = None
         self._by_host = False
@@ -228,11 +283,11 @@ class RouteTable:
     def _plan(self, scope: Scope) -> Plan | None:
         method = scope["method"]
         context, path_params = _match(self._routed, scope) if self._routed is not None else (None, {})
-        by_default = self._default if self._default is not None and _covers(self._default, method) else None
+        fallback = self._fallbacks.policy(scope, method)
         if context is None:
-            return Plan(by_default, None, _NO_PARAMETERS, {}) if by_default is not None else None
+            return Plan(fallback, None, _NO_PARAMETERS, {}) if fallback is not None else None
         own, invalidates = _recorded(context)
-        policy = by_default if own is None else own if method in _methods(own, context) else None
+        policy = fallback if own is None else own if method in _methods(own, context) else None
         if policy is None and invalidates is None:
             return None
         parameters = _parameters(context)
@@ -348,7 +403,7 @@ def _keyed_by(policy: CachePolicy, headers: frozenset[str]) -> CachePolicy | Non
 
 
 def _covers(policy: CachePolicy, method: str) -> bool:
-    """Return whether a default policy has the requests of *method*."""
+    """Return whether a policy that is not written on an endpoint has the requests of *method*."""
     return method in (policy.methods or SAFE_AND_CACHED) or (method == "HEAD" and _covers(policy, "GET"))
 
 

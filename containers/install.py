@@ -30,7 +30,7 @@ def install(app: Starlette, container: Any, **options: Any) -> None:
     Args:
         app: A FastAPI or Starlette application that has not started.
         container: A `CacheContainer`, or a provider of one (a sub-container of the application's own).
-        **options: Those of `CacheMiddleware`: ``default_policy``, ``key_generator``.
+        **options: Those of `CacheMiddleware`: ``default_policy``, ``policies``, ``key_generator``.
 
     Raises:
         RuntimeError: If *app* has started.

@@ -28,7 +28,7 @@ from app_cache.policy import (
     invalidates,
     template_names,
 )
-from app_cache.routes import RouteTable
+from app_cache.routes import Fallbacks, RouteTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,7 +102,7 @@ def test_above_and_below_the_route() -> None:
     @cache(timeout=2)
     def below() -> None: ...
 
-    table = RouteTable(app, None)
+    table = RouteTable(app, Fallbacks(None, None))
     for path, timeout in (("/above", 1), ("/below", 2)):
         plan = table.find({"type": "http", "method": "GET", "path": path, "headers": []})
         assert plan is not None

@@ -19,7 +19,7 @@ from starlette.staticfiles import StaticFiles
 
 from app_cache import CacheMiddleware, CachePolicy, ConfigurationError, MemoryBackend, add_tags, cache, invalidates
 from app_cache.fastapi import Backend, Invalidation
-from app_cache.routes import MAX_PLANS, RouteTable, escape_for_glob, escape_for_url
+from app_cache.routes import MAX_PLANS, Fallbacks, RouteTable, escape_for_glob, escape_for_url
 from tests.middleware.apps import client_of, put_cache, scope_of, told
 
 if TYPE_CHECKING:
@@ -457,11 +457,91 @@ async def test_bytes_that_are_no_utf8(more: dict[str, Any]) -> None:
 
 def test_bounded_memory() -> None:
     """The table remembers a bounded number of paths, and no long one (S18)."""
-    table = RouteTable(Starlette(routes=[Route("/{name:path}", cached)]), None)
+    table = RouteTable(Starlette(routes=[Route("/{name:path}", cached)]), Fallbacks(None, None))
     for number in range(MAX_PLANS + 10):
         assert table.find(scope_of(f"/{number}")) is not None
     assert table.find(scope_of("/" + "a" * 10_000)) is not None
     assert len(table._plans) == MAX_PLANS
+
+
+BY_PATH = {
+    "/public/private/*": None,
+    "/public/*": CachePolicy(timeout=60, tags=("public",)),
+    "/posted": CachePolicy(timeout=60, methods=frozenset({"POST"})),
+}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "expected"),
+    [
+        pytest.param("GET", "/public/a", True, id="matches"),
+        pytest.param("GET", "/public/a%20b", True, id="encoded"),
+        pytest.param("GET", "/public/private/a", False, id="the first that matches"),
+        pytest.param("GET", "/other", False, id="none"),
+        pytest.param("POST", "/public/a", False, id="a method that is not named"),
+        pytest.param("POST", "/posted", True, id="a method that is named"),
+        pytest.param("GET", "/posted", False, id="another than is named"),
+        pytest.param("GET", "/decorated", True, id="a decorator goes before"),
+    ],
+)
+async def test_policies_by_path(method: str, path: str, expected: bool) -> None:
+    """A route without a policy of its own has that of the first pattern that its path matches (SPEC §3.7)."""
+    routes = [
+        Route("/decorated", cached),
+        Route("/{path:path}", plain, methods=["GET", "POST"]),
+    ]
+    app = Starlette(routes=routes)
+    put_cache(app, policies={**BY_PATH, "/decorated": None})
+    async with client_of(app) as client:
+        await client.request(method, path)
+        assert (told(await client.request(method, path)) == "hit") is expected
+
+
+async def test_policies_go_before_the_default() -> None:
+    """What no pattern matches has the default policy, with the root path in what is matched."""
+    app = Starlette(routes=[Route("/{path:path}", plain)])
+    wrapped = CacheMiddleware(
+        app, MemoryBackend(), default_policy=CachePolicy(timeout=60), policies={"/v1/live/*": None}
+    )
+    async with client_of(wrapped) as client:
+        said = [told(await client.get(path)) for path in ("/v1/live/a", "/live/a")]
+    assert said == [None, "fwd=uri-miss; stored"]
+
+
+async def test_tags_of_a_policy_by_path() -> None:
+    """The tags of a policy by path invalidate what it has stored."""
+    app = Starlette(routes=[Route("/{path:path}", plain)])
+    container = put_cache(app, policies=BY_PATH)
+    async with client_of(app) as client:
+        await client.get("/public/a")
+        await container.invalidation().by_tag("public")
+        assert told(await client.get("/public/a")) == "fwd=uri-miss; stored"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param({"default_policy": 60}, "default_policy must be a CachePolicy, not 60", id="default"),
+        pytest.param({"policies": ["/a"]}, "policies must be a mapping", id="no mapping"),
+        pytest.param({"policies": {"/a": 60}}, r"policies\['/a'\] must be a CachePolicy, not 60", id="no policy"),
+        pytest.param({"policies": {"a": None}}, "such as '/public/\\*', not 'a'", id="no path"),
+        pytest.param({"policies": {"/" + "a" * 300: None}}, "may have 256 characters", id="too long"),
+        pytest.param(
+            {"policies": {"/u/*": CachePolicy(tags=["user_{id}"])}},  # type: ignore[arg-type]
+            "has the tag 'user_{id}', but no endpoint",
+            id="a template",
+        ),
+        pytest.param(
+            {"default_policy": CachePolicy(tags=("{id}",))},
+            "default_policy has the tag '{id}'",
+            id="a template by default",
+        ),
+    ],
+)
+def test_wrong_fallbacks(options: dict[str, Any], message: str) -> None:
+    """A policy that is not written on an endpoint and cannot work is refused at once, by its name."""
+    with pytest.raises(ConfigurationError, match=message):
+        CacheMiddleware(Starlette(), MemoryBackend(), **options)
 
 
 @pytest.mark.parametrize(

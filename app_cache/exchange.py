@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from app_cache.answers import (
@@ -16,7 +17,8 @@ from app_cache.answers import (
 from app_cache.clock.base import Verdict
 from app_cache.codec import entity_tag_of
 from app_cache.filling import Filling
-from app_cache.flight import FILL_TIMEOUT_S, NOT_SHARED, Fill
+from app_cache.flight import FILL_TIMEOUT_S, NOT_SHARED, UNADMITTED, Fill
+from app_cache.guards import Guard, guarding
 from app_cache.identity import Identity, identify
 from app_cache.logger_config import logger
 from app_cache.policy import LATE_TAGS
@@ -41,10 +43,12 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
 
     from app_cache.codec import Entry
+    from app_cache.flight import Outcome
+    from app_cache.guards import Give
     from app_cache.keys import KeyGenerator
     from app_cache.policy import CachePolicy
     from app_cache.routes import Plan
-    from app_cache.rules.messages import Headers
+    from app_cache.rules.messages import Headers, StoredResponse
     from app_cache.services import CacheServices
 
     Scope = MutableMapping[str, Any]
@@ -55,6 +59,8 @@ if TYPE_CHECKING:
 
 COPIED_BACK = ("route", "endpoint", "path_params", "router")
 """What the router leaves in the scope, for middleware further out."""
+MOST_TURNED_AWAY = 3
+"""Runs that a request waits for whose own requests are not let through to the endpoint; then it goes alone."""
 WITH_CONTENT = frozenset({"POST", "QUERY"})
 """Methods whose content joins the key."""
 
@@ -87,6 +93,7 @@ class Exchange:
         self.found = Found("")
         self.decision = Forward(Fwd.URI_MISS)
         self.started = False
+        self.turned_away = 0
 
     async def answer(self, receive: Receive, send: Send) -> None:
         """Answer the request."""
@@ -98,7 +105,7 @@ class Exchange:
         if refusal is not None:
             self.decision = Forward(_fwd_of(refusal), refusal)
             await self._forward_alone(receive, send)
-        elif not await self._answer_from_cache(send):
+        elif not await self._answer_from_cache(receive, send):
             await self._forward(receive, send)
 
     async def _read_content(self, receive: Receive) -> tuple[Receive, Refusal | None]:
@@ -131,7 +138,7 @@ class Exchange:
         """The identity, once it has been found."""
         return cast("Identity", self.identity)
 
-    async def _answer_from_cache(self, send: Send) -> bool:
+    async def _answer_from_cache(self, receive: Receive, send: Send) -> bool:
         """Look up, and serve what is found if it may answer (RFC 9111 §4)."""
         self.found = await self.store.look_up(self.known.key, self.known.subject, self.request.headers)
         if self.found.entry is None:
@@ -151,11 +158,30 @@ class Exchange:
             if decision.fwd is Fwd.BYPASS:
                 self.found = replace(self.found, entry=None)
             return False
-        if decision.refresh:
-            self._refresh()
-        status = self._tell(CacheStatus(hit=True, ttl=int(decision.ttl // 1)))
-        await send_stored(send, self.request, self.policy, response, status, decision.age)
+        await self._give(partial(self._hit, response, decision), receive, send)
         return True
+
+    async def _hit(self, response: StoredResponse, hit: Hit, send: Send) -> None:
+        if hit.refresh:
+            self._refresh()
+        status = self._tell(CacheStatus(hit=True, ttl=int(hit.ttl // 1)))
+        await send_stored(send, self.request, self.policy, response, status, hit.age)
+
+    async def _give(self, give: Give, receive: Receive, send: Send) -> None:
+        """Let *give* send what did not come from a run for this request; a guarded endpoint is asked before."""
+        if not self.policy.guarded:
+            await give(send)
+            return
+        guard = Guard(give)
+
+        async def send_told(message: Message) -> None:
+            if message["type"] == "http.response.start" and not guard.passed:
+                status = self._tell(CacheStatus(fwd=Fwd.BYPASS, detail=Refusal.GUARD))
+                message = {**message, "headers": [*fields_of(message), (b"cache-status", str(status).encode())]}
+            await send(message)
+
+        with guarding(guard):
+            await self.app(self.scope, receive, send_told)
 
     async def _forward(self, receive: Receive, send: Send, *, waited: bool = False) -> None:
         """Let the application answer, in a fill of its own or that of another request.
@@ -187,7 +213,8 @@ class Exchange:
             else:
                 await send(message)
 
-        await self.app(self.scope, receive, send_told)
+        with guarding(None):
+            await self.app(self.scope, receive, send_told)
 
     async def _learner(self) -> Callable[[int, Headers], Awaitable[None]]:
         """Return what learns from the answer to a HEAD of what is stored (RFC 9111 §4.3.5)."""
@@ -229,19 +256,28 @@ class Exchange:
         """Wait for the answer that another request leads; go alone if it cannot be shared."""
         outcome = await fill.follow(FILL_TIMEOUT_S) or NOT_SHARED
         leader = cast("Filling", fill.judge)
-        if outcome.entry is not None and await self._may_use(outcome.entry, leader, waited=waited):
-            status = self._tell(CacheStatus(fwd=self.decision.fwd, collapsed=True))
-            await send_stored(send, self.request, self.policy, outcome.entry.response(), status, None)
+        if outcome is UNADMITTED and self.turned_away < MOST_TURNED_AWAY:
+            self.turned_away += 1
+            await self._forward(receive, send, waited=waited)
+        elif outcome.entry is not None and await self._may_use(outcome.entry, leader, waited=waited):
+            await self._give(partial(self._share, outcome.entry), receive, send)
         elif outcome.entry is not None and not waited:
-            if not await self._answer_from_cache(send):
+            if not await self._answer_from_cache(receive, send):
                 await self._forward(receive, send, waited=True)
         elif not outcome.failed:
             await self._lead(receive, send, alone=True)
         elif self.decision.rescue:
-            await self._rescue(send)
+            await self._give(self._rescue, receive, send)
         else:
-            status = self._tell(CacheStatus(fwd=self.decision.fwd, collapsed=True))
-            await send_failure(send, outcome, status)
+            await self._give(partial(self._fail, outcome), receive, send)
+
+    async def _share(self, entry: Entry, send: Send) -> None:
+        status = self._tell(CacheStatus(fwd=self.decision.fwd, collapsed=True))
+        await send_stored(send, self.request, self.policy, entry.response(), status, None)
+
+    async def _fail(self, outcome: Outcome, send: Send) -> None:
+        status = self._tell(CacheStatus(fwd=self.decision.fwd, collapsed=True))
+        await send_failure(send, outcome, status)
 
     async def _may_use(self, entry: Entry, leader: Filling, *, waited: bool) -> bool:
         """Return whether what another's fill gave may answer this request too (RFC 9111 §4).
@@ -268,7 +304,7 @@ class Exchange:
         try:
             await fill.lead(self._dressed(filling, send))
         except Exception as error:
-            if self.started or not filling.rescue:
+            if self.started or not (filling.rescue and filling.admitted):
                 raise
             logger.error("cache.rescued", error=type(error).__name__, exc_info=error)
         finally:
@@ -289,7 +325,14 @@ class Exchange:
             logger.warning("cache.rescued", status=filling.status)
             await self._rescue(send, filling.status or None)
 
-    def _filling(self, *, rescue: bool = False, alone: bool = True, conditional: bool = False) -> Filling:
+    def _filling(
+        self,
+        *,
+        rescue: bool = False,
+        alone: bool = True,
+        conditional: bool = False,
+        guard: Guard | None = None,
+    ) -> Filling:
         return Filling(
             self.store,
             self.request,
@@ -299,6 +342,7 @@ class Exchange:
             rescue=rescue,
             alone=alone,
             conditional=conditional,
+            guard=guard,
         )
 
     def _take_off(
@@ -306,12 +350,14 @@ class Exchange:
     ) -> tuple[Filling, Fill, Scope]:
         validating = self._validating_headers()
         stands_in = self.decision.rescue if rescue is None else rescue
-        filling = self._filling(rescue=stands_in, alone=alone, conditional=validating is not None)
+        guard = Guard() if self.policy.guarded else None
+        filling = self._filling(rescue=stands_in, alone=alone, conditional=validating is not None, guard=guard)
         headers = without(self.request.headers, self._own_concerns()) if validating is None else validating
         self.scope.setdefault("state", {})
         scope = {**self.scope, "headers": [*headers], LATE_TAGS: filling.late_tags}
         fill = Fill(filling)
-        fill.start(self.app, scope, self.body or b"", receive)
+        with guarding(guard):
+            fill.start(self.app, scope, self.body or b"", receive)
         self.store.flight.take_off(self.found.key, fill, alone=alone)
         return filling, fill, scope
 

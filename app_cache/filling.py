@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from app_cache.clock.base import group_stamp, tag_stamp
 from app_cache.codec import Mark, entity_tag_of, entry_of
-from app_cache.flight import NOT_SHARED, Outcome, Share
+from app_cache.flight import NOT_SHARED, UNADMITTED, Outcome, Share
 from app_cache.rules.decisions import (
     VALIDATED_FOR,
     Refusal,
@@ -26,6 +26,7 @@ from app_cache.rules.variants import announced, vary_fields
 
 if TYPE_CHECKING:
     from app_cache.codec import Entry
+    from app_cache.guards import Guard
     from app_cache.identity import Identity
     from app_cache.policy import CachePolicy
     from app_cache.rules.messages import Headers, RequestHead
@@ -44,6 +45,7 @@ class Filling:
         rescue: Whether that entry stands in if the handler fails.
         alone: Whether nobody may wait for this fill.
         conditional: Whether the handler is asked to validate that entry, so that a 304 is about it.
+        guard: What a guarded endpoint asks in this run, or None.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Filling:
         rescue: bool,
         alone: bool,
         conditional: bool = False,
+        guard: Guard | None = None,
     ) -> None:
         self.store = store
         self.request = request
@@ -66,6 +69,7 @@ class Filling:
         self.rescue = rescue
         self.alone = alone
         self.conditional = conditional
+        self.guard = guard
         self.late_tags: set[str] = set()
         self.mark: Mark | None = None
         self.invalidations = 0
@@ -83,6 +87,11 @@ class Filling:
         return self.policy.max_body
 
     @property
+    def admitted(self) -> bool:
+        """Whether the request was let through to the endpoint, as far as anything guards it."""
+        return self.guard is None or self.guard.passed
+
+    @property
     def status(self) -> int:
         """The status of the answer, 0 before it started."""
         return self._head.status
@@ -97,6 +106,9 @@ class Filling:
     def started(self, status: int, headers: Headers) -> Share:
         """Return what becomes of the answer that starts so."""
         self._head = ResponseHead(status, headers)
+        if not self.admitted:
+            self.refusal = Refusal.GUARD
+            return Share.UNADMITTED
         if self._validates() or (status >= 500 and self.rescue):
             return Share.WITHHOLD
         self.refusal = self._why_not_store()
@@ -147,8 +159,8 @@ class Filling:
         return outcome
 
     def raised(self) -> Outcome:
-        """Return the outcome of a handler that raised."""
-        return Outcome(failed=True)
+        """Return the outcome of a handler that raised, or of what stands before it."""
+        return Outcome(failed=True) if self.admitted else UNADMITTED
 
     def _failure(self, body: bytes) -> tuple[int, Headers, bytes] | None:
         """Return a failure that those who wait may see: one that nothing makes the leader's own."""

@@ -48,6 +48,8 @@ class Share(Enum):
     """It is a failure: given to those who wait, not stored."""
     REFUSE = "refuse"
     """It is the leader's alone."""
+    UNADMITTED = "unadmitted"
+    """It is the leader's alone, and says nothing of what another request would be answered."""
     WITHHOLD = "withhold"
     """Nobody gets it: a stored response stands in."""
 
@@ -68,6 +70,9 @@ class Outcome:
 
 
 NOT_SHARED = Outcome()
+"""The answer is the leader's alone, and so will be that of the next."""
+UNADMITTED = Outcome()
+"""The leader was not let through to the handler: who waited begins anew."""
 
 
 class Judge(Protocol):
@@ -224,7 +229,7 @@ class Fill:
         headers = fields_of(message)
         message = {**message, "headers": headers}
         self._share = self.judge.started(message["status"], headers)
-        if self._share is Share.REFUSE or message.get("trailers"):
+        if self._share in (Share.REFUSE, Share.UNADMITTED) or message.get("trailers"):
             await self._send_own(message)
         elif self._share is not Share.WITHHOLD:
             self._held_start = message
@@ -286,7 +291,7 @@ class Fill:
 
     def _let_go(self) -> None:
         """Let those who wait go on by themselves, and the run see its client leave."""
-        self._settle(NOT_SHARED)
+        self._settle(UNADMITTED if self._share is Share.UNADMITTED else NOT_SHARED)
         self._decided.set()
 
     def _forward(self, message: Message) -> None:

@@ -67,6 +67,8 @@ class CachePolicy:
         exclude_query: Query parameters that do not join the key.
         max_body: Bytes of body beyond which a response is not stored and a request body is not cached by.
         client_max_age: Seconds for ``Cache-Control: max-age`` to clients, where the handler sent no such field.
+        guarded: Run the endpoint's dependencies (authentication, limits) before a stored answer is given too; only
+            the endpoint's own body is skipped.
         jitter: Fraction (0 to 1) of the lifetime that is taken off at random, so that not all expire at once.
         http_only: Freshness by the response or a heuristic and credentials by RFC 9111 §3.5 alone; see `http`.
         store_set_cookie: Under *http_only*, whether responses with ``Set-Cookie`` are stored.
@@ -92,6 +94,7 @@ class CachePolicy:
     exclude_query: frozenset[str] = frozenset()
     max_body: int = MAX_BODY
     client_max_age: int | None = None
+    guarded: bool = False
     jitter: float = 0.0
     http_only: bool = False
     store_set_cookie: bool = False
@@ -165,6 +168,7 @@ def cache(
     exclude_query: Collection[str] | None = None,
     max_body: int = MAX_BODY,
     client_max_age: Seconds | None = None,
+    guarded: bool = False,
     jitter: float = 0.0,
 ) -> Callable[[Endpoint], Endpoint]: ...
 def cache(endpoint: Any = None, /, **options: Any) -> Any:
@@ -454,6 +458,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "exclude_query": _query,
     "max_body": _bytes,
     "client_max_age": _whole_seconds,
+    "guarded": _flag,
     "jitter": _fraction,
     "http_only": _flag,
     "store_set_cookie": _flag,

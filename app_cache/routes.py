@@ -25,6 +25,7 @@ from starlette.requests import Request
 from starlette.routing import Host, Match, Mount, Route, Router, WebSocketRoute
 
 from app_cache.errors import ConfigurationError
+from app_cache.guards import guarded
 from app_cache.keys import full_path
 from app_cache.policy import (
     CACHEABLE_METHODS,
@@ -291,7 +292,7 @@ class RouteTable:
         if policy is None and invalidates is None:
             return None
         parameters = _parameters(context)
-        policy = None if policy is None else _keyed_by(policy, parameters.headers)
+        policy = None if policy is None or not _guards(policy, context) else _keyed_by(policy, parameters.headers)
         return Plan(policy, invalidates, parameters, path_params)
 
 
@@ -388,6 +389,19 @@ def _recorded(context: Any) -> tuple[CachePolicy | None, Invalidates | None]:
     return getattr(endpoint, POLICY_ATTRIBUTE, None), getattr(endpoint, INVALIDATES_ATTRIBUTE, None)
 
 
+def _guards(policy: CachePolicy, context: Any) -> bool:
+    """Let the endpoint ask the guard of each request, if *policy* wants that; return whether it can be had.
+
+    A route without FastAPI's dependencies has none, and is not cached by a policy that is guarded.
+    """
+    if not policy.guarded:
+        return True
+    dependant = getattr(context, "dependant", None)
+    if dependant is not None:
+        dependant.call = guarded(dependant.call)
+    return dependant is not None
+
+
 def _keyed_by(policy: CachePolicy, headers: frozenset[str]) -> CachePolicy | None:
     """Return *policy* with the headers that the endpoint is declared to read in its key, unless it excludes them.
 
@@ -421,6 +435,10 @@ def _parameters(context: Any) -> Parameters:
 
 
 def _check_policy(policy: CachePolicy, context: Any) -> None:
+    if not _guards(policy, context):
+        raise ConfigurationError(
+            f"guarded=True on {_name(context)}: only an endpoint of FastAPI has dependencies that could guard it"
+        )
     if not _methods(policy, context):
         wanted = "GET, QUERY or POST" if policy.methods is None else ", ".join(sorted(policy.methods))
         raise ConfigurationError(

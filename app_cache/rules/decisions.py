@@ -72,6 +72,7 @@ class Refusal(Enum):
     RANGE = "range"
     PRECONDITION = "precondition"
     BODY = "body"
+    GUARD = "guard"
     KEY = "key"
     TAGS = "tags"
 

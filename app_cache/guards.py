@@ -1,0 +1,109 @@
+"""Endpoints that are guarded: their dependencies run before a stored answer is given, and only they.
+
+A hit of a guarded endpoint goes through the application, with what is to be given in the place of the endpoint.
+What its dependencies, or anything before them, answer instead is the client's own.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from starlette.responses import Response
+
+from app_cache.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+
+    Message = MutableMapping[str, Any]
+    Send = Callable[[Message], Awaitable[None]]
+    Give = Callable[[Send], Awaitable[None]]
+
+_MARK = "__app_cache_guarded__"
+
+
+class Guard:
+    """What is done where a guarded endpoint would run in one request.
+
+    *passed* is set once it would: then all that stands before it has let the request through.
+
+    Args:
+        give: Sends what stands in for the endpoint; None lets it run.
+    """
+
+    def __init__(self, give: Give | None = None) -> None:
+        self.passed = False
+        self.give = give
+
+
+_in_force: ContextVar[Guard | None] = ContextVar("app_cache_guard", default=None)
+
+
+@contextmanager
+def guarding(guard: Guard | None) -> Iterator[None]:
+    """Let *guard* be what guarded endpoints ask that run in here, and in tasks that begin in here."""
+    token = _in_force.set(guard)
+    try:
+        yield
+    finally:
+        _in_force.reset(token)
+
+
+class _Given(Response):
+    """A response that the cache sends by itself."""
+
+    def __init__(self, give: Give) -> None:
+        super().__init__()
+        self._give = give
+
+    async def __call__(self, scope: Any, receive: Any, send: Send) -> None:
+        await self._give(send)
+        if self.background is not None:
+            await self.background()
+
+
+def guarded(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+    """Return *endpoint* as one that asks the guard of each request before it runs; as it is if it does so already.
+
+    Raises:
+        ConfigurationError: If it is a generator, whose answer has no end that could be stored.
+    """
+    if hasattr(endpoint, _MARK):
+        return endpoint
+    written = _as_written(endpoint)
+    if inspect.isgeneratorfunction(written) or inspect.isasyncgenfunction(written):
+        raise ConfigurationError(f"guarded=True cannot be for {endpoint!r}, which is a generator")
+    if inspect.iscoroutinefunction(written):
+
+        @functools.wraps(endpoint)
+        async def ask(*args: Any, **kwargs: Any) -> Any:
+            return _given() or await endpoint(*args, **kwargs)
+
+    else:
+
+        @functools.wraps(endpoint)
+        def ask(*args: Any, **kwargs: Any) -> Any:
+            return _given() or endpoint(*args, **kwargs)
+
+    setattr(ask, _MARK, True)
+    return ask
+
+
+def _as_written(endpoint: Any) -> Any:
+    """Return the function that is behind partials, decorators and callable objects."""
+    while isinstance(endpoint, functools.partial):
+        endpoint = endpoint.func
+    endpoint = inspect.unwrap(endpoint)
+    return endpoint if inspect.isroutine(endpoint) else type(endpoint).__call__
+
+
+def _given() -> Response | None:
+    guard = _in_force.get()
+    if guard is None:
+        return None
+    guard.passed = True
+    return None if guard.give is None else _Given(guard.give)

@@ -152,6 +152,7 @@ class Exchange:
             self.policy,
             self.store.now(),
             marked_stale=self.found.marked_stale,
+            chance=1 - self.store.chance() if self.policy.early_refresh else 1.0,
         )
         if isinstance(decision, Forward):
             self.decision = decision

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -205,7 +204,7 @@ class Filling:
     def _stored_form(self, head: ResponseHead, body: bytes) -> tuple[StoredResponse, float]:
         """Return the response as it is stored, and the seconds that the backend holds it."""
         received_at = self.store.now()
-        shortened = 1 - self.policy.jitter * random.random()  # noqa: S311  chance that nobody gains by guessing
+        shortened = 1 - self.policy.jitter * self.store.chance()
         lifetime = (freshness_lifetime(head, self.policy, received_at) or 0.0) * shortened
         headers = announced(head.headers, self.policy.include_headers)
         if head.status == 200 and entity_tag(headers) is None:

@@ -31,6 +31,8 @@ MAX_PATTERN = 256
 """Characters of a pattern."""
 ERROR_TIMEOUT = 10.0
 """Seconds at most that a status of 400 and above lives which `statuses` names without a time of its own."""
+MOST_EAGER = 100
+"""The largest `early_refresh`: a hundred times the time that the handler took."""
 MAX_BODY = 1024 * 1024
 """Bytes of body beyond which a response is passed on and not stored, and a POST is not cached."""
 CACHEABLE_METHODS = frozenset({"GET", "POST", "QUERY"})
@@ -69,6 +71,8 @@ class CachePolicy:
         client_max_age: Seconds for ``Cache-Control: max-age`` to clients, where the handler sent no such field.
         guarded: Run the endpoint's dependencies (authentication, limits) before a stored answer is given too; only
             the endpoint's own body is skipped.
+        early_refresh: How eagerly a fresh answer is fetched anew in the background, by chance and shortly before
+            its end: about one of many processes does. 1 suits most, more is earlier, 0 is never.
         jitter: Fraction (0 to 1) of the lifetime that is taken off at random, so that not all expire at once.
         http_only: Freshness by the response or a heuristic and credentials by RFC 9111 §3.5 alone; see `http`.
         store_set_cookie: Under *http_only*, whether responses with ``Set-Cookie`` are stored.
@@ -95,6 +99,7 @@ class CachePolicy:
     max_body: int = MAX_BODY
     client_max_age: int | None = None
     guarded: bool = False
+    early_refresh: float = 0.0
     jitter: float = 0.0
     http_only: bool = False
     store_set_cookie: bool = False
@@ -169,6 +174,7 @@ def cache(
     max_body: int = MAX_BODY,
     client_max_age: Seconds | None = None,
     guarded: bool = False,
+    early_refresh: float = 0.0,
     jitter: float = 0.0,
 ) -> Callable[[Endpoint], Endpoint]: ...
 def cache(endpoint: Any = None, /, **options: Any) -> Any:
@@ -430,6 +436,12 @@ def _fraction(name: str, value: object) -> float:
     return float(value)
 
 
+def _eagerness(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MOST_EAGER:
+        raise ConfigurationError(f"{name} must be a number from 0 to {MOST_EAGER}, not {value!r}")
+    return float(value)
+
+
 def _callable(name: str, value: Any) -> Any:
     if value is not None and not callable(value):
         raise ConfigurationError(f"{name} must be a callable of the request, not {value!r}")
@@ -459,6 +471,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "max_body": _bytes,
     "client_max_age": _whole_seconds,
     "guarded": _flag,
+    "early_refresh": _eagerness,
     "jitter": _fraction,
     "http_only": _flag,
     "store_set_cookie": _flag,

@@ -5,6 +5,7 @@ A container is asked for its parts at each use, so that an override is in force 
 
 from __future__ import annotations
 
+import random
 import weakref
 from collections import OrderedDict
 from contextvars import ContextVar
@@ -58,21 +59,27 @@ class CacheServices(Protocol):
 
 
 class Stores:
-    """The stored responses of each backend, namespace and clock, one object for each."""
+    """The stored responses of each backend, namespace, clock and source of chance, one object for each."""
 
     def __init__(self) -> None:
-        self._stores: OrderedDict[tuple[int, str, int], StoredResponses] = OrderedDict()
+        self._stores: OrderedDict[tuple[int, str, int, int], StoredResponses] = OrderedDict()
 
-    def of(self, backend: CacheBackend, namespace: str, now: Callable[[], float]) -> StoredResponses:
+    def of(
+        self,
+        backend: CacheBackend,
+        namespace: str,
+        now: Callable[[], float],
+        chance: Callable[[], float] = random.random,
+    ) -> StoredResponses:
         """Return the stored responses under *namespace* of *backend*, the same at each call.
 
         Raises:
             ConfigurationError: If *backend* is none, or *namespace* cannot stand in a key.
         """
-        key = (id(backend), namespace, id(now))
+        key = (id(backend), namespace, id(now), id(chance))
         store = self._stores.get(key)
         if store is None:
-            made = StoredResponses(checked_backend(backend), namespace, now=now)
+            made = StoredResponses(checked_backend(backend), namespace, now=now, chance=chance)
             store = self._stores.setdefault(key, made)
             if len(self._stores) > MAX_STORES:
                 self._stores.popitem(last=False)

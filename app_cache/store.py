@@ -7,6 +7,7 @@ entry that is not stored, counted and said once in the log.
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 import weakref
 from collections import Counter, OrderedDict
@@ -125,12 +126,14 @@ class StoredResponses:
         *,
         now: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        chance: Callable[[], float] = random.random,
     ) -> None:
         self.backend = backend
         self.namespace = checked_namespace(namespace)
         self._shelf = _shelf_of(backend)
         self.clock = clock_for(backend, self._shelf, namespace)
         self.now = now
+        self.chance = chance
         self.flight = Flight(monotonic)
         self.stats: Counter[str] = Counter()
         self.invalidations = 0

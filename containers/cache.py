@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from typing import TYPE_CHECKING
 
@@ -29,8 +30,14 @@ def _key_generator(environment: Environment) -> KeyGenerator:
     return generator
 
 
-def _store(stores: Stores, backend: CacheBackend, namespace: str, clock: Callable[[], float]) -> StoredResponses:
-    return stores.of(backend, namespace, clock)
+def _store(
+    stores: Stores,
+    backend: CacheBackend,
+    namespace: str,
+    clock: Callable[[], float],
+    chance: Callable[[], float],
+) -> StoredResponses:
+    return stores.of(backend, namespace, clock, chance)
 
 
 def _invalidation(environment: Environment, store: StoredResponses) -> InvalidationService:
@@ -71,10 +78,13 @@ class CacheContainer(containers.DeclarativeContainer):
     clock = providers.Object(time.time)
     """What tells the time, in epoch seconds; override it with a `FakeClock` in a test."""
 
+    chance = providers.Object(random.random)
+    """What gives random numbers from 0 to below 1, for `jitter` and `early_refresh`; override it in a test."""
+
     stores = providers.ThreadSafeSingleton(Stores)
     """The stored responses of each backend that was in force."""
 
-    store = providers.Callable(_store, stores, backend, namespace, clock)
+    store = providers.Callable(_store, stores, backend, namespace, clock, chance)
     """The stored responses of the backend in force."""
 
     key_generator = providers.ThreadSafeSingleton(_key_generator, environment)

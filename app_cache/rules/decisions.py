@@ -5,6 +5,7 @@ Each answer brings its reason in the words of RFC 9211; header, log and metrics 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -143,10 +144,18 @@ def select(
     now: float,
     *,
     marked_stale: bool = False,
+    chance: float = 1.0,
 ) -> Hit | Forward:
     """Return how *stored*, the variant of this request, is used at *now* (RFC 9111 §4).
 
-    *marked_stale*: it was softly invalidated, and counts as stale from the edge of its freshness.
+    Args:
+        request: The request.
+        asked: What its client asks for.
+        stored: The response.
+        policy: What the author of the endpoint asked for.
+        now: Epoch seconds.
+        marked_stale: It was softly invalidated, and counts as stale from the edge of its freshness.
+        chance: A random number above 0, at most 1, that decides whether it is refreshed early.
     """
     said = response_directives(stored.headers)
     credential = None if policy.http_only else unshared_credential(request, said, policy)
@@ -161,11 +170,23 @@ def select(
     if unwanted is not None:
         return Forward(Fwd.REQUEST, unwanted, rescue=rescue)
     if ttl > 0 and not said.no_cache:
-        return Hit(age, ttl)
+        return Hit(age, ttl, refresh=ttl < _earlier(stored, policy, chance))
     refresh = -ttl <= stored.stale_while_revalidate and stored.stale_while_revalidate > 0
     if _may_be_stale(said) and (refresh or not marked_stale) and _accepts_stale(asked, ttl, granted=refresh):
         return Hit(age, ttl, refresh=refresh)
     return Forward(Fwd.STALE, rescue=rescue)
+
+
+def _earlier(stored: StoredResponse, policy: CachePolicy, chance: float) -> float:
+    """Return the seconds before the end of its freshness from which *stored* is refreshed, as *chance* has it.
+
+    They grow with the time that the handler took, and are exponentially distributed: of many processes that read
+    it about one refreshes it before its end (Vattani, Chierichetti and Lowenstein, "Optimal Probabilistic Cache
+    Stampede Prevention", 2015, called XFetch).
+    """
+    if policy.early_refresh == 0:
+        return 0.0
+    return -math.log(chance) * policy.early_refresh * max(0.0, stored.received_at - stored.requested_at)
 
 
 def _accepts_stale(asked: RequestDirectives, ttl: float, *, granted: bool) -> bool:

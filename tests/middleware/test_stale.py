@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
+from dependency_injector import providers
 from fastapi import FastAPI, Response
 
 from app_cache import CacheMiddleware, CachePolicy, MemoryBackend, cache
@@ -110,6 +111,40 @@ async def test_refresh_after_an_invalidation(clock: FakeClock) -> None:
     assert await app.get() == (200, "three", "fwd=uri-miss; stored")
     await anyio.wait_all_tasks_blocked()
     assert await app.get() == (200, "three", "hit")
+
+
+async def test_early_refresh(clock: FakeClock) -> None:
+    """A fresh answer is fetched anew in the background when chance has it, once, and nobody waits (XFetch)."""
+    app = Changing(clock, "one", "two", early_refresh=1)
+    chances = [0.5]
+    app.container.chance.override(providers.Object(lambda: chances[-1]))
+    app.gate.clear()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(app.get)
+        await anyio.wait_all_tasks_blocked()
+        clock.advance(2)
+        app.gate.set()
+    clock.advance(17)
+    assert await app.get() == (200, "one", "hit")
+    await anyio.wait_all_tasks_blocked()
+    assert app.runs == 1
+    chances.append(1 - 1e-9)
+    app.gate.clear()
+    assert [await app.get() for _ in range(2)] == [(200, "one", "hit")] * 2
+    app.gate.set()
+    await anyio.wait_all_tasks_blocked()
+    assert app.runs == 2
+
+
+async def test_jitter(clock: FakeClock) -> None:
+    """The lifetime of an answer is shortened by the fraction that chance takes of the jitter."""
+    app = Changing(clock, "one", "two", jitter=0.5)
+    app.container.chance.override(providers.Object(lambda: 0.5))
+    await app.get()
+    clock.advance(44)
+    assert await app.get() == (200, "one", "hit")
+    clock.advance(2)
+    assert await app.get() == (200, "two", "fwd=stale; stored")
 
 
 async def test_soft_invalidation(clock: FakeClock) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -660,3 +661,24 @@ def test_any_message(asking: Any, answer: Any, status: int, policy: CachePolicy,
     why_not_store(asker, head, policy, NOW)
     withheld_fields(answer, policy)
     select(asker, asked, StoredResponse(status, answer, b"", NOW, NOW, 60.0), policy, now)
+
+
+@pytest.mark.parametrize(
+    ("eager", "chance", "ttl", "refresh"),
+    [
+        pytest.param(0.0, 1e-9, 0.001, False, id="not asked for"),
+        pytest.param(1.0, 1.0, 0.001, False, id="the smallest chance"),
+        pytest.param(1.0, math.exp(-1), 1.9, True, id="within the time that the handler took"),
+        pytest.param(1.0, math.exp(-1), 2.1, False, id="before it"),
+        pytest.param(3.0, math.exp(-1), 5.9, True, id="three times as eager"),
+        pytest.param(1.0, math.exp(-5), 9.9, True, id="a larger chance"),
+        pytest.param(1.0, math.exp(-5), 10.1, False, id="before that"),
+    ],
+)
+def test_early_refresh(eager: float, chance: float, ttl: float, refresh: bool) -> None:
+    """A fresh response is fetched anew by chance, the likelier the nearer its end and the slower its handler."""
+    kept, policy = stored(lifetime=60.0, delay=2.0), CachePolicy(early_refresh=eager)
+    decision = select(request(), NOTHING_ASKED, kept, policy, NOW + 58.0 - ttl, chance=chance)
+    assert isinstance(decision, Hit)
+    assert decision.ttl == pytest.approx(ttl, abs=1e-6)
+    assert decision.refresh is refresh

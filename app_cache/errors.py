@@ -9,6 +9,8 @@ The middleware raises none of them on a request: a broken backend is a miss. Dir
 ``get_backend`` raises `BackendError`.
 """
 
+from enum import Enum
+
 
 class AppCacheError(Exception):
     """The root of every error that this package raises."""
@@ -18,8 +20,38 @@ class ConfigurationError(AppCacheError, ValueError):
     """A setting, an option or an argument cannot work; the message names it and what would have been right."""
 
 
+class Fault(Enum):
+    """What kept a backend from doing what it was asked."""
+
+    AWAY = "away"
+    """There is no connection, or no answer in time."""
+    BUSY = "busy"
+    """No connection came free in time: whether the backend is there is not known."""
+    DENIED = "denied"
+    """It does not know the password, or does not permit the operation."""
+    FULL = "full"
+    """It answers that it has no room."""
+    READ_ONLY = "read_only"
+    """It answers that it may only be read."""
+    REFUSED = "refused"
+    """It answers that it will not, for another reason."""
+    UNKNOWN = "unknown"
+    """It raised something that is no `BackendError`."""
+    STALLED = "stalled"
+    """The event loop of this process stood still meanwhile: whether the backend is there is not known."""
+
+
 class BackendError(AppCacheError):
-    """The backend could not do what was asked: it is away, too slow, full, or refused."""
+    """The backend could not do what was asked: it is away, too slow, full, or refused.
+
+    Args:
+        *args: The message.
+        fault: Which of these it is.
+    """
+
+    def __init__(self, *args: object, fault: Fault = Fault.AWAY) -> None:
+        super().__init__(*args)
+        self.fault = fault
 
 
 class NotWiredError(AppCacheError, RuntimeError):

@@ -22,8 +22,19 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import SentinelManagedSSLConnection
 from redis.backoff import NoBackoff
 from redis.client import NEVER_DECODE
+from redis.exceptions import (
+    AuthenticationError,
+    AuthenticationWrongNumberOfArgsError,
+    AuthorizationError,
+    InvalidResponse,
+    MaxConnectionsError,
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 
@@ -38,7 +49,7 @@ from app_cache.backends.redis_options import (
     read_options,
 )
 from app_cache.backends.redis_url import DEFAULT_URL, UNIX, RedisUrl, parse_redis_url
-from app_cache.errors import BackendError, ConfigurationError
+from app_cache.errors import BackendError, ConfigurationError, Fault
 from app_cache.logger_config import logger
 
 if TYPE_CHECKING:
@@ -53,6 +64,19 @@ T = TypeVar("T")
 
 FAILURES: Final = (RedisError, OSError, UnicodeError)
 """What a call can end with because of the server, the network, or bytes that are no text."""
+FAULTS: Final[tuple[tuple[tuple[type[Exception], ...], Fault], ...]] = (
+    (
+        (AuthenticationError, AuthenticationWrongNumberOfArgsError, AuthorizationError, NoPermissionError),
+        Fault.DENIED,
+    ),
+    ((MaxConnectionsError,), Fault.BUSY),
+    ((OutOfMemoryError,), Fault.FULL),
+    ((ReadOnlyError,), Fault.READ_ONLY),
+    ((RedisConnectionError, RedisTimeoutError, InvalidResponse, OSError), Fault.AWAY),
+)
+"""What each failure says of the server; the first that fits, for the later ones are wider."""
+DENIED_IN_SCRIPT: Final = ("ACL failure in script", "The user executing the script can't run this command")
+"""How Valkey and Redis begin to say that a script may not do what it does; no code says it."""
 RAW: Final = {NEVER_DECODE: True}
 """Answers are bytes, also those of a pool that was given and decodes."""
 KEYS_PER_SCAN: Final = 1000
@@ -138,7 +162,8 @@ class RedisBackend(CacheBackend):
             return None if value is None else str(value, self._encoding, "surrogatepass")
         except UnicodeDecodeError as error:
             raise BackendError(
-                f"get found a value that is not {self._encoding} text: get_bytes returns it"
+                f"get found a value that is not {self._encoding} text: get_bytes returns it",
+                fault=Fault.REFUSED,
             ) from error
 
     async def set(self, key: str, value: str, timeout: float | None = None) -> None:
@@ -155,7 +180,9 @@ class RedisBackend(CacheBackend):
         try:
             encoded = value.encode(self._encoding, "surrogatepass")
         except UnicodeEncodeError as error:
-            raise BackendError(f"set was given text that cannot be written in {self._encoding}") from error
+            raise BackendError(
+                f"set was given text that cannot be written in {self._encoding}", fault=Fault.REFUSED
+            ) from error
         self._tell(key)
         await self._ask("set", "SET", key, encoded, *expiry)
 
@@ -310,7 +337,8 @@ class RedisBackend(CacheBackend):
             said = str(error) or type(error).__name__
             reason = _without(self._server.address.password, said)
             cause = error if reason == said else None
-            raise BackendError(f"{operation} failed at {self._server.address}: {reason}") from cause
+            message = f"{operation} failed at {self._server.address}: {reason}"
+            raise BackendError(message, fault=_fault_of(error)) from cause
 
     async def _client(self) -> _Client:
         loop, pid = asyncio.get_running_loop(), os.getpid()
@@ -358,7 +386,7 @@ class _Client:
         """Return what *ask* gets from the client, once a connection is free.
 
         Raises:
-            RedisConnectionError: If none becomes free in time.
+            MaxConnectionsError: If none becomes free in time.
         """
         self._calls += 1
         try:
@@ -373,7 +401,7 @@ class _Client:
             async with asyncio.timeout(self._wait):
                 await self._turns.acquire()
         except TimeoutError:
-            raise RedisConnectionError(f"no connection became free within {self._wait} s") from None
+            raise MaxConnectionsError(f"no connection became free within {self._wait} s") from None
         try:
             return await ask(self._redis)
         finally:
@@ -590,6 +618,13 @@ async def _in_one_round_trip(client: Any, commands: Sequence[Sequence[str | byte
     for answer in await pipeline.execute(raise_on_error=False):
         if isinstance(answer, Exception):
             raise answer
+
+
+def _fault_of(error: Exception) -> Fault:
+    """Return what *error* says of the server: whatever it answers shows that it is there."""
+    if str(error).startswith(DENIED_IN_SCRIPT):
+        return Fault.DENIED
+    return next((fault for kinds, fault in FAULTS if isinstance(error, kinds)), Fault.REFUSED)
 
 
 def _without(secret: str | None, text: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app_cache.errors import BackendError
+from app_cache.errors import BackendError, Fault
 
 
 def as_bytes(text: str) -> bytes:
@@ -19,4 +19,4 @@ def as_text(value: bytes) -> str:
     try:
         return value.decode("utf-8", "surrogatepass")
     except UnicodeDecodeError as error:
-        raise BackendError("the value is no text in UTF-8: read it with get_bytes") from error
+        raise BackendError("the value is no text in UTF-8: read it with get_bytes", fault=Fault.REFUSED) from error

@@ -24,7 +24,7 @@ from app_cache.backends.base import (
     capability,
 )
 from app_cache.backends.redis import KEYS_PER_SCAN, RedisBackend
-from app_cache.errors import BackendError
+from app_cache.errors import BackendError, Fault
 from app_cache.testing import BackendContract
 from tests.servers import free_port
 
@@ -110,6 +110,7 @@ async def test_not_text(backend: RedisBackend) -> None:
     with pytest.raises(BackendError, match="get found a value that is not utf-8 text") as failure:
         await backend.get("key")
     assert isinstance(failure.value.__cause__, UnicodeDecodeError)
+    assert failure.value.fault is Fault.REFUSED
     assert await backend.get_bytes("key") == b"\xff\x00"
 
 
@@ -220,6 +221,7 @@ async def test_script_that_fails(backend: RedisBackend, call: Callable[[RedisBac
     """A script that fails is an error, which shows none of what was sent."""
     with pytest.raises(BackendError, match="MINE broken") as failure:
         await call(backend)
+    assert failure.value.fault is Fault.REFUSED
     assert "private" not in "".join(traceback.format_exception(failure.value))
 
 
@@ -263,6 +265,7 @@ async def test_server_away(connect: Connect, call: Callable[[RedisBackend], Awai
         with pytest.raises(BackendError, match=rf"failed at redis://\*\*\*@127.0.0.1:{port}/3: ") as failure:
             await call(backend)
     assert failure.value.__cause__ is not None
+    assert failure.value.fault is Fault.AWAY
     assert "s3cret" not in "".join(traceback.format_exception(failure.value))
 
 
@@ -276,10 +279,11 @@ async def test_server_hangs(
     redis_server.pause()
     try:
         async with asyncio.timeout(SOON_S):
-            with pytest.raises(BackendError, match="Timeout"):
+            with pytest.raises(BackendError, match="Timeout") as failure:
                 await call(backend)
     finally:
         redis_server.resume()
+    assert failure.value.fault is Fault.AWAY
     backend = connect(redis_server.url, socket_timeout=SOON_S)
     await call(backend)
 
@@ -301,6 +305,7 @@ async def test_wrong_password(start_server: StartServer, connect: Connect, autho
     server = start_server(password="s3cret")
     with pytest.raises(BackendError) as failure:
         await connect(f"redis://{authority}127.0.0.1:{server.port}").ping()
+    assert failure.value.fault is Fault.DENIED
     shown = "".join(traceback.format_exception(failure.value))
     assert "wr0ng" not in shown
     assert "s3cret" not in shown
@@ -328,8 +333,25 @@ async def test_no_permission(redis_server: Server, connect: Connect) -> None:
     redis_server.command("SET", "key", "value")
     backend = connect(f"redis://reader:s3cret@127.0.0.1:{redis_server.port}")
     assert await backend.get("key") == "value"
-    with pytest.raises(BackendError, match=r"set failed .*permission"):
+    with pytest.raises(BackendError, match=r"set failed .*permission") as failure:
         await backend.set("key", "other", 60)
+    assert failure.value.fault is Fault.DENIED
+    with pytest.raises(BackendError) as failure:
+        await backend.run_script("return redis.call('SET', KEYS[1], 'other')", ["key"], [])
+    assert failure.value.fault is Fault.DENIED
+
+
+async def test_read_only(start_server: StartServer, connect: Connect) -> None:
+    """A replica gives what it has and says, to whoever writes, that it may only be read (F9)."""
+    server = start_server()
+    backend = connect(server.url)
+    await backend.set("key", "value", 60)
+    server.command("REPLICAOF", "127.0.0.1", free_port())
+    for write in (backend.set("key", "other", 60), backend.run_script("redis.call('DEL', KEYS[1])", ["key"], [])):
+        with pytest.raises(BackendError, match="read only") as failure:
+            await write
+        assert failure.value.fault is Fault.READ_ONLY
+    assert await backend.get("key") == "value"
 
 
 async def test_server_full(start_server: StartServer, connect: Connect) -> None:
@@ -338,8 +360,9 @@ async def test_server_full(start_server: StartServer, connect: Connect) -> None:
     backend = connect(server.url)
     await backend.set("key", "value", 60)
     server.command("CONFIG", "SET", "maxmemory", "1")
-    with pytest.raises(BackendError, match=r"set failed .*maxmemory"):
+    with pytest.raises(BackendError, match=r"set failed .*maxmemory") as failure:
         await backend.set("other", "value", 60)
+    assert failure.value.fault is Fault.FULL
     assert await backend.get("key") == "value"
     assert (
         await backend.run_script("#!lua flags=allow-oom\nreturn redis.call('SET', KEYS[1], '1')", ["k"], [])
@@ -377,7 +400,8 @@ async def test_full_pool(redis_server: Server, connect: Connect, monkeypatch: py
             calls = await asyncio.gather(*(backend.get("key") for _ in range(3)), return_exceptions=True)
     finally:
         redis_server.resume()
-    assert all(isinstance(call, BackendError) for call in calls)
+    faults = [call.fault for call in calls if isinstance(call, BackendError)]
+    assert sorted(faults, key=str) == [Fault.AWAY, Fault.BUSY, Fault.BUSY]
     assert sum("no connection became free within 0.2 s" in str(call) for call in calls) == 2
 
 

@@ -1,7 +1,8 @@
 """Stored responses over a backend: look-ups, writes that wait for nobody, invalidation.
 
 Everything here that touches the backend has a bounded time and cannot fail: what goes wrong is a miss, or an
-entry that is not stored, counted and said once in the log.
+entry that is not stored, counted and said once in the log. While the backend is away, it is left alone but for one
+operation each second (`breaker`).
 """
 
 from __future__ import annotations
@@ -12,15 +13,17 @@ import time
 import weakref
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, replace
+from itertools import groupby, islice
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import msgspec
 
 from app_cache.backends.base import BytesBackend, LocalBackend, WatchedBackend, capability
+from app_cache.breaker import OUTCOMES, STALLED_S, Breaker, Outcome, Troubles, fault_of
 from app_cache.clock.base import InvalidationResult, Order, Subject, Verdict, end
 from app_cache.clock.choose import clock_for
 from app_cache.codec import Entry, Mark, Variants, decode, encode, from_text, to_text
-from app_cache.errors import BackendError
+from app_cache.errors import BackendError, Fault
 from app_cache.flight import Flight
 from app_cache.keys import checked_namespace, digest
 from app_cache.logger_config import logger
@@ -29,7 +32,8 @@ from app_cache.rules.glob import compile_glob
 from app_cache.rules.variants import variant, vary_fields
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable, Coroutine
+    from typing import Any
 
     from app_cache.backends.base import CacheBackend
     from app_cache.clock.base import Reading, Shelf
@@ -48,6 +52,8 @@ WRITERS = 4
 """Writes on their way to the backend at once."""
 MAX_OWED = 256
 """Invalidations kept for a backend that is away; beyond, everything is owed."""
+PROBES = frozenset({"look_up", "invalidate"})
+"""Operations that may show whether a backend is there again: those that first send what is owed to it."""
 MAX_VARIANTS = 32
 """Variants kept under one key (RFC 9111 §4.1); the least used goes first."""
 MAX_FIELD_SETS = 4
@@ -139,8 +145,9 @@ class StoredResponses:
         self.invalidations = 0
         self._monotonic = monotonic
         self._local = capability(backend, LocalBackend) is not None
+        self.breaker = None if self._local else Breaker(monotonic)
         self._timeout = getattr(backend, "operation_timeout", OPERATION_TIMEOUT_S)
-        self._failing: set[str] = set()
+        self._troubles = Troubles(type(backend).__name__, monotonic)
         self._pending: OrderedDict[str, _Pending] = OrderedDict()
         self._pending_bytes = 0
         self._doomed: list[str] = []
@@ -156,7 +163,7 @@ class StoredResponses:
     async def look_up(self, key: str, subject: Subject, request: Headers) -> Found:
         """Return what is stored for *request* under *key*; a backend that fails gives a miss without a reading."""
         found = await self._attempt("look_up", self._look_up(key, subject, request))
-        return Found(key) if found is None else found
+        return Found(key) if found is None or self._owed else found
 
     async def _look_up(self, key: str, subject: Subject, request: Headers) -> Found:
         await self._pay()
@@ -193,7 +200,7 @@ class StoredResponses:
         record = decode(value, key)
         if record is None:
             self.stats["corrupt"] += 1
-            await self._attempt("delete", self.backend.delete(key))
+            await self._attempt("delete", self._delete(key))
         return record, reading
 
     async def _judged(self, key: str, record: Record | None, reading: Reading, subject: Subject) -> Found:
@@ -216,11 +223,10 @@ class StoredResponses:
         Where the clock cannot be read, *invalidations*, the number of those that this process had carried out when
         the fill began, must be what it is now.
         """
-        unchanged, subject = self.invalidations == invalidations, subject_of(entry)
-        if entry.mark == Mark():
-            return unchanged
-        holds = await self._attempt("look_up", self._holds(entry.mark, subject))
-        return unchanged if holds is None else holds
+        holds = None
+        if entry.mark != Mark():
+            holds = await self._attempt("look_up", self._holds(entry.mark, subject_of(entry)))
+        return self.invalidations == invalidations if holds is None or self._owed else holds
 
     async def _holds(self, mark: Mark, subject: Subject) -> bool:
         await self._pay()
@@ -364,7 +370,10 @@ class StoredResponses:
 
     async def _delete_doomed(self) -> None:
         while self._doomed:
-            await self._attempt("delete", self.backend.delete(self._doomed.pop()))
+            await self._attempt("delete", self._delete(self._doomed.pop()))
+
+    async def _delete(self, key: str) -> None:
+        await self.backend.delete(key)
 
     async def _write_one(self, pending: _Pending) -> None:
         waited = self._monotonic() - pending.since
@@ -389,8 +398,8 @@ class StoredResponses:
     async def invalidate(self, order: Order) -> InvalidationResult:
         """Carry out *order*; when this returns, nothing it names is served by this process any more.
 
-        A backend that cannot be reached is owed the order: nothing of it is trusted until it has it. So it is if
-        the caller is cancelled meanwhile.
+        It has the time of one operation, as any other. A backend that cannot be reached is owed the order: nothing
+        of it is trusted until it has it. So it is if the caller is cancelled meanwhile.
 
         Raises:
             ConfigurationError: If a pattern has more than 256 characters.
@@ -399,7 +408,7 @@ class StoredResponses:
             compile_glob(pattern)
         self.invalidations += 1
         try:
-            result = await self._attempt("invalidate", self._invalidate(order), max(self._timeout, 1.0))
+            result = await self._attempt("invalidate", self._invalidate(order))
         except asyncio.CancelledError:
             self._owe(order)
             raise
@@ -421,12 +430,20 @@ class StoredResponses:
             self._owed[Order(everything=True)] = object()
 
     async def _pay(self) -> None:
-        """Send the invalidations that the backend did not get, before anything of it is trusted."""
+        """Send the invalidations that the backend did not get, before anything of it is trusted.
+
+        First one alone, then twice as many at once each time: all are soon sent, and something is however little
+        the backend does within the time of an operation.
+        """
+        most = 1
         while self._owed:
-            order, debt = next(iter(self._owed.items()))
-            await self.clock.invalidate(order)
-            if self._owed.get(order) is debt:
-                del self._owed[order]
+            _, alike = next(groupby(islice(self._owed.items(), most), key=lambda each: each[0].soft))
+            debts = [*alike]
+            await self.clock.invalidate(_merged([order for order, _ in debts]))
+            for order, debt in debts:
+                if self._owed.get(order) is debt:
+                    del self._owed[order]
+            most *= 2
 
     async def close(self) -> None:
         """Wait a bounded time for fills and writes under way in the running loop, then end them."""
@@ -436,42 +453,75 @@ class StoredResponses:
         if writers:
             _, late = await asyncio.wait(writers, timeout=PENDING_S)
             await end(late)
+        if self._owed:
+            await self._pay_at_last()
         await self.clock.close()
 
-    async def _attempt(self, operation: str, work: Awaitable[T], timeout: float | None = None) -> T | None:
-        """Return what *work* gives, or None if it fails or takes longer than it may."""
+    async def _pay_at_last(self) -> None:
+        """Try once more to send what is owed, and say what is not: nobody may do so later."""
         try:
-            if self._local:
-                result = await work
-            else:
-                result = await _in_time(work, self._timeout if timeout is None else timeout)
-        except Exception as error:  # noqa: BLE001  a backend may be anybody's code: none of its errors is the user's
-            self._note_failure(operation, error)
-            return None
-        if operation in self._failing:
-            self._failing.discard(operation)
-            logger.info("cache.backend_recovered", backend=type(self.backend).__name__, operation=operation)
-        return result
-
-    def _note_failure(self, operation: str, error: Exception) -> None:
-        self.stats[f"{operation}_failed"] += 1
-        if operation not in self._failing:
-            self._failing.add(operation)
+            await _in_time(self._pay(), self._timeout)
+        except Exception as error:  # noqa: BLE001  a backend may be anybody's code
             logger.warning(
-                "cache.backend_failed",
+                "cache.invalidations_lost",
                 backend=type(self.backend).__name__,
-                operation=operation,
-                error=str(error) if isinstance(error, BackendError) else type(error).__name__,
+                owed=len(self._owed),
+                reason=fault_of(error).value,
             )
 
+    async def _attempt(
+        self, operation: str, work: Coroutine[Any, Any, T], timeout: float | None = None
+    ) -> T | None:
+        """Return what *work* gives; None if it fails, takes longer than it may, or the breaker is open."""
+        if self.breaker is not None:
+            return await self._attempt_afar(self.breaker, operation, work, timeout or self._timeout)
+        try:
+            result = await work
+        except Exception as error:  # noqa: BLE001  a backend may be anybody's code: none of its errors is the user's
+            self._note_failure(operation, fault_of(error), error)
+            return None
+        self._troubles.succeeded(operation)
+        return result
 
-async def _in_time(work: Awaitable[T], timeout: float) -> T:
+    async def _attempt_afar(
+        self, breaker: Breaker, operation: str, work: Coroutine[Any, Any, T], timeout: float
+    ) -> T | None:
+        permit = breaker.admit(may_probe=operation in PROBES)
+        if permit is None:
+            work.close()
+            self.stats[f"{operation}_skipped"] += 1
+            self._troubles.skipped()
+            return None
+        loop = asyncio.get_running_loop()
+        late_at = loop.time() + timeout + STALLED_S
+        try:
+            result = await _in_time(work, timeout)
+        except Exception as error:  # noqa: BLE001  as above
+            fault = fault_of(error, late=loop.time() > late_at)
+            self._note_failure(operation, fault, error, opened=breaker.ended(permit, OUTCOMES[fault]))
+            return None
+        except BaseException:
+            breaker.ended(permit, Outcome.NOTHING)
+            raise
+        breaker.ended(permit, Outcome.THERE)
+        self._troubles.succeeded(operation)
+        return result
+
+    def _note_failure(self, operation: str, fault: Fault, error: Exception, *, opened: bool = False) -> None:
+        self.stats[f"{operation}_failed"] += 1
+        self.stats[f"failed_{fault.value}"] += 1
+        if opened:
+            self.stats["breaker_opened"] += 1
+        self._troubles.failed(operation, fault, error, opened=opened)
+
+
+async def _in_time(work: Coroutine[Any, Any, T], timeout: float) -> T:
     """Return what *work* gives within *timeout* seconds.
 
     It is cancelled then, and not waited for: a client that is connecting may take its time for that.
 
     Raises:
-        TimeoutError: If it takes longer.
+        BackendError: If it takes longer.
     """
     task = asyncio.ensure_future(work)
     try:
@@ -481,7 +531,7 @@ async def _in_time(work: Awaitable[T], timeout: float) -> T:
         raise
     if not task.done():
         _give_up(task)
-        raise TimeoutError
+        raise BackendError(f"no answer within {timeout:g} s")
     return task.result()
 
 
@@ -505,6 +555,18 @@ def _precedence(found: Found) -> tuple[bool, float]:
     """Return what decides between several that match: Vary, then the later Date (RFC 9111 §4, §4.1)."""
     entry = cast("Entry", found.entry)
     return vary_fields(entry.headers) != frozenset(), date_value(entry.headers, entry.received_at)
+
+
+def _merged(orders: list[Order]) -> Order:
+    """Return what *orders* name, which are all hard or all soft, as one."""
+    return Order(
+        tags=tuple(tag for order in orders for tag in order.tags),
+        patterns=tuple(pattern for order in orders for pattern in order.patterns),
+        all_of=tuple(tags for order in orders for tags in order.all_of),
+        keys=tuple(key for order in orders for key in order.keys),
+        everything=any(order.everything for order in orders),
+        soft=orders[0].soft,
+    )
 
 
 def subject_of(entry: Entry) -> Subject:

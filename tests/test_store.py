@@ -12,7 +12,7 @@ from app_cache.backends.redis import RedisBackend
 from app_cache.clock.base import Order, tag_stamp
 from app_cache.codec import encode, to_text
 from app_cache.errors import BackendError, ConfigurationError
-from app_cache.store import MAX_OWED, MAX_VARIANTS, PENDING_S, StoredResponses
+from app_cache.store import MAX_VARIANTS, PENDING_S, StoredResponses
 from app_cache.testing import FakeClock
 from tests.stored import FourMethods, Page, body_of, fill, look_up, written
 
@@ -234,20 +234,6 @@ async def test_owed_invalidation() -> None:
     assert await body_of(elsewhere, PAGE) is None
     await fill(store, PAGE, b"new")
     assert await body_of(store, PAGE) == b"new"
-
-
-async def test_owed_beyond_the_bound() -> None:
-    """More invalidations than are kept for a backend that is away become one of everything."""
-    backend = Gate()
-    backend.open.set()
-    store = StoredResponses(backend)
-    await fill(store, PAGE)
-    await written(store)
-    backend.away = True
-    for number in range(MAX_OWED + 1):
-        await store.invalidate(Order(tags=(tag_stamp(f"other {number}"),)))
-    backend.away = False
-    assert await body_of(store, PAGE) is None
 
 
 async def test_order_that_cannot_work() -> None:

@@ -1,0 +1,102 @@
+"""A server that is away, dies or hangs: requests go on, and is soon used again when it is back (F1, F2, F3)."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from app_cache.backends.redis import RedisBackend
+from app_cache.breaker import FAILURES, State
+from tests.clients import HIT
+from tests.failures.shop import SOON_S, events_of, open_shop
+from tests.servers import free_port
+
+if TYPE_CHECKING:
+    from tests.servers import Server
+
+pytestmark = pytest.mark.anyio
+
+BUDGET_S = 0.25
+BACK_WITHIN_S = 1.5
+
+
+async def test_away_at_start(caplog: pytest.LogCaptureFixture) -> None:
+    """With no server requests are answered at once, 50 at once by one run, with one line in the log (F1)."""
+    async with open_shop(RedisBackend(f"redis://127.0.0.1:{free_port()}")) as shop:
+        shop.open.clear()
+        requests = [asyncio.create_task(shop.get()) for _ in range(50)]
+        async with asyncio.timeout(SOON_S):
+            counts = shop.store.stats
+            while counts["look_up_failed"] + counts["look_up_skipped"] < 50:  # noqa: ASYNC110 - counts have no event
+                await asyncio.sleep(0)
+        shop.open.set()
+        at_once = await asyncio.gather(*requests)
+        assert {(answer.status, answer.body) for answer in at_once} == {(200, "1: 1")}
+        one_by_one = [await shop.get() for _ in range(50)]
+        assert {answer.status for answer in one_by_one} == {200}
+        assert sorted(answer.took for answer in one_by_one)[40] < 0.05
+        assert shop.breaker.state is State.OPEN
+        assert events_of(caplog) == ["WARNING cache.backend_failed reason=away"]
+        health = await shop.client.get("/health/cache")
+        assert (health.status_code, health.json()["status"]) == (503, "degraded")
+
+
+async def test_killed_and_started_again(redis_server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    """A server that is killed under load and started again costs no request, and soon gives hits again (F2)."""
+    async with open_shop(RedisBackend(redis_server.url)) as shop:
+        answers = []
+        for wave in range(30):
+            if wave == 10:
+                redis_server.kill()
+            if wave == 20:
+                redis_server.start()
+            answers += await asyncio.gather(*(shop.get(number) for number in range(10)))
+        assert await shop.seconds_to_a_hit() < BACK_WITHIN_S
+        assert [answer.status for answer in answers] == [200] * 300
+        assert max(answer.took for answer in answers) < 2 * BUDGET_S
+        assert {answer.told for answer in answers[50:100]} == {HIT}
+        assert events_of(caplog) == ["WARNING cache.backend_failed reason=away"]
+
+
+async def test_hangs(redis_server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    """A server that hangs costs five requests the budget, then one a second, and soon gives hits again (F3)."""
+    async with open_shop(RedisBackend(redis_server.url)) as shop:
+        await shop.get()
+        assert await shop.seconds_to_a_hit() < BACK_WITHIN_S
+        redis_server.pause()
+        try:
+            while shop.breaker.state is State.CLOSED:
+                answer = await shop.get()
+                assert (answer.status, answer.told) == (200, "fwd=uri-miss")
+                assert answer.took < 2 * BUDGET_S
+            failed, begun = shop.store.stats["failed_away"], time.monotonic()
+            answers = [await shop.get() for _ in range(300)]
+            for number in range(10):
+                answers += await asyncio.gather(*(shop.get(number) for _ in range(50)))
+            took = time.monotonic() - begun
+        finally:
+            redis_server.resume()
+        back = await shop.seconds_to_a_hit()
+        assert failed >= FAILURES
+        assert {answer.status for answer in answers} == {200}
+        assert sum(answer.took > BUDGET_S / 2 for answer in answers[:300]) <= took + 1
+        assert shop.store.stats["failed_away"] - failed <= took + 1
+        assert back < BACK_WITHIN_S
+        assert events_of(caplog) == ["WARNING cache.backend_failed reason=away"]
+
+
+async def test_many_wait_while_it_hangs(redis_server: Server) -> None:
+    """However many come while it is not yet known that the server hangs, each waits for one budget alone (F3)."""
+    async with open_shop(RedisBackend(redis_server.url, max_connections=5)) as shop:
+        await shop.get()
+        redis_server.pause()
+        try:
+            answers = await asyncio.gather(*(shop.get(number) for number in range(100)))
+        finally:
+            redis_server.resume()
+        assert {answer.status for answer in answers} == {200}
+        assert max(answer.took for answer in answers) < 3 * BUDGET_S
+        assert shop.breaker.state is State.CLOSED

@@ -1,0 +1,85 @@
+"""What is slow though the server is well: a small pool, and an event loop that stands still (F11, F24)."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+import redis
+
+from app_cache.backends.redis import RedisBackend
+from app_cache.breaker import FAILURES, STALLED_S, State
+from app_cache.store import StoredResponses
+from tests.clients import HIT
+from tests.failures.shop import events_of, open_shop
+from tests.servers import HOST
+from tests.stored import Page, look_up
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.servers import Server
+
+pytestmark = pytest.mark.anyio
+
+BUDGET_S = 0.25
+
+
+@contextmanager
+def slow(server: Server, seconds: float) -> Iterator[None]:
+    """Have *server* take *seconds* for whatever it is asked, by keeping it from its work."""
+    over = threading.Event()
+
+    def occupy() -> None:
+        with redis.Redis(HOST, server.port, client_name="control") as connection:
+            while not over.is_set():
+                connection.execute_command("DEBUG", "SLEEP", seconds)
+
+    thread = threading.Thread(target=occupy, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(10)
+
+
+async def test_small_pool(redis_server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    """Waiting for one of two connections is inside the budget, and no error of the pool reaches anyone (F11)."""
+    async with open_shop(RedisBackend(redis_server.url, max_connections=2)) as shop:
+        await shop.get()
+        with slow(redis_server, 0.02):
+            answers = await asyncio.gather(*(shop.get(number) for number in range(200)))
+        assert [answer.status for answer in answers] == [200] * 200
+        assert [answer.body for answer in answers] == [f"{number}: {shop.runs[number]}" for number in range(200)]
+        assert max(answer.took for answer in answers) < 4 * BUDGET_S
+        assert (shop.breaker.state, shop.store.stats["failed_busy"]) == (State.CLOSED, 0)
+        assert shop.store.stats["failed_away"] > 0
+        assert events_of(caplog) == ["WARNING cache.backend_failed reason=away"]
+        await shop.settled()
+        await shop.get(1)
+        await shop.settled()
+        assert (await shop.get(1)).told == HIT
+
+
+async def test_loop_that_stands_still(redis_server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    """An event loop that is blocked again and again, while the server is asked, opens nothing (F24)."""
+    backend = RedisBackend(redis_server.url, operation_timeout=0.05)
+    store, page = StoredResponses(backend), Page()
+    assert (await look_up(store, page)).reading is not None
+    for ticks in [1] * (FAILURES + 1) + [2, 3, 4, 5]:
+        asked = asyncio.create_task(look_up(store, page))
+        for _ in range(ticks):
+            await asyncio.sleep(0)
+        time.sleep(0.05 + STALLED_S + 0.01)  # noqa: ASYNC251 - this is what is tested
+        await asked
+    assert store.stats["failed_stalled"] > FAILURES
+    assert store.breaker is not None
+    assert (store.breaker.state, store.stats["failed_away"]) == (State.CLOSED, 0)
+    assert events_of(caplog) == []
+    await store.close()
+    await backend.close()

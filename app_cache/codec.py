@@ -91,10 +91,41 @@ class Variants(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     kept: tuple[str, ...]
 
 
-Record = Entry | Variants
+class Value(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="o"):
+    """A value of the application's own as a backend holds it, with what an invalidation may name.
+
+    Args:
+        key: The key that this stands under.
+        mark: The state of the clock before it was made.
+        tags: The names of its stamps.
+        logical_key: The key that the application gave.
+        content: The value as msgpack, of whatever type.
+        made_at: When it was made, in epoch seconds.
+        freshness_lifetime: Seconds for which it is fresh.
+        stale_while_revalidate: Seconds beyond, in which it is given while it is made anew.
+        stale_if_error: Seconds beyond, in which it stands in for a failure.
+    """
+
+    key: str
+    mark: Mark
+    tags: tuple[str, ...]
+    logical_key: str
+    content: bytes
+    made_at: Finite
+    freshness_lifetime: Finite
+    stale_while_revalidate: Finite
+    stale_if_error: Finite
+
+    @property
+    def path(self) -> str:
+        """None: a value has no URL."""
+        return ""
+
+
+Record = Entry | Variants | Value
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Entry | Variants)
+_decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Entry | Variants | Value)
 
 
 def entry_of(

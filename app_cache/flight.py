@@ -1,6 +1,6 @@
-"""One fill per key: the handler's run belongs to the cache, and requests only follow it.
+"""One run per key: it belongs to the cache, and who asked only follows it.
 
-A `Fill` is a task that runs the application. It keeps each message: the leader's request sends on what is kept at
+A `Fill` is a run of the application. It keeps each message: the leader's request sends on what is kept at
 once, others wait for the end. Clients may leave; as long as the answer may be shared the fill goes on. Once it may
 not, the run is the leader's again, with its disconnect and its pace.
 """
@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from app_cache.logger_config import logger
 from app_cache.rules.directives import delta_seconds
 from app_cache.rules.messages import combined, fields_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, MutableMapping
+    from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 
     from app_cache.codec import Entry
     from app_cache.rules.messages import Headers
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     Receive = Callable[[], Awaitable[Message]]
     Send = Callable[[Message], Awaitable[None]]
     App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+OutcomeT = TypeVar("OutcomeT")
+RunT = TypeVar("RunT", bound="Run[Any]")
 
 FILL_TIMEOUT_S = 30.0
 """Seconds that a request waits for the fill of another, and that a fill goes on which no client reads any more."""
@@ -105,17 +109,68 @@ class Judge(Protocol):
         ...
 
 
-class Fill:
-    """One run of the application; it lives in the loop that it began in."""
+class Run(ABC, Generic[OutcomeT]):
+    """A task of the cache's own, and its outcome for those who wait; it lives in the loop that it began in.
+
+    Args:
+        not_shared: The outcome that says that there is nothing for others.
+    """
+
+    def __init__(self, not_shared: OutcomeT) -> None:
+        self.not_shared = not_shared
+        self.begun = False
+        self.loop = asyncio.get_running_loop()
+        self.outcome: asyncio.Future[OutcomeT] = self.loop.create_future()
+        self.task: asyncio.Task[Any] | None = None
+        self._led = False
+        self._end_timer: asyncio.TimerHandle | None = None
+
+    @abstractmethod
+    def supersede(self) -> None:
+        """Let the run store nothing any more: what a later one gives is newer."""
+
+    async def follow(self, timeout: float) -> OutcomeT | None:
+        """Return the outcome, or None if there is none within *timeout* seconds; leaving disturbs nobody."""
+        await asyncio.wait({self.outcome}, timeout=timeout)
+        return self.outcome.result() if self.outcome.done() else None
+
+    def _take_on(self, work: Coroutine[Any, Any, Any], *, led: bool) -> None:
+        """Do *work* in the task; it has *led* who takes what it gives and raises, else its time is bounded."""
+        self._led = led
+        self.task = self.loop.create_task(work)
+        self.task.add_done_callback(self._ended)
+        if not led:
+            self._bound()
+
+    def _bound(self) -> None:
+        if self.task is not None:
+            self._end_timer = self.loop.call_later(FILL_TIMEOUT_S, self.task.cancel)
+
+    def _settle(self, outcome: OutcomeT) -> None:
+        if not self.outcome.done():
+            self.outcome.set_result(outcome)
+
+    @property
+    def _is_heard(self) -> bool:
+        """Whether somebody is told what the task raises."""
+        return self._led
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._settle(self.not_shared)
+        if self._end_timer is not None:
+            self._end_timer.cancel()
+        if not task.cancelled() and (error := task.exception()) is not None and not self._is_heard:
+            logger.error("cache.fill_failed", error=type(error).__name__, exc_info=error)
+
+
+class Fill(Run[Outcome]):
+    """One run of the application."""
 
     def __init__(self, judge: Judge) -> None:
+        super().__init__(NOT_SHARED)
         self.judge = judge
-        self.begun = False
         self.sharing = True
         self.complete = False
-        self.loop = asyncio.get_running_loop()
-        self.outcome: asyncio.Future[Outcome] = self.loop.create_future()
-        self.task: asyncio.Task[None] | None = None
         self._share = Share.STORE
         self._kept: deque[Message] = deque()
         self._body: list[bytes] = []
@@ -126,20 +181,17 @@ class Fill:
         self._news = asyncio.Event()
         self._taken = asyncio.Event()
         self._decided = asyncio.Event()
-        self._led = False
         self._left = False
         self._gone: Exception | None = None
         self._told_gone = False
         self._timer: asyncio.TimerHandle | None = None
-        self._end_timer: asyncio.TimerHandle | None = None
 
     def start(self, app: App, scope: Scope, body: bytes, receive: Receive | None) -> None:
         """Run *app* in a task of the cache's own; *receive* is the leader's, None where no client waits."""
-        self._led = receive is not None
-        self.task = self.loop.create_task(self._run(app, scope, body, receive))
-        self.task.add_done_callback(self._ended)
-        if not self._led:
-            self._end_timer = self.loop.call_later(FILL_TIMEOUT_S, self.task.cancel)
+        self._take_on(self._run(app, scope, body, receive), led=receive is not None)
+
+    def supersede(self) -> None:
+        self.judge.superseded = True
 
     async def lead(self, send: Send) -> None:
         """Send on what the run sends until it has ended, and raise what it raises.
@@ -157,11 +209,6 @@ class Fill:
             raise
         if self.task is not None:
             await self.task
-
-    async def follow(self, timeout: float) -> Outcome | None:
-        """Return the outcome, or None if there is none within *timeout* seconds; leaving disturbs nobody."""
-        await asyncio.wait({self.outcome}, timeout=timeout)
-        return self.outcome.result() if self.outcome.done() else None
 
     async def _tee(self, send: Send) -> None:
         while True:
@@ -181,7 +228,7 @@ class Fill:
         if self.task is None or self.task.done():
             return
         if self.sharing or self.complete:
-            self._end_timer = self.loop.call_later(FILL_TIMEOUT_S, self.task.cancel)
+            self._bound()
             return
         if gone is None:
             self.task.cancel()
@@ -309,18 +356,15 @@ class Fill:
             self._kept.append(message)
             self._news.set()
 
-    def _settle(self, outcome: Outcome) -> None:
-        if not self.outcome.done():
-            self.outcome.set_result(outcome)
+    @property
+    def _is_heard(self) -> bool:
+        return self._led or self._told_gone
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._settle(NOT_SHARED)
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        super()._ended(task)
         self._news.set()
-        for timer in (self._timer, self._end_timer):
-            if timer is not None:
-                timer.cancel()
-        if not task.cancelled() and (error := task.exception()) is not None and not (self._led or self._told_gone):
-            logger.error("cache.fill_failed", error=type(error).__name__, exc_info=error)
+        if self._timer is not None:
+            self._timer.cancel()
 
 
 async def _after_content(receive: Receive) -> Message:
@@ -330,44 +374,44 @@ async def _after_content(receive: Receive) -> Message:
     return message
 
 
-class Flight:
-    """The fills under way, by key, and the keys whose answers lately could not be shared."""
+class Flight(Generic[RunT]):
+    """The runs under way, by key, and the keys whose answers lately could not be shared."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._fills: dict[str, Fill] = {}
+        self._runs: dict[str, RunT] = {}
         self._markers: OrderedDict[str, float] = OrderedDict()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
-    def under_way(self, key: str) -> Fill | None:
-        """Return the fill of *key* that a request in the running loop may wait for, or None."""
-        fill = self._fills.get(key)
-        if fill is None or fill.outcome.done() or fill.loop is not asyncio.get_running_loop():
+    def under_way(self, key: str) -> RunT | None:
+        """Return the run of *key* that a request in the running loop may wait for, or None."""
+        run = self._runs.get(key)
+        if run is None or run.outcome.done() or run.loop is not asyncio.get_running_loop():
             return None
-        return fill
+        return run
 
-    def take_off(self, key: str, fill: Fill, *, alone: bool = False) -> None:
-        """Make *fill* that of *key*: later requests find it until it has its outcome, unless it flies *alone*.
+    def take_off(self, key: str, run: RunT, *, alone: bool = False) -> None:
+        """Make *run* that of *key*: later requests find it until it has its outcome, unless it flies *alone*.
 
         It is that of *key* until its run has ended, for then it can no longer store what is older than the next.
         """
         if not alone:
-            earlier = self._fills.get(key)
+            earlier = self._runs.get(key)
             if earlier is not None:
-                earlier.judge.superseded = True
-            self._fills[key] = fill
-            fill.outcome.add_done_callback(lambda outcome: self._tell(key, outcome.result()))
-            (fill.task or fill.outcome).add_done_callback(lambda _: self._land(key, fill))
-        if fill.task is not None:
-            self._tasks.add(fill.task)
-            fill.task.add_done_callback(self._tasks.discard)
+                earlier.supersede()
+            self._runs[key] = run
+            run.outcome.add_done_callback(lambda _: self._tell(key, run))
+            (run.task or run.outcome).add_done_callback(lambda _: self._land(key, run))
+        if run.task is not None:
+            self._tasks.add(run.task)
+            run.task.add_done_callback(self._tasks.discard)
 
-    def _land(self, key: str, fill: Fill) -> None:
-        if self._fills.get(key) is fill:
-            del self._fills[key]
+    def _land(self, key: str, run: RunT) -> None:
+        if self._runs.get(key) is run:
+            del self._runs[key]
 
-    def _tell(self, key: str, outcome: Outcome) -> None:
-        if outcome is NOT_SHARED:
+    def _tell(self, key: str, run: RunT) -> None:
+        if run.outcome.result() is run.not_shared:
             self.mark_unshared(key)
 
     def mark_unshared(self, key: str) -> None:

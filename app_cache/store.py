@@ -14,7 +14,7 @@ import weakref
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import msgspec
 
@@ -22,7 +22,7 @@ from app_cache.backends.base import BytesBackend, LocalBackend, WatchedBackend, 
 from app_cache.breaker import OUTCOMES, STALLED_S, Breaker, Outcome, Troubles, fault_of
 from app_cache.clock.base import InvalidationResult, Order, Subject, Verdict, end
 from app_cache.clock.choose import clock_for
-from app_cache.codec import Entry, Mark, Variants, decode, encode, from_text, to_text
+from app_cache.codec import Entry, Mark, Value, Variants, decode, encode, from_text, to_text
 from app_cache.errors import BackendError, Fault
 from app_cache.flight import Flight
 from app_cache.keys import checked_namespace, digest
@@ -38,9 +38,11 @@ if TYPE_CHECKING:
     from app_cache.backends.base import CacheBackend
     from app_cache.clock.base import Reading, Shelf
     from app_cache.codec import Record
+    from app_cache.flight import Fill, Run
     from app_cache.rules.messages import Headers
 
 T = TypeVar("T")
+Kept = TypeVar("Kept", bound=Entry | Value)
 
 OPERATION_TIMEOUT_S = 0.25
 """Seconds that one operation of a backend may take which names no ``operation_timeout`` of its own."""
@@ -78,6 +80,21 @@ class Found:
     entry: Entry | None = None
     marked_stale: bool = False
     varies: bool = False
+    reading: Reading | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FoundValue:
+    """What a look-up of a value gave.
+
+    Args:
+        value: The valid value, or None.
+        marked_stale: It was softly invalidated.
+        reading: The clock; None if the backend could not be asked.
+    """
+
+    value: Value | None = None
+    marked_stale: bool = False
     reading: Reading | None = None
 
 
@@ -123,7 +140,7 @@ class _Pending:
 
 
 class StoredResponses:
-    """The responses stored under one namespace of a backend, their clock, and the fills under way."""
+    """The responses, and values, stored under one namespace of a backend, their clock, and the runs under way."""
 
     def __init__(
         self,
@@ -140,7 +157,8 @@ class StoredResponses:
         self.clock = clock_for(backend, self._shelf, namespace)
         self.now = now
         self.chance = chance
-        self.flight = Flight(monotonic)
+        self.flight: Flight[Fill] = Flight(monotonic)
+        self.value_flight: Flight[Run[Any]] = Flight(monotonic)
         self.stats: Counter[str] = Counter()
         self.invalidations = 0
         self._monotonic = monotonic
@@ -171,6 +189,21 @@ class StoredResponses:
         if isinstance(record, Variants):
             return await self._look_up_variant(record, subject, request)
         return await self._judged(key, record, reading, subject)
+
+    async def look_up_value(self, subject: Subject) -> FoundValue:
+        """Return the value of *subject*; a backend that fails gives a miss without a reading."""
+        found = await self._attempt("look_up", self._look_up_value(subject))
+        return FoundValue() if found is None or self._owed else found
+
+    async def _look_up_value(self, subject: Subject) -> FoundValue:
+        await self._pay()
+        record, reading = await self._read(subject.key, subject)
+        if not isinstance(record, Value):
+            return FoundValue(reading=reading)
+        verdict, reading = await self._verdict(record, reading, subject)
+        if verdict is Verdict.INVALID:
+            return FoundValue(reading=reading)
+        return FoundValue(record, verdict is Verdict.STALE, reading)
 
     async def _look_up_variant(self, varies: Variants, subject: Subject, request: Headers) -> Found:
         """Return the most recent response that *request* selects, one with Vary before others (RFC 9111 §4.1)."""
@@ -206,18 +239,25 @@ class StoredResponses:
     async def _judged(self, key: str, record: Record | None, reading: Reading, subject: Subject) -> Found:
         if not isinstance(record, Entry):
             return Found(key, reading=reading)
+        verdict, reading = await self._verdict(record, reading, subject)
+        if verdict is Verdict.INVALID:
+            return Found(key, reading=reading)
+        return Found(key, record, verdict is Verdict.STALE, reading=reading)
+
+    async def _verdict(self, record: Entry | Value, reading: Reading, subject: Subject) -> tuple[Verdict, Reading]:
+        """Return what the clock says of *record*, and the reading that says so, which covers *subject* too."""
         named = subject_of(record)
         verdict = reading.judge(record.mark, named)
         if verdict is Verdict.UNASKED:
-            self._remember(self._late_tags, key, named.tags)
+            self._remember(self._late_tags, record.key, named.tags)
             reading = await self.clock.read(replace(named, tags=named.tags | subject.tags))
             verdict = reading.judge(record.mark, named)
-        if verdict in (Verdict.VALID, Verdict.STALE):
-            return Found(key, record, verdict is Verdict.STALE, reading=reading)
-        self.stats["invalidated"] += 1
-        return Found(key, reading=reading)
+        if verdict not in (Verdict.VALID, Verdict.STALE):
+            self.stats["invalidated"] += 1
+            return Verdict.INVALID, reading
+        return verdict, reading
 
-    async def still_holds(self, entry: Entry, invalidations: int) -> bool:
+    async def still_holds(self, entry: Entry | Value, invalidations: int) -> bool:
         """Return whether nothing that names *entry* was invalidated since its fill began.
 
         Where the clock cannot be read, *invalidations*, the number of those that this process had carried out when
@@ -239,6 +279,15 @@ class StoredResponses:
         if reading is None:
             return None
         return await self._attempt("begin", self.clock.begin(reading, subject, keep_for))
+
+    async def mark(self, subject: Subject, keep_for: float) -> Mark | None:
+        """Return what a value carries that is made now; None: it cannot be stored."""
+        reading = await self._attempt("look_up", self._read_clock(subject))
+        return await self.begin(reading, subject, keep_for)
+
+    async def _read_clock(self, subject: Subject) -> Reading:
+        await self._pay()
+        return await self.clock.read(subject)
 
     async def keep(
         self,
@@ -270,6 +319,16 @@ class StoredResponses:
             self._doomed.append(replaces)
         await self._put(entry, subject_of(entry), keep_for)
         self.stats["stored"] += 1
+
+    async def keep_value(self, value: Value, keep_for: float) -> None:
+        """Store *value* for *keep_for* seconds; as `keep`."""
+        await self._put(value, subject_of(value), keep_for)
+        self.stats["value-stored"] += 1
+
+    async def discard(self, key: str) -> None:
+        """Take what stands under *key* out of the backend, as far as that can be done now."""
+        self._drop_pending(key)
+        await self._attempt("delete", self.backend.delete(key))
 
     def _with_variant(self, key: str, vary: frozenset[str], digest_key: str) -> Variants:
         known = self._variants.get(key) or Variants(key, (), ())
@@ -309,9 +368,7 @@ class StoredResponses:
             await self._delete_doomed()
             await self._attempt("store", self._write(record, subject, keep_for, encode(record)))
             return
-        sealed = (
-            subject is None or not isinstance(record, Entry) or not self.clock.needs_seal(record.mark, subject)
-        )
+        sealed = subject is None or isinstance(record, Variants) or not self.clock.needs_seal(record.mark, subject)
         self._drop_pending(record.key)
         value = encode(record)
         self._pending[record.key] = _Pending(
@@ -324,7 +381,7 @@ class StoredResponses:
         self._start_writer()
 
     async def _write(self, record: Record, subject: Subject | None, keep_for: float, value: bytes) -> None:
-        if subject is None or not isinstance(record, Entry):
+        if subject is None or isinstance(record, Variants):
             await self._shelf.write(record.key, value, keep_for)
         else:
             await self.clock.store(record.key, value, keep_for, record.mark, subject)
@@ -385,7 +442,7 @@ class StoredResponses:
 
     async def _seal_and_write(self, pending: _Pending, left: float) -> None:
         record, value = pending.record, pending.value
-        if value is None and isinstance(record, Entry) and pending.subject is not None:
+        if value is None and not isinstance(record, Variants) and pending.subject is not None:
             mark = await self.clock.seal(record.mark, pending.subject)
             if mark is None:
                 self.stats["store_dropped"] += 1
@@ -447,7 +504,7 @@ class StoredResponses:
 
     async def close(self) -> None:
         """Wait a bounded time for fills and writes under way in the running loop, then end them."""
-        await self.flight.close(PENDING_S)
+        await asyncio.gather(self.flight.close(PENDING_S), self.value_flight.close(PENDING_S))
         loop = asyncio.get_running_loop()
         writers = {task for task in self._writers if task.get_loop() is loop}
         if writers:
@@ -569,7 +626,7 @@ def _merged(orders: list[Order]) -> Order:
     )
 
 
-def subject_of(entry: Entry) -> Subject:
+def subject_of(entry: Entry | Value) -> Subject:
     """Return what an invalidation may name *entry* by."""
     return Subject(frozenset(entry.tags), entry.path, entry.logical_key, entry.key)
 
@@ -579,5 +636,5 @@ def variant_key(key: str, fields: frozenset[str], request: Headers) -> str:
     return f"{key}:{digest(part for pair in variant(fields, request) for part in pair)}"
 
 
-def _under(entry: Entry, key: str, mark: Mark | None = None) -> Entry:
+def _under(entry: Kept, key: str, mark: Mark | None = None) -> Kept:
     return msgspec.structs.replace(entry, key=key, mark=mark or entry.mark)

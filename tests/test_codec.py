@@ -26,6 +26,7 @@ from app_cache.codec import (
     Entry,
     Mark,
     Record,
+    Value,
     Variants,
     decode,
     encode,
@@ -49,15 +50,23 @@ RESPONSE = StoredResponse(
 )
 ENTRY = entry_of(KEY, Mark("abc", 7, {"a": "b"}), ("t:\xe4", "u:/"), "/\xe4", "logical", RESPONSE)
 VARIANTS = Variants(KEY, (("accept", "x-a"), ("accept",)), (f"{KEY}:1", f"{KEY}:2"))
-RECORDS = [pytest.param(ENTRY, id="entry"), pytest.param(VARIANTS, id="variants")]
+VALUE = Value(
+    KEY, Mark("abc", 7, {"a": "b"}), ("k:\xe4", "t:b"), "\xe4", b"\x93\x01\x02\x03", 1.5e9, 60.0, 5.0, 7.0
+)
+RECORDS = [
+    pytest.param(ENTRY, id="entry"),
+    pytest.param(VARIANTS, id="variants"),
+    pytest.param(VALUE, id="value"),
+]
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 seconds = st.floats(-1e15, 1e15)
 values = st.binary(max_size=8).map(lambda value: re.sub(rb"[\r\n\0]", b" ", value))
+marks = st.builds(Mark, texts, st.integers(0, 2**63), st.dictionaries(texts, texts, max_size=2))
 entries = st.builds(
     Entry,
     key=texts,
-    mark=st.builds(Mark, texts, st.integers(0, 2**63), st.dictionaries(texts, texts, max_size=2)),
+    mark=marks,
     tags=st.lists(texts, max_size=2).map(tuple),
     path=texts,
     logical_key=st.none() | texts,
@@ -75,6 +84,18 @@ variants = st.builds(
     key=texts,
     fields=st.lists(st.lists(texts, max_size=2).map(tuple), max_size=2).map(tuple),
     kept=st.lists(texts, max_size=2).map(tuple),
+)
+stored_values = st.builds(
+    Value,
+    key=texts,
+    mark=marks,
+    tags=st.lists(texts, max_size=2).map(tuple),
+    logical_key=texts,
+    content=st.binary(max_size=50),
+    made_at=seconds,
+    freshness_lifetime=seconds,
+    stale_while_revalidate=seconds,
+    stale_if_error=seconds,
 )
 
 
@@ -94,7 +115,7 @@ def changed(**changes: Any) -> bytes:
 
 
 @settings(deadline=None)
-@given(entries | variants)
+@given(entries | variants | stored_values)
 def test_round_trip(record: Record) -> None:
     """What was encoded is decoded as it was, from bytes and from text."""
     raw = encode(record)
@@ -153,6 +174,8 @@ def test_forged(record: Record, seed: int) -> None:
     for _ in range(2_500):
         decoded = decode(wrapped(mutated(content, chance)), KEY)
         assert decoded is None or decoded.key == KEY
+        if isinstance(decoded, Value):
+            assert math.isfinite(decoded.made_at + decoded.freshness_lifetime)
         if isinstance(decoded, Entry):
             assert encode(decoded)
             assert math.isfinite(decoded.received_at - decoded.requested_at + decoded.freshness_lifetime)
@@ -221,6 +244,13 @@ def test_unsendable(changes: dict[str, Any]) -> None:
     """A record that cannot be sent or reckoned with is refused, though its checksum is right (S29)."""
     assert decode(changed(), KEY) == ENTRY
     assert decode(changed(**changes), KEY) is None
+
+
+@pytest.mark.parametrize("field", ["made_at", "freshness_lifetime", "stale_while_revalidate", "stale_if_error"])
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, 1e300])
+def test_value_without_time(field: str, number: float) -> None:
+    """A value whose times cannot be reckoned with is refused, though its checksum is right."""
+    assert decode(encode(msgspec.structs.replace(VALUE, **{field: number})), KEY) is None
 
 
 @pytest.mark.parametrize(

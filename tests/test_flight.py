@@ -145,7 +145,7 @@ class Scene:
         self.judge = judge or Answers()
         self.handler = Handler()
         self.client = Client()
-        self.flight = Flight()
+        self.flight: Flight[Fill] = Flight()
         self.fill = Fill(self.judge)
         self.fill.start(self.handler, {}, b"content", self.client.receive)
         self.flight.take_off("key", self.fill)
@@ -569,12 +569,13 @@ async def test_found_until_it_has_its_outcome(scene: Scene) -> None:
     assert scene.flight.under_way("key") is None
     await scene.handler.end()
     await scene.leader
-    assert not scene.flight._fills
+    assert not scene.flight._runs
 
 
 async def test_alone() -> None:
     """A fill that flies alone is not found, marks nothing, and is drained with the others."""
-    flight, handler, fill = Flight(), Handler(), Fill(Answers(Share.REFUSE))
+    flight: Flight[Fill] = Flight()
+    handler, fill = Handler(), Fill(Answers(Share.REFUSE))
     fill.start(handler, {}, b"", None)
     flight.take_off("key", fill, alone=True)
     assert flight.under_way("key") is None
@@ -616,7 +617,7 @@ async def test_another_loop_does_not_wait(scene: Scene) -> None:
 
 def test_one_loop_after_another() -> None:
     """A flight whose loop ended in its midst goes on in another loop."""
-    flight = Flight()
+    flight: Flight[Fill] = Flight()
 
     async def take_off() -> Fill:
         fill = Fill(Answers())
@@ -633,7 +634,7 @@ def test_one_loop_after_another() -> None:
 def test_markers() -> None:
     """A marker stands for two seconds from when it was last made, for its key alone."""
     clock = FakeClock()
-    flight = Flight(clock)
+    flight: Flight[Fill] = Flight(clock)
     flight.mark_unshared("key")
     clock.advance(MARKER_S - 0.5)
     assert (flight.is_unshared("key"), flight.is_unshared("other")) == (True, False)
@@ -648,7 +649,7 @@ def test_markers() -> None:
 def test_markers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of too many markers the oldest go."""
     monkeypatch.setattr("app_cache.flight.MAX_MARKERS", 2)
-    flight = Flight(FakeClock())
+    flight: Flight[Fill] = Flight(FakeClock())
     for key in "abac":
         flight.mark_unshared(key)
     assert [flight.is_unshared(key) for key in "abc"] == [True, False, True]
@@ -699,7 +700,7 @@ async def test_close_does_not_wait_for_ever() -> None:
                 continue
 
     app: App = run
-    flight = Flight()
+    flight: Flight[Fill] = Flight()
     stubborn.start(app, {}, b"", None)
     flight.take_off("key", stubborn)
     await turns()

@@ -255,7 +255,7 @@ class Exchange:
 
     async def _follow(self, fill: Fill, receive: Receive, send: Send, *, waited: bool) -> None:
         """Wait for the answer that another request leads; go alone if it cannot be shared."""
-        outcome = await fill.follow(FILL_TIMEOUT_S) or NOT_SHARED
+        outcome = await fill.follow(self._patience()) or NOT_SHARED
         leader = cast("Filling", fill.judge)
         if outcome is UNADMITTED and self.turned_away < MOST_TURNED_AWAY:
             self.turned_away += 1
@@ -265,12 +265,17 @@ class Exchange:
         elif outcome.entry is not None and not waited:
             if not await self._answer_from_cache(receive, send):
                 await self._forward(receive, send, waited=True)
+        elif self.decision.rescue and (outcome.failed or not fill.outcome.done()):
+            await self._give(self._rescue, receive, send)
         elif not outcome.failed:
             await self._lead(receive, send, alone=True)
-        elif self.decision.rescue:
-            await self._give(self._rescue, receive, send)
         else:
             await self._give(partial(self._fail, outcome), receive, send)
+
+    def _patience(self) -> float:
+        """Return the seconds that this request waits for the run of another."""
+        own = self.policy.handler_timeout if self.decision.rescue else None
+        return FILL_TIMEOUT_S if own is None else min(own, FILL_TIMEOUT_S)
 
     async def _share(self, entry: Entry, send: Send) -> None:
         status = self._tell(CacheStatus(fwd=self.decision.fwd, collapsed=True))
@@ -302,16 +307,26 @@ class Exchange:
         A 304 that is about another response than the stored one gives no answer: then it is asked for the whole.
         """
         filling, fill, scope = self._take_off(receive, alone=alone)
+        patience = self.policy.handler_timeout if filling.rescue else None
         try:
-            await fill.lead(self._dressed(filling, send))
+            spoke = await fill.lead(self._dressed(filling, send), patience)
         except Exception as error:
             if self.started or not (filling.rescue and filling.admitted):
                 raise
             logger.error("cache.rescued", error=type(error).__name__, exc_info=error)
+            await self._rescue(send)
+            return
         finally:
             self.scope.update({name: scope[name] for name in COPIED_BACK if name in scope})
-        if self.started:
-            return
+        if not spoke:
+            logger.warning("cache.rescued", timeout=patience)
+            await self._give(self._rescue, receive, send)
+        elif not self.started:
+            await self._stand_in(filling, receive, send)
+            await fill.end()
+
+    async def _stand_in(self, filling: Filling, receive: Receive, send: Send) -> None:
+        """Send what takes the place of an answer that is withheld: what it validated, or what rescues it."""
         if filling.entry is not None:
             detail = filling.refusal or self.decision.detail
             status = self._tell(
@@ -324,7 +339,7 @@ class Exchange:
             await self._lead(receive, send, alone=True)
         elif filling.rescue:
             logger.warning("cache.rescued", status=filling.status)
-            await self._rescue(send, filling.status or None)
+            await self._rescue(send, filling.status)
 
     def _filling(
         self,

@@ -193,13 +193,20 @@ class Fill(Run[Outcome]):
     def supersede(self) -> None:
         self.judge.superseded = True
 
-    async def lead(self, send: Send) -> None:
+    async def lead(self, send: Send, patience: float | None = None) -> bool:
         """Send on what the run sends until it has ended, and raise what it raises.
+
+        An answer that is withheld is not waited for beyond its end: send what stands in for it, then call `end`.
+        Return False, with nothing sent, if the run has not begun to answer after *patience* seconds; it goes on
+        without its leader.
 
         Raises:
             asyncio.CancelledError: If the leader's request is cancelled; what may be shared goes on without it.
         """
         try:
+            if patience is not None and not await self._speaks_within(patience):
+                await self._abandon(None)
+                return False
             await self._tee(send)
         except asyncio.CancelledError:
             await self._abandon(None)
@@ -207,8 +214,28 @@ class Fill(Run[Outcome]):
         except Exception as gone:
             await self._abandon(gone)
             raise
+        if not self._is_withheld:
+            await self.end()
+        return True
+
+    async def end(self) -> None:
+        """Wait until the run has ended, its background tasks too, and raise what it raises."""
         if self.task is not None:
             await self.task
+
+    @property
+    def _is_withheld(self) -> bool:
+        """Whether the answer is complete and nobody gets it: the leader need not wait for what follows."""
+        return self.complete and self._share is Share.WITHHOLD
+
+    async def _speaks_within(self, seconds: float) -> bool:
+        """Return whether there is something to send, or the run has ended, *seconds* from now at the latest."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._news.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def _tee(self, send: Send) -> None:
         while True:
@@ -216,7 +243,7 @@ class Fill(Run[Outcome]):
                 await send(self._kept[0])
                 self._kept.popleft()
                 self._taken.set()
-            if self.task is None or self.task.done():
+            if self.task is None or self.task.done() or self._is_withheld:
                 return
             self._news.clear()
             await self._news.wait()
@@ -307,6 +334,7 @@ class Fill(Run[Outcome]):
         else:
             self._forward(message)
         self._settle(outcome)
+        self._news.set()
         if not more:
             self._decided.set()
 

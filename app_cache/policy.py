@@ -69,6 +69,8 @@ class CachePolicy:
         exclude_query: Query parameters that do not join the key.
         max_body: Bytes of body beyond which a response is not stored and a request body is not cached by.
         client_max_age: Seconds for ``Cache-Control: max-age`` to clients, where the handler sent no such field.
+        handler_timeout: Seconds after which a handler that has not begun to answer counts as failed where a stale
+            answer may stand in; it goes on in the background.
         guarded: Run the endpoint's dependencies (authentication, limits) before a stored answer is given too; only
             the endpoint's own body is skipped.
         early_refresh: How eagerly a fresh answer is fetched anew in the background, by chance and shortly before
@@ -98,6 +100,7 @@ class CachePolicy:
     exclude_query: frozenset[str] = frozenset()
     max_body: int = MAX_BODY
     client_max_age: int | None = None
+    handler_timeout: float | None = None
     guarded: bool = False
     early_refresh: float = 0.0
     jitter: float = 0.0
@@ -173,6 +176,7 @@ def cache(
     exclude_query: Collection[str] | None = None,
     max_body: int = MAX_BODY,
     client_max_age: Seconds | None = None,
+    handler_timeout: Seconds | None = None,
     guarded: bool = False,
     early_refresh: float = 0.0,
     jitter: float = 0.0,
@@ -470,6 +474,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "exclude_query": _query,
     "max_body": _bytes,
     "client_max_age": _whole_seconds,
+    "handler_timeout": _optional_seconds,
     "guarded": _flag,
     "early_refresh": _eagerness,
     "jitter": _fraction,

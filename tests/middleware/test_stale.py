@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 from dependency_injector import providers
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Request, Response
+from starlette.background import BackgroundTask
 
 from app_cache import CacheMiddleware, CachePolicy, MemoryBackend, cache
-from tests.middleware.apps import client_of, put_cache, told
+from tests.middleware.apps import client_of, put_cache, scope_of, told
 
 if TYPE_CHECKING:
     from app_cache.testing import FakeClock
@@ -176,6 +177,66 @@ async def test_stale_if_error(clock: FakeClock, failure: Any) -> None:
     failed = f"fwd-status={failure.status_code}; " if isinstance(failure, Response) else ""
     assert answer.headers["cache-status"] == f"app-cache; fwd=stale; {failed}ttl=-30"
     assert await app.get() == (200, "two", "fwd=stale; stored")
+
+
+async def test_handler_timeout(clock: FakeClock) -> None:
+    """A handler that is too slow counts as failed: who waits gets the stale answer, later ones what it gave."""
+    app = Changing(clock, "one", "two", stale_if_error=30, handler_timeout=0.05)
+    await app.get()
+    clock.advance(61)
+    app.gate.clear()
+    answers: list[Any] = []
+
+    async def ask() -> None:
+        answers.append(await app.get())
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(5):
+            tasks.start_soon(ask)
+    assert answers == [(200, "one", "fwd=stale")] * 5
+    app.gate.set()
+    await anyio.wait_all_tasks_blocked()
+    assert await app.get() == (200, "two", "hit")
+    assert app.runs == 2
+
+
+async def test_handler_timeout_without_a_stale_answer(clock: FakeClock) -> None:
+    """Where nothing may stand in, a slow handler is waited for."""
+    app = Changing(clock, "one", stale_if_error=30, handler_timeout=0.001)
+    app.gate.clear()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(app.get)
+        await anyio.wait_all_tasks_blocked()
+        app.gate.set()
+    assert await app.get() == (200, "one", "hit")
+
+
+async def test_validation_does_not_wait_for_background_tasks(clock: FakeClock) -> None:
+    """A client gets what a 304 has validated before the background tasks of the handler have ended (F22)."""
+    app, ended = FastAPI(), asyncio.Event()
+
+    @app.get("/")
+    @cache(timeout=60)
+    async def answer(request: Request) -> Response:
+        if "if-none-match" in request.headers:
+            return Response(status_code=304, background=BackgroundTask(ended.wait))
+        return Response("text", headers={"etag": '"a"'})
+
+    put_cache(app, clock)
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async with client_of(app) as client:
+        await client.get("/")
+    clock.advance(61)
+    request = asyncio.create_task(app(scope_of("/"), asyncio.Event().wait, send))  # type: ignore[arg-type]
+    await anyio.wait_all_tasks_blocked()
+    assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
+    assert not request.done()
+    ended.set()
+    await request
 
 
 @pytest.mark.parametrize("failure", FAILURES[:3])

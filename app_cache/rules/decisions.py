@@ -13,6 +13,7 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 
 from app_cache.policy import ERROR_TIMEOUT
 from app_cache.rules.directives import (
+    DECIDING,
     NOTHING_ASKED,
     RequestDirectives,
     ResponseDirectives,
@@ -20,7 +21,7 @@ from app_cache.rules.directives import (
     response_directives,
 )
 from app_cache.rules.freshness import current_age, explicit_lifetime, heuristic_lifetime
-from app_cache.rules.messages import combined, field_lines
+from app_cache.rules.messages import combined, connection_options, field_lines
 from app_cache.rules.validators import entity_tag
 from app_cache.rules.variants import vary_fields
 
@@ -232,7 +233,7 @@ def why_not_store(
     understood = said.must_understand and response.status in UNDERSTOOD_STATUSES
     if said.no_store and not understood:
         return Refusal.NO_STORE
-    if said.private:
+    if said.private or not DECIDING.isdisjoint(connection_options(response.headers)):
         return Refusal.PRIVATE
     if response.status != 200 and field_lines(request.headers, b"range"):
         return Refusal.RANGE

@@ -20,6 +20,8 @@ LONGEST = 2**31
 """Seconds at which a delta-seconds saturates (RFC 9111 §1.2.2)."""
 TARGETED = (b"cdn-cache-control",)
 """Fields that take the place of Cache-Control and Expires, the first that is valid (RFC 9213 §2.2)."""
+DECIDING = frozenset({b"age", b"cache-control", b"date", b"expires", b"vary", *TARGETED})
+"""Fields that decide whom a stored response may answer, and how long: without one of them it is not stored."""
 _NAMING_FIELDS = frozenset({"private", "no-cache"})
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 
@@ -160,11 +162,15 @@ def _response_directives(said: Directives, *, targeted: bool) -> ResponseDirecti
 
 
 def _fields_named(argument: str | None) -> frozenset[bytes] | None:
-    """Return the fields that a list names, in lower case; None if it is none, and all of the response is meant."""
+    """Return the fields that a list names, in lower case; None if all of the response is meant.
+
+    That is so where it is no list of fields, or one of them decides on the use of the others.
+    """
     members = list_members(argument or "")
     if not members or not all(map(is_token, members)):
         return None
-    return frozenset(member.lower().encode("ascii") for member in members)
+    named = frozenset(member.lower().encode("ascii") for member in members)
+    return named if named.isdisjoint(DECIDING) else None
 
 
 def _lifetime(said: Directives, name: str) -> int | None:

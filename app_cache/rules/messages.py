@@ -133,10 +133,14 @@ HOP_BY_HOP = frozenset(
 )
 
 
+def connection_options(headers: Headers) -> frozenset[bytes]:
+    """Return the fields that Connection names, in lower case: they are for one connection (RFC 9110 §7.6.1)."""
+    return frozenset(member.lower().encode("latin-1") for member in field_members(headers, b"connection"))
+
+
 def end_to_end(headers: Headers) -> Headers:
     """Return the fields that are stored and sent on: not those of one connection (RFC 9111 §3.1)."""
-    dropped = {member.lower().encode("latin-1") for member in field_members(headers, b"connection")}
-    dropped |= HOP_BY_HOP
+    dropped = HOP_BY_HOP | connection_options(headers)
     return tuple((name, value) for name, value in headers if name.lower() not in dropped)
 
 

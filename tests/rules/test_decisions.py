@@ -167,6 +167,7 @@ MODIFIED = f"Last-Modified: {http_date(NOW - 100)}"
         pytest.param(200, ["Cache-Control: private, public"], PLAIN, Refusal.PRIVATE, id="private wins"),
         pytest.param(200, ['Cache-Control: private="x-a"'], PLAIN, None, id="private fields"),
         pytest.param(200, ["Cache-Control: no-cache"], PLAIN, None, id="no-cache is stored"),
+        pytest.param(200, ["Connection: Vary", "Vary: A"], PLAIN, Refusal.PRIVATE, id="Connection names Vary"),
         pytest.param(200, ["Pragma: no-cache"], PLAIN, None, id="Pragma says nothing"),
         pytest.param(200, ["Cache-Control: max-age=0"], PLAIN, Refusal.NOT_FRESH, id="never fresh"),
         pytest.param(200, ["Expires: 0"], PLAIN, Refusal.NOT_FRESH, id="expired"),

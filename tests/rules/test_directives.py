@@ -263,6 +263,10 @@ def test_request_directives(lines: list[str], asked: RequestDirectives) -> None:
         pytest.param("max-age='9'", ResponseDirectives(max_age=0), id="single quotes are stale"),
         pytest.param("max-age = 9", ResponseDirectives(max_age=0), id="blanks around the sign are stale"),
         pytest.param("private; max-age=9", ResponseDirectives(private=True), id="a semicolon hides nothing"),
+        pytest.param(
+            'private="x-a, vary"', ResponseDirectives(private=True), id="private with a field that decides"
+        ),
+        pytest.param('no-cache="Age"', ResponseDirectives(no_cache=True), id="no-cache with a field that decides"),
         pytest.param('private="a b"', ResponseDirectives(private=True), id="private with what is no field"),
         pytest.param("public=x, must-understand=x", NOTHING_SAID, id="what permits takes no argument"),
         pytest.param("only-if-cached, max-stale, min-fresh=3", NOTHING_SAID, id="what is not for responses"),

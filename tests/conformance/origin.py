@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import pytest
 
 from app_cache import CacheMiddleware, CachePolicy, MemoryBackend
 from app_cache.testing import FakeClock
@@ -16,6 +17,12 @@ if TYPE_CHECKING:
     from app_cache.rules.messages import Headers
 
 URL = "http://test/page"
+BOTH = pytest.mark.parametrize(
+    "policy",
+    [CachePolicy.http(), CachePolicy.http(store_set_cookie=False, stale_on_failure=False)],
+    ids=["the RFC", "our defaults"],
+)
+"""Runs a test under both ways to keep to the RFCs alone."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,8 @@ class Answer:
     parts: tuple[bytes, ...]
     ends: bool
     """Whether the last part is also said to be the last."""
+    breaks: bool
+    """Whether the handler raises where the body should end."""
 
 
 @dataclass
@@ -41,12 +50,17 @@ class Origin:
     asked: list[tuple[str, dict[str, str]]] = field(default_factory=list)
 
     def says(
-        self, *lines: str, status: int = 200, body: bytes | tuple[bytes, ...] = b"0123456789", ends: bool = True
+        self,
+        *lines: str,
+        status: int = 200,
+        body: bytes | tuple[bytes, ...] = b"0123456789",
+        ends: bool = True,
+        breaks: bool = False,
     ) -> Origin:
         """Add an answer with the field *lines*; ``{now}`` in one is the date at which it is added, ``{now-9}``."""
         dated = [self._dated(line) for line in lines]
         parts = body if isinstance(body, tuple) else (body,)
-        self.answers.append(Answer(status, fields(*dated), parts, ends))
+        self.answers.append(Answer(status, fields(*dated), parts, ends, breaks))
         return self
 
     def _dated(self, line: str) -> str:
@@ -65,8 +79,10 @@ class Origin:
         answer = self.answers[0] if len(self.answers) == 1 else self.answers.popleft()
         await send({"type": "http.response.start", "status": answer.status, "headers": [*answer.headers]})
         for at, part in enumerate(answer.parts, 1):
-            more = at < len(answer.parts) or not answer.ends
+            more = at < len(answer.parts) or not answer.ends or answer.breaks
             await send({"type": "http.response.body", "body": part, "more_body": more})
+        if answer.breaks:
+            raise ConnectionError("the origin server breaks off")
         if not answer.ends:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -75,7 +91,28 @@ class Origin:
         app = CacheMiddleware(
             self, backend or MemoryBackend(), default_policy=policy or CachePolicy.http(), clock=self.clock
         )
-        return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        return httpx.AsyncClient(transport=transport, base_url="http://test")
+
+
+async def asked_twice(
+    origin: Origin,
+    *,
+    first: tuple[str, ...] = (),
+    then: tuple[str, ...] = (),
+    after: float = 0.0,
+    policy: CachePolicy | None = None,
+) -> httpx.Response:
+    """Return the answer to the second of two GETs, *after* seconds later; *first* and *then* are their fields."""
+    async with origin.cached(policy) as client:
+        await client.get(URL, headers=raw(*first))
+        origin.clock.advance(after)
+        return await client.get(URL, headers=raw(*then))
+
+
+def is_hit(response: httpx.Response) -> bool:
+    """Return whether *response* came from the cache alone, as the last member of Cache-Status says."""
+    return str(response.headers.get("cache-status")).rpartition("app-cache")[2].startswith("; hit")
 
 
 def raw(*lines: str) -> list[tuple[bytes, bytes]]:

@@ -279,7 +279,8 @@ class Exchange:
 
     async def _share(self, entry: Entry, send: Send) -> None:
         status = self._tell(CacheStatus(fwd=self.decision.fwd, collapsed=True))
-        await send_stored(send, self.request, self.policy, entry.response(), status, None)
+        response = entry.response()
+        await send_stored(send, self.request, self.policy, response, status, current_age(response, self.store.now()))
 
     async def _fail(self, outcome: Outcome, send: Send) -> None:
         status = self._tell(CacheStatus(fwd=self.decision.fwd, collapsed=True))
@@ -332,7 +333,9 @@ class Exchange:
             status = self._tell(
                 CacheStatus(fwd=self.decision.fwd, fwd_status=304, stored=filling.stored, detail=detail)
             )
-            await send_stored(send, self.request, self.policy, filling.entry.response(), status, None)
+            response = filling.entry.response()
+            age = current_age(response, self.store.now()) if field_lines(response.headers, b"age") else None
+            await send_stored(send, self.request, self.policy, response, status, age)
         elif filling.conditional and filling.status == 304:
             self.found = replace(self.found, entry=None)
             self.decision = replace(self.decision, rescue=False)

@@ -147,7 +147,7 @@ class Filling:
         if not identifies(self._head.headers, stored.headers):
             return NOT_SHARED
         self._tags = frozenset(stored.tags)
-        headers = freshened(stored.headers, self._head.headers)
+        headers = freshened(stored.headers, self._head.headers, self.store.now())
         head = ResponseHead(stored.status, headers)
         self.refusal = why_not_store(self.request, head, self.policy, self.store.now())
         outcome = NOT_SHARED

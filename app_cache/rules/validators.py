@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from email.utils import formatdate
 from typing import TYPE_CHECKING
 
 from app_cache.rules.freshness import date_value, single_date
@@ -100,10 +101,16 @@ def head_agrees(update: Headers, stored: StoredResponse) -> bool:
     return combined(update, b"content-length") in (None, str(len(stored.body)))
 
 
-def freshened(stored: Headers, update: Headers) -> Headers:
-    """Return the fields of a stored response after a 304, or a HEAD, with the fields *update* (RFC 9111 §3.2)."""
+def freshened(stored: Headers, update: Headers, received_at: float) -> Headers:
+    """Return the fields of a stored response after a 304, or a HEAD, with the fields *update* (RFC 9111 §3.2).
+
+    It is as old as the update says (§4.2.3): where that has none, its own Age goes, and its Date becomes that of
+    *received_at* (RFC 9110 §6.6.1).
+    """
     update = without(end_to_end(update), NOT_FRESHENED)
-    replaced = frozenset(name.lower() for name, _ in update)
+    if field_lines(stored, b"date") and not field_lines(update, b"date"):
+        update = (*update, (b"date", formatdate(received_at, usegmt=True).encode("ascii")))
+    replaced = frozenset(name.lower() for name, _ in update) | {b"age"}
     return (*without(stored, replaced), *update)
 
 

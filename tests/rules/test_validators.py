@@ -206,12 +206,14 @@ def test_validating_headers(asked: list[str], stored_lines: list[str], sent: lis
         pytest.param(
             ["A: 1"], ["Connection: b", "B: 2", "Keep-Alive: 5"], ["A: 1"], id="what is of one connection"
         ),
-        pytest.param(["Age: 9", "Date: x"], ["Date: y"], ["Age: 9", "Date: y"], id="a new Date"),
+        pytest.param(["Age: 9", "Date: x"], ["Date: y"], ["Date: y"], id="a new Date"),
+        pytest.param(["Age: 9"], ["Age: 3"], ["Age: 3"], id="a new Age"),
+        pytest.param(["Date: x"], ["A: 1"], ["A: 1", f"date: {http_date(NOW)}"], id="no Date is that of now"),
     ],
 )
 def test_freshened(before: list[str], update: list[str], after: list[str]) -> None:
     """A 304 replaces the fields that it has, all lines of each, and leaves the others (§3.2)."""
-    assert freshened(fields(*before), fields(*update)) == fields(*after)
+    assert freshened(fields(*before), fields(*update), NOW) == fields(*after)
 
 
 def test_a_tag_of_our_own() -> None:

@@ -35,7 +35,7 @@ class Answer:
     ends: bool
     """Whether the last part is also said to be the last."""
     breaks: bool
-    """Whether the handler raises where the body should end."""
+    """Whether the handler raises where the body should end, and without parts before it has said anything."""
 
 
 @dataclass
@@ -77,6 +77,8 @@ class Origin:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         self.asked.append((scope["method"], headers))
         answer = self.answers[0] if len(self.answers) == 1 else self.answers.popleft()
+        if answer.breaks and not answer.parts:
+            raise ConnectionError("the origin server is away")
         await send({"type": "http.response.start", "status": answer.status, "headers": [*answer.headers]})
         for at, part in enumerate(answer.parts, 1):
             more = at < len(answer.parts) or not answer.ends or answer.breaks

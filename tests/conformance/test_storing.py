@@ -270,7 +270,7 @@ async def test_set_cookie(policy: CachePolicy, hit: bool) -> None:
         pytest.param(["Content-Length: ten"], (b"0123456789",), False, False, id="no length"),
         pytest.param([], (b"01234", b"56789"), False, True, id="no length, ended"),
         pytest.param([], (b"01234", b"56789"), True, False, id="no length, broken off"),
-        pytest.param([], (), True, False, id="broken off before the body"),
+        pytest.param([], (), True, False, id="broken off before it begins"),
         pytest.param(["Content-Length: 10"], (b"01234",), True, False, id="broken off before its length"),
     ],
 )

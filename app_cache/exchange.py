@@ -373,7 +373,8 @@ class Exchange:
         filling = self._filling(rescue=stands_in, alone=alone, conditional=validating is not None, guard=guard)
         headers = without(self.request.headers, self._own_concerns()) if validating is None else validating
         self.scope.setdefault("state", {})
-        scope = {**self.scope, "headers": [*headers], LATE_TAGS: filling.late_tags}
+        method = "GET" if self.request.method == "HEAD" else self.request.method  # HEAD has nothing to store
+        scope = {**self.scope, "method": method, "headers": [*headers], LATE_TAGS: filling.late_tags}
         fill = Fill(filling)
         with guarding(guard):
             fill.start(self.app, scope, self.body or b"", receive)
@@ -394,7 +395,7 @@ class Exchange:
 
     def _refresh(self) -> None:
         """Fetch anew in the background, if nobody does (RFC 5861 §3)."""
-        if self.store.flight.under_way(self.found.key) is None and self.request.method != "HEAD":
+        if self.store.flight.under_way(self.found.key) is None:
             self._take_off(None, alone=False, rescue=False)
 
     def _dressed(self, filling: Filling, send: Send) -> Send:

@@ -93,7 +93,12 @@ def identifies(update: Headers, stored: Headers) -> bool:
 
 
 def head_agrees(update: Headers, stored: StoredResponse) -> bool:
-    """Return whether the 200 to a HEAD is about the same representation as *stored* (RFC 9111 §4.3.5)."""
+    """Return whether the 200 to a HEAD is about the same representation as *stored* (RFC 9111 §4.3.5).
+
+    One of another status is not what the same GET would be answered with now.
+    """
+    if stored.status != 200:
+        return False
     for name in (b"etag", b"last-modified"):
         lines = field_lines(update, name)
         if lines and lines != field_lines(stored.headers, name):

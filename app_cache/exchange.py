@@ -280,7 +280,9 @@ class Exchange:
     async def _share(self, entry: Entry, send: Send) -> None:
         status = self._tell(CacheStatus(fwd=self.decision.fwd, collapsed=True))
         response = entry.response()
-        await send_stored(send, self.request, self.policy, response, status, current_age(response, self.store.now()))
+        await send_stored(
+            send, self.request, self.policy, response, status, current_age(response, self.store.now())
+        )
 
     async def _fail(self, outcome: Outcome, send: Send) -> None:
         status = self._tell(CacheStatus(fwd=self.decision.fwd, collapsed=True))

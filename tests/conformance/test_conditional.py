@@ -94,7 +94,7 @@ async def test_modified_since_without_last_modified(said: list[str], asked: floa
 
 @pytest.mark.parametrize("status", [203, 204, 206, 301, 302, 404, 410, 412, 500])
 async def test_other_statuses(status: int) -> None:
-    """Conditions are ignored where the response without them is none that has a representation (§13.2.1, §4.3.2)."""
+    """Conditions are ignored where the response without them has no representation (§13.2.1, §4.3.2)."""
     answer = await asked_twice(
         Origin().says(FRESH, STRONG, MODIFIED, status=status), then=('If-None-Match: "a"', since(0))
     )

@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from app_cache.rules.messages import combined, field_lines, without
-from app_cache.rules.ranges import ranged
-from app_cache.rules.validators import entity_tag, fields_of_304, not_modified
+from app_cache.rules.ranges import Ranged, ranged
+from app_cache.rules.validators import fields_of_304, not_modified
 from app_cache.rules.variants import announced
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     Send = Callable[[Message], Awaitable[None]]
 
 _AGE = frozenset({b"age"})
-_SINCE = frozenset({b"if-modified-since"})
 
 
 async def send_stored(
@@ -50,12 +49,14 @@ async def send_stored(
     )
     if age is not None:
         headers = (*headers, (b"age", b"%d" % int(age)))
-    if client_has_it(request, response.status, headers, response.received_at):
-        await send_start(send, 304, fields_of_304(headers), status)
-        await _send_body(send, b"")
-        return
     whole = replace(response, headers=headers)
-    sent = ranged(request, whole) or whole
+    sent: Ranged | StoredResponse
+    if not_modified(request, response.status, headers, response.received_at):
+        sent = Ranged(304, fields_of_304(headers), b"")
+    else:
+        sent = ranged(request, whole) or whole
+    if status.fwd is not None and status.fwd_status is None and sent.status != response.status:
+        status = replace(status, fwd_status=response.status)
     await send_start(send, sent.status, sent.headers, status)
     await _send_body(send, b"" if request.method == "HEAD" else sent.body)
 
@@ -66,18 +67,18 @@ async def send_start(send: Send, status: int, headers: Headers, told: CacheStatu
     await send({**more, "type": "http.response.start", "status": status, "headers": lines})
 
 
-async def send_plain(send: Send, status: int, text: str, told: CacheStatus | None) -> None:
+async def send_plain(send: Send, method: str, status: int, text: str, told: CacheStatus | None) -> None:
     """Send an answer of the cache's own; None is *told* where no handler and nothing stored stands behind it."""
     body = text.encode("ascii")
     headers = ((b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body)))
     await send_start(send, status, headers, told)
-    await _send_body(send, body)
+    await _send_body(send, b"" if method == "HEAD" else body)
 
 
-async def send_failure(send: Send, outcome: Outcome, told: CacheStatus) -> None:
+async def send_failure(send: Send, method: str, outcome: Outcome, told: CacheStatus) -> None:
     """Send the failure of a fill to one who waited for it: as it was, or a plain 500 where that is not known."""
     if outcome.failure is None:
-        await send_plain(send, 500, "Internal Server Error", told)
+        await send_plain(send, method, 500, "Internal Server Error", told)
         return
     status, headers, body = outcome.failure
     await send_start(send, status, headers, told)
@@ -102,18 +103,6 @@ def for_leader(headers: Headers, policy: CachePolicy, entity_tag_made: str | Non
     """
     headers = announced(headers, policy.include_headers)
     headers = for_client(headers, policy) if shared else headers
-    if entity_tag_made is not None and entity_tag(headers) is None:
+    if entity_tag_made is not None and not field_lines(headers, b"etag"):
         headers = (*headers, (b"etag", entity_tag_made.encode("latin-1")))
     return headers
-
-
-def client_has_it(request: RequestHead, status: int, headers: Headers, received_at: float) -> bool:
-    """Return whether the client's own copy is good, by the preconditions of its request (RFC 9110 §13)."""
-    return status == 200 and request.method != "POST" and not_modified(request.headers, headers, received_at)
-
-
-def client_has_what_came(request: RequestHead, status: int, headers: Headers, now: float) -> bool:
-    """Return `client_has_it` for what the handler answered just now: no Date stands in for its Last-Modified."""
-    if not field_lines(headers, b"last-modified"):
-        request = replace(request, headers=without(request.headers, _SINCE))
-    return client_has_it(request, status, headers, now)

@@ -7,7 +7,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from app_cache.answers import (
-    client_has_what_came,
     for_leader,
     send_failure,
     send_plain,
@@ -36,7 +35,14 @@ from app_cache.rules.decisions import (
 from app_cache.rules.directives import NOTHING_SAID
 from app_cache.rules.freshness import current_age
 from app_cache.rules.messages import RequestHead, field_lines, fields_of, without
-from app_cache.rules.validators import CONDITIONAL, OF_A_RANGE, entity_tag, fields_of_304, validating_headers
+from app_cache.rules.validators import (
+    CONDITIONAL,
+    OF_A_RANGE,
+    entity_tag,
+    fields_of_304,
+    not_modified,
+    validating_headers,
+)
 from app_cache.store import Found, variant_key
 
 if TYPE_CHECKING:
@@ -103,7 +109,7 @@ class Exchange:
         if refusal is None:
             refusal = await self._identify()
         if refusal is not None:
-            self.decision = Forward(_fwd_of(refusal), refusal)
+            self.decision = Forward(Fwd.BYPASS, refusal)
             await self._forward_alone(receive, send)
         elif not await self._answer_from_cache(receive, send):
             await self._forward(receive, send)
@@ -202,7 +208,7 @@ class Exchange:
         """Let the application answer, untouched but for Cache-Status; nothing new is stored."""
         status = self._tell(CacheStatus(fwd=self.decision.fwd, detail=self.decision.detail))
         if self.asked.only_if_cached:
-            await send_plain(send, 504, "Gateway Timeout", None)
+            await send_plain(send, self.request.method, 504, "Gateway Timeout", None)
             return
         learn = await self._learner()
 
@@ -237,7 +243,7 @@ class Exchange:
     def _keeps_to_itself(self) -> bool:
         """Return whether nobody may wait for the answer to this request, and it waits for nobody's."""
         return (
-            self.decision.fwd in (Fwd.REQUEST, Fwd.BYPASS)
+            self.decision.detail is not None
             or unshared_credential(self.request, NOTHING_SAID, self.policy) is not None
             or self.store.flight.is_unshared(self.found.key)
         )
@@ -286,7 +292,7 @@ class Exchange:
 
     async def _fail(self, outcome: Outcome, send: Send) -> None:
         status = self._tell(CacheStatus(fwd=self.decision.fwd, collapsed=True))
-        await send_failure(send, outcome, status)
+        await send_failure(send, self.request.method, outcome, status)
 
     async def _may_use(self, entry: Entry, leader: Filling, *, waited: bool) -> bool:
         """Return whether what another's fill gave may answer this request too (RFC 9111 §4).
@@ -373,7 +379,7 @@ class Exchange:
         stands_in = self.decision.rescue if rescue is None else rescue
         guard = Guard() if self.policy.guarded else None
         filling = self._filling(rescue=stands_in, alone=alone, conditional=validating is not None, guard=guard)
-        headers = without(self.request.headers, self._own_concerns()) if validating is None else validating
+        headers = self._own_headers(alone=alone) if validating is None else validating
         self.scope.setdefault("state", {})
         method = "GET" if self.request.method == "HEAD" else self.request.method  # HEAD has nothing to store
         scope = {**self.scope, "method": method, "headers": [*headers], LATE_TAGS: filling.late_tags}
@@ -383,9 +389,15 @@ class Exchange:
         self.store.flight.take_off(self.found.key, fill, alone=alone)
         return filling, fill, scope
 
-    def _own_concerns(self) -> frozenset[bytes]:
-        """Return the fields that the cache answers to itself: where it holds a response, ranges too."""
-        return CONDITIONAL if self.found.entry is None else CONDITIONAL | OF_A_RANGE
+    def _own_headers(self, *, alone: bool) -> Headers:
+        """Return the request's fields without those that the cache answers to itself.
+
+        Those are the client's conditions where the answer may be stored for others, and a range where something is
+        stored. A run that is the client's *alone*, and has nothing to replace, gets all.
+        """
+        if self.found.entry is None:
+            return self.request.headers if alone else without(self.request.headers, CONDITIONAL)
+        return without(self.request.headers, CONDITIONAL | OF_A_RANGE)
 
     def _validating_headers(self) -> Headers | None:
         """Return the request's fields with the conditions that validate what is stored, None if nothing can be."""
@@ -410,9 +422,15 @@ class Exchange:
                 self.started = True
                 made = None if filling.entry is None else entity_tag(filling.entry.headers)
                 headers = for_leader(message["headers"], self.policy, made, shared=filling.refusal is None)
-                detail = filling.refusal or self.decision.detail
-                status = self._tell(CacheStatus(fwd=self.decision.fwd, stored=filling.stored, detail=detail))
-                matched = client_has_what_came(self.request, message["status"], headers, self.store.now())
+                matched = not_modified(self.request, message["status"], headers, self.store.now(), stored=False)
+                status = self._tell(
+                    CacheStatus(
+                        fwd=self.decision.fwd,
+                        fwd_status=message["status"] if matched else None,
+                        stored=filling.stored,
+                        detail=filling.refusal or self.decision.detail,
+                    )
+                )
                 changed = {"status": 304, "headers": fields_of_304(headers)} if matched else {"headers": headers}
                 await send_start(send, **{**message, **changed, "told": status})
             elif not matched or message["type"] != "http.response.body":
@@ -435,10 +453,6 @@ class Exchange:
         self.scope.setdefault("state", {})["cache"] = status
         self.store.stats[status.outcome] += 1
         return status
-
-
-def _fwd_of(refusal: Refusal) -> Fwd:
-    return Fwd.REQUEST if refusal is Refusal.REQUEST_NO_STORE else Fwd.BYPASS
 
 
 def _replay(messages: list[Message], receive: Receive) -> Receive:

@@ -5,22 +5,24 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from app_cache.clock.base import group_stamp, tag_stamp
+from app_cache.clock.base import group_stamp, is_group_stamp, tag_stamp
 from app_cache.codec import Mark, entity_tag_of, entry_of
 from app_cache.flight import NOT_SHARED, UNADMITTED, Outcome, Share
 from app_cache.rules.decisions import (
+    FAILURES,
     VALIDATED_FOR,
     Refusal,
     freshness_lifetime,
     keep_for,
     stale_windows,
+    unshared_credential,
     why_not_store,
     withheld_fields,
 )
-from app_cache.rules.directives import delta_seconds
-from app_cache.rules.messages import ResponseHead, StoredResponse, combined, end_to_end, without
+from app_cache.rules.directives import NOTHING_SAID, delta_seconds, response_directives
+from app_cache.rules.messages import ResponseHead, StoredResponse, combined, end_to_end, field_lines, without
 from app_cache.rules.structured import strings
-from app_cache.rules.validators import entity_tag, freshened, head_agrees, identifies
+from app_cache.rules.validators import freshened, head_agrees, identifies, same_strongly
 from app_cache.rules.variants import announced, vary_fields
 
 if TYPE_CHECKING:
@@ -79,6 +81,7 @@ class Filling:
         self._tags: frozenset[str] = frozenset()
         self._head = ResponseHead(0, ())
         self._requested_at = 0.0
+        self._turn = 0
 
     @property
     def max_body(self) -> int:
@@ -101,6 +104,7 @@ class Filling:
         expected = (self.policy.timeout or 0.0) + (self.policy.stale_while_revalidate or 0.0)
         self.mark = await self.store.begin(self.found.reading, self.identity.subject, expected)
         self._requested_at = self.store.now()
+        self._turn = self.store.next_turn()
 
     def started(self, status: int, headers: Headers) -> Share:
         """Return what becomes of the answer that starts so."""
@@ -108,7 +112,7 @@ class Filling:
         if not self.admitted:
             self.refusal = Refusal.GUARD
             return Share.UNADMITTED
-        if self._validates() or (status >= 500 and self.rescue):
+        if self._validates() or self._is_rescued():
             return Share.WITHHOLD
         self.refusal = self._why_not_store()
         if self.refusal is None:
@@ -121,6 +125,10 @@ class Filling:
             return Refusal.TOO_LARGE
         return why_not_store(self.request, self._head, self.policy, self.store.now())
 
+    def _is_rescued(self) -> bool:
+        """Return whether the stored response stands in for the answer."""
+        return self.rescue and self._head.status in FAILURES
+
     def _validates(self) -> bool:
         """Return whether the answer is a 304 to the conditions that stand for the stored response."""
         return self._head.status == 304 and self.conditional
@@ -129,7 +137,7 @@ class Filling:
         """Return the outcome of a complete answer, once it can be hit."""
         if self._validates() and self.found.entry is not None:
             return await self._freshen(self.found.entry)
-        if self.refusal is not None or (self.rescue and self._head.status >= 500):
+        if self.refusal is not None or self._is_rescued():
             return Outcome(failed=True, failure=self._failure(body))
         length = combined(self._head.headers, b"content-length")
         if length is not None and length != str(len(body)):
@@ -146,16 +154,43 @@ class Filling:
         """
         if not identifies(self._head.headers, stored.headers):
             return NOT_SHARED
-        self._tags = frozenset(stored.tags)
+        for other in self.found.others:
+            if same_strongly(self._head.headers, other.headers):
+                await self._update(other)
+        return await self._update(stored)
+
+    async def _update(self, stored: Entry) -> Outcome:
+        self._tags = frozenset(tag for tag in stored.tags if not is_group_stamp(tag))
         headers = freshened(stored.headers, self._head.headers, self.store.now())
         head = ResponseHead(stored.status, headers)
-        self.refusal = why_not_store(self.request, head, self.policy, self.store.now())
+        self.refusal = self._why_not_update(head)
         outcome = NOT_SHARED
         if self.refusal is None:
             kept = without(headers, withheld_fields(headers, self.policy))
             outcome = await self._keep(ResponseHead(stored.status, kept), stored.body)
+        else:
+            self.refused()
         self.entry, _ = self._entry(head, stored.body)
         return outcome
+
+    def _why_not_update(self, head: ResponseHead) -> Refusal | None:
+        """Return why the stored response does not become *head*, or None.
+
+        What came for a credential is shared only if the update itself says so: what the stored response says is
+        not about the fields of another's answer (§3.5).
+        """
+        own = unshared_credential(self.request, response_directives(self._head.headers), self.policy)
+        return own or why_not_store(self.request, head, self.policy, self.store.now())
+
+    def refused(self) -> None:
+        """Drop the stored response that an answer showed not to be suitable any more (§4.3.3).
+
+        An answer to a credential says so for its own client alone; a failure, or the part of something, does not.
+        """
+        personal = unshared_credential(self.request, NOTHING_SAID, self.policy) is not None
+        if self.found.entry is None or personal or self._head.status >= 500 or not self.admitted:
+            return
+        self.store.drop(self.found.key, self._turn)
 
     def raised(self) -> Outcome:
         """Return the outcome of a handler that raised, or of what stands before it."""
@@ -170,23 +205,26 @@ class Filling:
     async def _keep(self, head: ResponseHead, body: bytes) -> Outcome:
         self.entry, seconds = self._entry(head, body)
         if self.mark is not None and not self.superseded:
-            await self._store(self.entry, seconds, head.headers)
-            self.stored = True
+            self.stored = await self._store(self.entry, seconds, head.headers)
         return Outcome(entry=self.entry)
 
     async def freshen_by_head(self, stored: Entry, headers: Headers) -> None:
         """Update *stored* from a 200 to HEAD with *headers*, or mark it stale if they differ (RFC 9111 §4.3.5)."""
-        if head_agrees(headers, stored.response()):
-            self._head = ResponseHead(304, headers)
+        self._head = ResponseHead(304, headers)
+        agrees = head_agrees(headers, stored.response())
+        if agrees:
             await self._freshen(stored)
+        if agrees is not False:
             return
         stale = stored.response()
         response = replace(stale, freshness_lifetime=0.0, stale_while_revalidate=0.0, stale_if_error=0.0)
         await self._store(self._named(response, stored.mark, stored.tags), VALIDATED_FOR, stored.headers)
 
-    async def _store(self, entry: Entry, seconds: float, headers: Headers) -> None:
-        replaces = None if self.found.entry is None else self.found.key
-        await self.store.keep(entry, seconds, self.request.headers, self.vary(headers), replaces)
+    async def _store(self, entry: Entry, seconds: float, headers: Headers) -> bool:
+        replaces = None if self.found.entry is None or self._validates() else self.found.key
+        return await self.store.keep(
+            entry, seconds, self.request.headers, self.vary(headers), self._turn, replaces
+        )
 
     def _entry(self, head: ResponseHead, body: bytes) -> tuple[Entry, float]:
         """Return the answer as an entry, and the seconds that the backend holds it."""
@@ -207,7 +245,7 @@ class Filling:
         shortened = 1 - self.policy.jitter * self.store.chance()
         lifetime = (freshness_lifetime(head, self.policy, received_at) or 0.0) * shortened
         headers = announced(head.headers, self.policy.include_headers)
-        if head.status == 200 and entity_tag(headers) is None:
+        if head.status == 200 and not field_lines(headers, b"etag"):
             headers = (*headers, (b"etag", entity_tag_of(body)))
         windows = stale_windows(head.headers, self.policy)
         response = StoredResponse(head.status, headers, body, self._requested_at, received_at, lifetime, *windows)

@@ -100,6 +100,10 @@ class Judge(Protocol):
         """Return what becomes of an answer that starts so."""
         ...
 
+    def refused(self) -> None:
+        """Do what follows from an answer that is not stored, before it is sent."""
+        ...
+
     async def finished(self, body: bytes) -> Outcome:
         """Return the outcome of a complete answer, once it can be hit."""
         ...
@@ -176,6 +180,7 @@ class Fill(Run[Outcome]):
         self._body: list[bytes] = []
         self._size = 0
         self._length: int | None = None
+        self._ended_body = False
         self._held_start: Message | None = None
         self._held_end: Message | None = None
         self._news = asyncio.Event()
@@ -269,7 +274,7 @@ class Fill(Run[Outcome]):
             if content:
                 return content.pop()
             await self._decided.wait()
-            if self.complete or receive is None or not self._led:
+            if self._ended_body or receive is None or not self._led:
                 return {"type": "http.disconnect"}
             return await _after_content(receive)
 
@@ -303,6 +308,8 @@ class Fill(Run[Outcome]):
         headers = fields_of(message)
         message = {**message, "headers": headers}
         self._share = self.judge.started(message["status"], headers)
+        if self._share in (Share.REFUSE, Share.FAIL):
+            self.judge.refused()
         if self._share in (Share.REFUSE, Share.UNADMITTED) or message.get("trailers"):
             await self._send_own(message)
         elif self._share is not Share.WITHHOLD:
@@ -326,8 +333,6 @@ class Fill(Run[Outcome]):
             return
         outcome = await self.judge.finished(b"".join(self._body))
         self.complete = True
-        if self._end_timer is not None:
-            self._end_timer.cancel()
         if self._share is Share.FAIL:
             self._release_start()
             self._held_end = message
@@ -335,8 +340,14 @@ class Fill(Run[Outcome]):
             self._forward(message)
         self._settle(outcome)
         self._news.set()
-        if not more:
-            self._decided.set()
+        self._decide(ended=not more)
+
+    def _decide(self, *, ended: bool) -> None:
+        """Let the run see its client leave from now on; where its body has *ended*, at once."""
+        self._ended_body = ended
+        self._decided.set()
+        if ended and self._end_timer is not None:
+            self._end_timer.cancel()
 
     def _is_whole(self) -> bool:
         """Return whether the client has all of the body, though the handler has not ended it (RFC 9112 §8)."""
@@ -345,8 +356,7 @@ class Fill(Run[Outcome]):
     def _send_rest(self, message: Message) -> None:
         """Hand on what comes after the whole body: its end."""
         self._forward(message)
-        if not message.get("more_body", False):
-            self._decided.set()
+        self._decide(ended=not message.get("more_body", False))
 
     async def _send_own(self, message: Message) -> None:
         """Hand *message* to the leader alone, and wait until its client has taken all of it."""

@@ -183,6 +183,8 @@ def origin(scheme: str, host: str) -> str:
 def canonical_query(query: bytes, policy: CachePolicy | None) -> bytes:
     """Return *query* with its parameters sorted by name, those of one name in their order, filtered by *policy*.
 
+    By the RFC alone two URLs that differ in the order are two (RFC 9111 §4), and nothing is sorted.
+
     >>> canonical_query(b"b=1&a=2&a=1", None)
     b'a=2&a=1&b=1'
     """
@@ -191,7 +193,8 @@ def canonical_query(query: bytes, policy: CachePolicy | None) -> bytes:
     pieces: list[bytes] = query.split(b"&")
     if policy is not None and (policy.include_query is not None or policy.exclude_query):
         pieces = [piece for piece in pieces if _joins_key(piece, policy)]
-    pieces.sort(key=_parameter_name)
+    if policy is None or not policy.http_only:
+        pieces.sort(key=_parameter_name)
     return b"&".join(pieces)
 
 

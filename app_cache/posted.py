@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from app_cache.filling import Filling
 from app_cache.flight import Share
 from app_cache.identity import identify, target_of
-from app_cache.rules.decisions import Refusal, answers_get
+from app_cache.rules.decisions import Refusal, answers_get, asked_by
 from app_cache.rules.messages import RequestHead, ResponseHead
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class PostedAnswer:
     async def begin(
         cls, store: StoredResponses, plan: Plan, policy: CachePolicy, keys: KeyGenerator, scope: Scope
     ) -> PostedAnswer | None:
-        """Read the clock before the handler runs; None if the GET of the same target has no key.
+        """Read the clock before the handler runs; None if the client wants nothing stored, or the GET has no key.
 
         Args:
             store: Where the answer goes.
@@ -50,6 +50,8 @@ class PostedAnswer:
             scope: That of the POST.
         """
         request = RequestHead("GET", tuple(scope["headers"]))
+        if asked_by(request, policy).no_store:
+            return None
         as_get = {**scope, "method": "GET"}
         identity = await identify(request, plan, policy, keys, store.namespace, as_get, None)
         if isinstance(identity, Refusal):

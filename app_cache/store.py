@@ -13,7 +13,7 @@ import time
 import weakref
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, replace
-from itertools import groupby, islice
+from itertools import count, groupby, islice
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import msgspec
@@ -74,6 +74,7 @@ class Found:
         marked_stale: It was softly invalidated.
         varies: Responses under this key vary, and none is of this request's variant.
         reading: The clock; None if the backend could not be asked.
+        others: Valid entries that this request selects too, older than *entry*.
     """
 
     key: str
@@ -81,6 +82,7 @@ class Found:
     marked_stale: bool = False
     varies: bool = False
     reading: Reading | None = None
+    others: tuple[Entry, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +174,9 @@ class StoredResponses:
         self._writers: set[asyncio.Task[None]] = set()
         self._writing: set[tuple[asyncio.AbstractEventLoop, str]] = set()
         self._owed: OrderedDict[Order, object] = OrderedDict()
+        self._turns = count(1)
+        self._stored_in: OrderedDict[str, int] = OrderedDict()
+        self._gone: OrderedDict[str, None] = OrderedDict()
         self._late_tags: OrderedDict[str, frozenset[str]] = OrderedDict()
         self._variants: OrderedDict[str, Variants] = OrderedDict()
         watched = capability(backend, WatchedBackend)
@@ -214,7 +219,8 @@ class StoredResponses:
             return replace(found[0], varies=True) if found else Found(varies.key)
         chosen = max(selected, key=_precedence)
         self._use_variant(varies.key, chosen.key)
-        return chosen
+        others = [each.entry for each in selected if each is not chosen and each.entry is not None]
+        return replace(chosen, others=tuple(others))
 
     async def _look_up_one(self, key: str, fields: tuple[str, ...], subject: Subject, request: Headers) -> Found:
         key = variant_key(key, frozenset(fields), request)
@@ -228,7 +234,7 @@ class StoredResponses:
         asked = replace(subject, tags=subject.tags | late) if late else subject
         value, reading = await self.clock.look_up(key, asked)
         value = self._pending_value(key) or before or value
-        if value is None:
+        if value is None or key in self._gone:
             return None, reading
         record = decode(value, key)
         if record is None:
@@ -289,23 +295,30 @@ class StoredResponses:
         await self._pay()
         return await self.clock.read(subject)
 
+    def next_turn(self) -> int:
+        """Return a number for what begins now, larger than that of all that began before."""
+        return next(self._turns)
+
     async def keep(
         self,
         entry: Entry,
         keep_for: float,
         request: Headers,
         vary: frozenset[str],
+        turn: int,
         replaces: str | None = None,
-    ) -> None:
+    ) -> bool:
         """Store *entry*, so that a look-up finds it when this returns, whether or not the backend has it yet.
 
-        A response without Vary is kept beside those of its key that have it, as one more variant.
+        Return False if what is stored in its place has a handler that began later. A response without Vary is kept
+        beside those of its key that have it, as one more variant.
 
         Args:
             entry: Its key is that of the request, whether or not the response varies.
             keep_for: Seconds that the backend holds it.
             request: The request's fields, for the ones in *vary*.
             vary: The fields beyond the key that the response varies by.
+            turn: When its handler began; see `next_turn`.
             replaces: The key of the response that this one was fetched in place of, which goes if it is a variant.
         """
         own_key = entry.key
@@ -314,11 +327,15 @@ class StoredResponses:
             varies = self._with_variant(entry.key, vary, key)
             await self._put(varies, None, keep_for)
             entry = _under(entry, key)
-        if replaces not in (None, own_key, entry.key):
-            self._drop_pending(replaces)
-            self._doomed.append(replaces)
+        if replaces is not None and replaces not in (own_key, entry.key):
+            self.drop(replaces, turn)
+        if turn < self._stored_in.get(entry.key, 0):
+            return False
+        self._remember(self._stored_in, entry.key, turn)
+        self._gone.pop(entry.key, None)
         await self._put(entry, subject_of(entry), keep_for)
         self.stats["stored"] += 1
+        return True
 
     async def keep_value(self, value: Value, keep_for: float) -> None:
         """Store *value* for *keep_for* seconds; as `keep`."""
@@ -329,6 +346,17 @@ class StoredResponses:
         """Take what stands under *key* out of the backend, as far as that can be done now."""
         self._drop_pending(key)
         await self._attempt("delete", self.backend.delete(key))
+
+    def drop(self, key: str, turn: int) -> None:
+        """Answer no more with the response under *key*, unless it was stored in a later *turn*.
+
+        It is deleted from the backend beside the requests.
+        """
+        if turn >= self._stored_in.get(key, 0):
+            self._drop_pending(key)
+            self._remember(self._gone, key, None)
+            self._doomed.append(key)
+            self._start_writer()
 
     def _with_variant(self, key: str, vary: frozenset[str], digest_key: str) -> Variants:
         known = self._variants.get(key) or Variants(key, (), ())
@@ -406,6 +434,7 @@ class StoredResponses:
 
     async def _write_pending(self) -> None:
         loop = asyncio.get_running_loop()
+        await self._delete_doomed()
         while (pending := self._next_pending(loop)) is not None:
             key = pending.record.key
             pending.sent = True

@@ -113,7 +113,7 @@ async def fill(
     found = await look_up(store, page, request)
     mark = await store.begin(found.reading, page.asked, keep_for)
     assert mark is not None
-    await store.keep(page.entry(mark, body), keep_for, request, frozenset(vary.split()))
+    await store.keep(page.entry(mark, body), keep_for, request, frozenset(vary.split()), store.next_turn())
 
 
 async def written(store: StoredResponses) -> None:

@@ -45,6 +45,8 @@ class Answers:
     def started(self, status: int, headers: Headers) -> Share:
         return self.share
 
+    def refused(self) -> None: ...
+
     async def finished(self, body: bytes) -> Outcome:
         self.bodies.append(body)
         return Outcome(failed=True, failure=(500, (), body)) if self.share is Share.FAIL else STORED

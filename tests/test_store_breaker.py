@@ -153,7 +153,7 @@ async def test_stores_are_dropped(backend: Unsteady, store: StoredResponses, clo
     await gave_up(store)
     backend.recover()
     clock.advance(PROBE_EVERY_S)
-    await store.keep(PAGE.entry(mark), 60.0, (), frozenset())
+    await store.keep(PAGE.entry(mark), 60.0, (), frozenset(), store.next_turn())
     await written(store)
     assert PAGE.key not in backend.values
     assert (store.stats["store_skipped"], store._pending_bytes) == (1, 0)

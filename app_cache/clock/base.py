@@ -94,6 +94,11 @@ def group_stamp(origin: str, group: str) -> str:
     return short(f"g:{origin} {group}")
 
 
+def is_group_stamp(name: str) -> bool:
+    """Return whether *name* is that of a cache group."""
+    return name.startswith("g:")
+
+
 def key_stamp(logical_key: str) -> str:
     """Return the name of the stamp of a logical key."""
     return short(f"k:{logical_key}")

@@ -38,6 +38,8 @@ UNDERSTOOD_STATUSES = frozenset(
 )
 """Statuses whose rules for caches are known (RFC 9110 §15), for must-understand (RFC 9111 §5.2.2.3)."""
 _PORTS = {"http": 80, "https": 443}
+FAILURES = frozenset({500, 502, 503, 504})
+"""Statuses that a stale response may stand in for (RFC 5861 §4)."""
 VALIDATED_FOR = 3600.0
 """Seconds beyond its freshness that a response with a validator is kept, to be validated."""
 
@@ -169,7 +171,7 @@ def select(
     rescue = _may_rescue(stored, said, asked, policy, ttl)
     unwanted = _why_unwanted(asked, age, ttl)
     if unwanted is not None:
-        return Forward(Fwd.REQUEST, unwanted, rescue=rescue)
+        return Forward(Fwd.REQUEST if ttl > 0 else Fwd.STALE, unwanted, rescue=rescue)
     if ttl > 0 and not said.no_cache:
         return Hit(age, ttl, refresh=ttl < _earlier(stored, policy, chance))
     refresh = -ttl <= stored.stale_while_revalidate and stored.stale_while_revalidate > 0
@@ -215,11 +217,15 @@ def _may_be_stale(said: ResponseDirectives) -> bool:
 def _may_rescue(
     stored: StoredResponse, said: ResponseDirectives, asked: RequestDirectives, policy: CachePolicy, ttl: float
 ) -> bool:
-    """Return whether *stored* may stand in for a failure, by policy, response or client (RFC 5861 §4)."""
+    """Return whether *stored* may stand in for a failure, by policy, response or client (RFC 5861 §4).
+
+    Where the response states for how long, the policy does not go beyond that.
+    """
     if stored.status >= 500 or not _may_be_stale(said):
         return False
     window = max(stored.stale_if_error, float(asked.stale_if_error or 0))
-    return policy.stale_on_failure or (window > 0 and -ttl <= window)
+    by_policy = policy.stale_on_failure and said.stale_if_error is None
+    return by_policy or (window > 0 and -ttl <= window)
 
 
 def why_not_store(

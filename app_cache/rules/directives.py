@@ -137,7 +137,7 @@ def response_directives(headers: Headers) -> ResponseDirectives:
     """Return what the response says to a shared cache, in the first targeted field or in Cache-Control."""
     for name in TARGETED:
         said = _targeted_directives(headers, name)
-        if said:
+        if said is not None:
             return _response_directives(said, targeted=True)
     lines = field_lines(headers, b"cache-control")
     return _response_directives(parse_directives(lines), targeted=False) if lines else NOTHING_SAID
@@ -180,9 +180,11 @@ def _lifetime(said: Directives, name: str) -> int | None:
     return 0 if seconds is None else seconds
 
 
-def _targeted_directives(headers: Headers, name: bytes) -> Directives:
-    """Return the directives in a targeted field, none where it is absent or does not parse (RFC 9213 §2.1)."""
-    members = parse_dictionary(combined(headers, name) or "") or {}
+def _targeted_directives(headers: Headers, name: bytes) -> Directives | None:
+    """Return the directives in a targeted field, None where it is empty or does not parse (RFC 9213 §2.1)."""
+    members = parse_dictionary(combined(headers, name) or "")
+    if not members:
+        return None
     return {key: _argument(key, value) for key, value in members.items() if value is not False}
 
 

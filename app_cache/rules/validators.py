@@ -10,7 +10,7 @@ from app_cache.rules.freshness import date_value, single_date
 from app_cache.rules.messages import Headers, combined, end_to_end, field_lines, without
 
 if TYPE_CHECKING:
-    from app_cache.rules.messages import StoredResponse
+    from app_cache.rules.messages import RequestHead, StoredResponse
 
 CONDITIONAL = frozenset({b"if-none-match", b"if-modified-since"})
 """Preconditions that a cache evaluates itself and replaces when it validates (RFC 9111 §4.3.1, §4.3.2)."""
@@ -38,23 +38,31 @@ def weakly_equal(one: str, other: str) -> bool:
     return one.removeprefix("W/") == other.removeprefix("W/")
 
 
-def not_modified(request: Headers, response: Headers, received_at: float) -> bool:
-    """Return whether the preconditions of *request* give a 304 for a stored 200 with the fields *response*.
+def not_modified(
+    request: RequestHead, status: int, response: Headers, received_at: float, *, stored: bool = True
+) -> bool:
+    """Return whether *request* is to get a 304 for a response with *status* and the fields *response*.
 
-    If-None-Match decides alone where it is there (RFC 9110 §13.2.2); an If-Modified-Since that is no date is taken
-    as absent, and one that meets no Last-Modified is compared with Date (RFC 9111 §4.3.2).
+    Only a 200 to GET or HEAD has one, and to QUERY, whose representation is that of a GET (RFC 9110 §13.2.1).
+    If-None-Match decides alone where it is there (§13.2.2). An If-Modified-Since that is no date is ignored.
+    Without Last-Modified, what is *stored* is compared by its Date (RFC 9111 §4.3.2), and what the handler gave
+    just now not at all (RFC 9110 §13.1.3).
     """
-    wanted = combined(request, b"if-none-match")
+    if status != 200 or request.method == "POST":
+        return False
+    wanted = combined(request.headers, b"if-none-match")
     if wanted is not None:
         if wanted == "*":
             return True
         tag = entity_tag(response)
         return tag is not None and any(weakly_equal(tag, member) for member in _ENTITY_TAGS.findall(wanted))
-    since = single_date(request, b"if-modified-since", received_at)
+    since = single_date(request.headers, b"if-modified-since", received_at)
     if since is None:
         return False
     modified = single_date(response, b"last-modified", received_at)
-    return (date_value(response, received_at) if modified is None else modified) <= since
+    if modified is None and stored:
+        modified = date_value(response, received_at)
+    return modified is not None and modified <= since
 
 
 def validating_headers(request: Headers, stored: Headers, made: str | None = None) -> Headers | None:
@@ -92,18 +100,24 @@ def identifies(update: Headers, stored: Headers) -> bool:
     return not modified or modified == field_lines(stored, b"last-modified")
 
 
-def head_agrees(update: Headers, stored: StoredResponse) -> bool:
+def same_strongly(update: Headers, stored: Headers) -> bool:
+    """Return whether both have the same strong validator: each such response is updated (RFC 9111 §4.3.4)."""
+    tag = entity_tag(update)
+    return tag is not None and not tag.startswith("W/") and tag == entity_tag(stored)
+
+
+def head_agrees(update: Headers, stored: StoredResponse) -> bool | None:
     """Return whether the 200 to a HEAD is about the same representation as *stored* (RFC 9111 §4.3.5).
 
-    One of another status is not what the same GET would be answered with now.
+    None: it has no validator to tell by, and says nothing. A stored response of another status is not what the
+    same GET would be answered with now.
     """
-    if stored.status != 200:
+    received = {name: lines for name in (b"etag", b"last-modified") if (lines := field_lines(update, name))}
+    differs = any(lines != field_lines(stored.headers, name) for name, lines in received.items())
+    length = combined(update, b"content-length")
+    if differs or stored.status != 200 or length not in (None, str(len(stored.body))):
         return False
-    for name in (b"etag", b"last-modified"):
-        lines = field_lines(update, name)
-        if lines and lines != field_lines(stored.headers, name):
-            return False
-    return combined(update, b"content-length") in (None, str(len(stored.body)))
+    return True if received else None
 
 
 def freshened(stored: Headers, update: Headers, received_at: float) -> Headers:

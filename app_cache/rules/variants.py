@@ -11,7 +11,6 @@ Variant = tuple[tuple[str, str | None], ...]
 PREFERENCES = frozenset({"accept", "accept-charset", "accept-encoding", "accept-language"})
 """Lists in which weights tell what is preferred (RFC 9110 §12.5)."""
 LISTS = PREFERENCES | {
-    "accept-datetime",
     "cache-control",
     "forwarded",
     "if-match",
@@ -62,10 +61,9 @@ def _weighed(member: str) -> tuple[str, str | None]:
     if '"' in member:
         return member, None
     preferred, *parameters = [part.strip(" \t") for part in member.split(";")]
-    weight = "1"
-    if parameters and parameters[-1][:2].lower() == "q=":
-        weight = parameters.pop()[2:]
-    text = ";".join([preferred.lower(), *parameters])
+    weights = [part[2:] for part in parameters if part[:2].lower() == "q="]
+    text = ";".join([preferred.lower(), *(part for part in parameters if part[:2].lower() != "q=")])
+    weight = weights[0] if weights else "1"
     return text, weight if _WEIGHT.fullmatch(weight) else None
 
 

@@ -100,13 +100,15 @@ class Race:
                     self.wrong.append(f"{thing.page.path}: {version} {mood} served {marked}, needed {needed}")
             if found.entry is None or found.marked_stale:
                 await self.pause()
+                turn = store.next_turn()
                 mark = await store.begin(found.reading, thing.page.asked, 300.0)
                 assert mark is not None
                 await self.pause()
                 version, mood = thing.version, self.random.choice((*MOODS, "", "", ""))
                 await self.pause(4)
                 answer = replace(thing.page, late=(*thing.page.late, *filter(None, [mood])))
-                await store.keep(answer.entry(mark, f"{version} {mood}".encode()), 300.0, (), frozenset())
+                entry = answer.entry(mark, f"{version} {mood}".encode())
+                await store.keep(entry, 300.0, (), frozenset(), turn)
                 self.counts["fills"] += 1
             await self.pause()
 

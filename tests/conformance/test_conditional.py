@@ -247,7 +247,7 @@ async def test_fields_that_no_update_changes(name: str) -> None:
 )
 async def test_a_304_that_forbids(line: str, policy: CachePolicy) -> None:
     """What a 304 says of storing and reuse holds from then on; its client gets the response (§4.3.4)."""
-    origin = Origin().says(FRESH, STRONG).says(line, STRONG, status=304, body=b"")
+    origin = Origin().says(FRESH, STRONG).says(line, STRONG, status=304, body=b"").says(line, STRONG)
     async with origin.cached(policy) as client:
         await client.get(URL)
         origin.clock.advance(60)

@@ -37,7 +37,7 @@ def counted(clock: FakeClock, fields: dict[str, str] | None = None, **options: A
     [
         pytest.param("no-cache", "2", "fwd=request; stored; detail=request-no-cache", id="no-cache"),
         pytest.param("NO-CACHE", "2", "fwd=request; stored; detail=request-no-cache", id="no-cache in capitals"),
-        pytest.param("no-store", "2", "fwd=request; detail=request-no-store", id="no-store"),
+        pytest.param("no-store", "2", "fwd=bypass; detail=request-no-store", id="no-store"),
         pytest.param("max-age=29", "2", "fwd=request; stored; detail=request-max-age", id="max-age below the age"),
         pytest.param("max-age=30", "1", "hit", id="max-age at the age"),
         pytest.param('max-age="29"', "2", "fwd=request; stored; detail=request-max-age", id="max-age quoted"),
@@ -71,7 +71,7 @@ async def test_requests_for_what_is_fresh(clock: FakeClock, directive: str, text
         pytest.param("max-stale=29", "2", "fwd=stale; stored", id="too old"),
         pytest.param("max-stale, only-if-cached", "1", "hit", id="only what is cached"),
         pytest.param(
-            "max-stale=60, max-age=80", "2", "fwd=request; stored; detail=request-max-age", id="max-age too"
+            "max-stale=60, max-age=80", "2", "fwd=stale; stored; detail=request-max-age", id="max-age too"
         ),
         pytest.param("only-if-cached", "Gateway Timeout", None, id="only-if-cached"),
     ],

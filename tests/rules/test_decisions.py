@@ -433,14 +433,14 @@ def test_keep_for(lines: list[str], policy: CachePolicy, seconds: float) -> None
             70,
             "max-stale, max-age=60",
             "",
-            Forward(Fwd.REQUEST, Refusal.REQUEST_MAX_AGE),
+            Forward(Fwd.STALE, Refusal.REQUEST_MAX_AGE),
             id="older, max-stale or not",
         ),
         pytest.param(
             70,
             "max-stale, min-fresh=0",
             "",
-            Forward(Fwd.REQUEST, Refusal.REQUEST_MIN_FRESH),
+            Forward(Fwd.STALE, Refusal.REQUEST_MIN_FRESH),
             id="min-fresh beside max-stale",
         ),
         pytest.param(0, "only-if-cached", "", Hit(0, 60), id="only-if-cached"),
@@ -465,7 +465,7 @@ def test_select(age: float, asked: str, said: str, expected: Hit | Forward) -> N
         pytest.param(65, "max-stale=3", "", Forward(Fwd.STALE), id="max-stale asks for less"),
         pytest.param(65, "max-stale=9", "", Hit(65, -5, refresh=True), id="max-stale asks for more"),
         pytest.param(69, "max-stale=9", "", Hit(69, -9), id="max-stale beyond the window"),
-        pytest.param(65, "no-cache", "", Forward(Fwd.REQUEST, Refusal.REQUEST_NO_CACHE), id="no-cache asked"),
+        pytest.param(65, "no-cache", "", Forward(Fwd.STALE, Refusal.REQUEST_NO_CACHE), id="no-cache asked"),
     ],
 )
 def test_stale_while_revalidate(age: float, asked: str, said: str, expected: Hit | Forward) -> None:

@@ -62,6 +62,9 @@ def test_vary_fields(lines: list[str], names: set[str] | None) -> None:
         ),
         pytest.param({"accept"}, ["Accept: a/b;q=1.0"], ["Accept: A/B"], id="a weight of one"),
         pytest.param(
+            {"accept"}, ["Accept: c, a;q=0.5;x=1"], ["Accept: a;x=1;q=0.5, c"], id="a weight before more"
+        ),
+        pytest.param(
             {"accept"}, ["Accept: a/b; x=1 ;Q=0"], ["Accept: a/b;x=1;q=0.000"], id="blanks in parameters"
         ),
         pytest.param({"x-forwarded-for"}, ["X-Forwarded-For: a,b"], ["X-Forwarded-For: a, b"], id="other lists"),

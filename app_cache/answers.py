@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from app_cache.rules.messages import combined, field_lines, without
-from app_cache.rules.ranges import Ranged, ranged
+from app_cache.rules.ranges import ranged
 from app_cache.rules.validators import fields_of_304, not_modified
 from app_cache.rules.variants import announced
 
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
 _AGE = frozenset({b"age"})
 
 
-async def send_stored(
-    send: Send,
-    request: RequestHead,
-    policy: CachePolicy,
-    response: StoredResponse,
-    status: CacheStatus,
-    age: float | None,
-) -> None:
-    """Send *response*, the part of it that is asked for, or a 304 where the client has it (RFC 9111 §4, §4.3.2).
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a client gets of a stored response."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+def answer_of(request: RequestHead, policy: CachePolicy, response: StoredResponse, age: float | None) -> Answer:
+    """Return *response*, the part of it that is asked for, or a 304 where the client has it (RFC 9111 §4, §4.3.2).
 
     Args:
-        send: The client's.
         request: Its preconditions decide; a HEAD gets no body.
         policy: Says what clients are told.
         response: What is stored.
-        status: Goes out as Cache-Status.
         age: Seconds for the Age field; None where the response comes from the handler just now.
     """
     headers = for_client(without(response.headers, _AGE), policy)
@@ -49,16 +49,17 @@ async def send_stored(
     )
     if age is not None:
         headers = (*headers, (b"age", b"%d" % int(age)))
-    whole = replace(response, headers=headers)
-    sent: Ranged | StoredResponse
     if not_modified(request, response.status, headers, response.received_at):
-        sent = Ranged(304, fields_of_304(headers), b"")
-    else:
-        sent = ranged(request, whole) or whole
-    if status.fwd is not None and status.fwd_status is None and sent.status != response.status:
-        status = replace(status, fwd_status=response.status)
-    await send_start(send, sent.status, sent.headers, status)
-    await _send_body(send, b"" if request.method == "HEAD" else sent.body)
+        return Answer(304, fields_of_304(headers), b"")
+    whole = replace(response, headers=headers)
+    sent = ranged(request, whole) or whole
+    return Answer(sent.status, sent.headers, b"" if request.method == "HEAD" else sent.body)
+
+
+async def send_answer(send: Send, answer: Answer, told: CacheStatus) -> None:
+    """Send *answer*, and *told* as Cache-Status."""
+    await send_start(send, answer.status, answer.headers, told)
+    await _send_body(send, answer.body)
 
 
 async def send_start(send: Send, status: int, headers: Headers, told: CacheStatus | None, **more: Any) -> None:

@@ -7,11 +7,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from app_cache.answers import (
+    answer_of,
     for_leader,
+    send_answer,
     send_failure,
     send_plain,
     send_start,
-    send_stored,
 )
 from app_cache.clock.base import Verdict
 from app_cache.codec import entity_tag_of
@@ -67,6 +68,10 @@ COPIED_BACK = ("route", "endpoint", "path_params", "router")
 """What the router leaves in the scope, for middleware further out."""
 MOST_TURNED_AWAY = 3
 """Runs that a request waits for whose own requests are not let through to the endpoint; then it goes alone."""
+RAISED = 500
+"""The status that an exception of the application becomes."""
+TIMED_OUT = 504
+"""The status of a handler that has not begun to answer in time."""
 WITH_CONTENT = frozenset({"POST", "QUERY"})
 """Methods whose content joins the key."""
 
@@ -171,8 +176,7 @@ class Exchange:
     async def _hit(self, response: StoredResponse, hit: Hit, send: Send) -> None:
         if hit.refresh:
             self._refresh()
-        status = self._tell(CacheStatus(hit=True, ttl=int(hit.ttl // 1)))
-        await send_stored(send, self.request, self.policy, response, status, hit.age)
+        await self._serve(send, response, hit.age, CacheStatus(hit=True, ttl=int(hit.ttl // 1)))
 
     async def _give(self, give: Give, receive: Receive, send: Send) -> None:
         """Let *give* send what did not come from a run for this request; a guarded endpoint is asked before."""
@@ -272,7 +276,8 @@ class Exchange:
             if not await self._answer_from_cache(receive, send):
                 await self._forward(receive, send, waited=True)
         elif self.decision.rescue and (outcome.failed or not fill.outcome.done()):
-            await self._give(self._rescue, receive, send)
+            failed_with = (leader.status or RAISED) if outcome.failed else TIMED_OUT
+            await self._give(partial(self._rescue, failed_with), receive, send)
         elif not outcome.failed:
             await self._lead(receive, send, alone=True)
         else:
@@ -284,11 +289,9 @@ class Exchange:
         return FILL_TIMEOUT_S if own is None else min(own, FILL_TIMEOUT_S)
 
     async def _share(self, entry: Entry, send: Send) -> None:
-        status = self._tell(CacheStatus(fwd=self.decision.fwd, collapsed=True))
         response = entry.response()
-        await send_stored(
-            send, self.request, self.policy, response, status, current_age(response, self.store.now())
-        )
+        age = current_age(response, self.store.now())
+        await self._serve(send, response, age, CacheStatus(fwd=self.decision.fwd, collapsed=True))
 
     async def _fail(self, outcome: Outcome, send: Send) -> None:
         status = self._tell(CacheStatus(fwd=self.decision.fwd, collapsed=True))
@@ -323,13 +326,13 @@ class Exchange:
             if self.started or not (filling.rescue and filling.admitted):
                 raise
             logger.error("cache.rescued", error=type(error).__name__, exc_info=error)
-            await self._rescue(send)
+            await self._rescue(RAISED, send)
             return
         finally:
             self.scope.update({name: scope[name] for name in COPIED_BACK if name in scope})
         if not spoke:
             logger.warning("cache.rescued", timeout=patience)
-            await self._give(self._rescue, receive, send)
+            await self._give(partial(self._rescue, TIMED_OUT), receive, send)
         elif not self.started:
             await self._stand_in(filling, receive, send)
             await fill.end()
@@ -338,19 +341,17 @@ class Exchange:
         """Send what takes the place of an answer that is withheld: what it validated, or what rescues it."""
         if filling.entry is not None:
             detail = filling.refusal or self.decision.detail
-            status = self._tell(
-                CacheStatus(fwd=self.decision.fwd, fwd_status=304, stored=filling.stored, detail=detail)
-            )
+            status = CacheStatus(fwd=self.decision.fwd, fwd_status=304, stored=filling.stored, detail=detail)
             response = filling.entry.response()
             age = current_age(response, self.store.now()) if field_lines(response.headers, b"age") else None
-            await send_stored(send, self.request, self.policy, response, status, age)
+            await self._serve(send, response, age, status)
         elif filling.conditional and filling.status == 304:
             self.found = replace(self.found, entry=None)
             self.decision = replace(self.decision, rescue=False)
             await self._lead(receive, send, alone=True)
         elif filling.rescue:
             logger.warning("cache.rescued", status=filling.status)
-            await self._rescue(send, filling.status)
+            await self._rescue(filling.status, send)
 
     def _filling(
         self,
@@ -440,13 +441,19 @@ class Exchange:
 
         return send_dressed
 
-    async def _rescue(self, send: Send, failed_with: int | None = None) -> None:
-        """Serve the stale response in place of a failure, of status *failed_with* or none (RFC 5861 §4)."""
+    async def _rescue(self, failed_with: int, send: Send) -> None:
+        """Serve the stale response in place of a failure of the status *failed_with* (RFC 5861 §4)."""
         response = cast("Entry", self.found.entry).response()
         age = current_age(response, self.store.now())
         ttl = int((response.freshness_lifetime - age) // 1)
-        status = self._tell(CacheStatus(fwd=self.decision.fwd, fwd_status=failed_with, ttl=ttl))
-        await send_stored(send, self.request, self.policy, response, status, age)
+        await self._serve(send, response, age, CacheStatus(fwd=self.decision.fwd, fwd_status=failed_with, ttl=ttl))
+
+    async def _serve(self, send: Send, response: StoredResponse, age: float | None, status: CacheStatus) -> None:
+        """Send what this client gets of *response*, and say which status the handler gave if that is another."""
+        answer = answer_of(self.request, self.policy, response, age)
+        if status.fwd is not None and status.fwd_status is None and answer.status != response.status:
+            status = replace(status, fwd_status=response.status)
+        await send_answer(send, answer, self._tell(status))
 
     def _tell(self, status: CacheStatus) -> CacheStatus:
         """Say what happened, in one value: for the header, the application and the metrics."""

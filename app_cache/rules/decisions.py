@@ -168,11 +168,12 @@ def select(
     ttl = stored.freshness_lifetime - age
     if marked_stale:
         ttl = min(ttl, 0.0)
+    fresh = ttl > 0 and not said.no_cache
     rescue = _may_rescue(stored, said, asked, policy, ttl)
     unwanted = _why_unwanted(asked, age, ttl)
     if unwanted is not None:
-        return Forward(Fwd.REQUEST if ttl > 0 else Fwd.STALE, unwanted, rescue=rescue)
-    if ttl > 0 and not said.no_cache:
+        return Forward(Fwd.REQUEST if fresh else Fwd.STALE, unwanted, rescue=rescue)
+    if fresh:
         return Hit(age, ttl, refresh=ttl < _earlier(stored, policy, chance))
     refresh = -ttl <= stored.stale_while_revalidate and stored.stale_while_revalidate > 0
     if _may_be_stale(said) and (refresh or not marked_stale) and _accepts_stale(asked, ttl, granted=refresh):

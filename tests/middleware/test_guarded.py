@@ -168,7 +168,7 @@ async def test_a_guard_that_fails_is_not_rescued(clock: FakeClock) -> None:
     assert (await app.get(ALICE)).status_code == 500
     app.door.broken, app.failing = False, True
     rescued = await app.get(ALICE)
-    assert (rescued.text, told(rescued)) == ('"run 1"', "fwd=stale")
+    assert (rescued.text, told(rescued)) == ('"run 1"', "fwd=stale; fwd-status=500")
     assert (await app.get(MALLORY)).status_code == 403
 
 

@@ -328,6 +328,11 @@ def test_response_lines() -> None:
         pytest.param(
             ["CDN-Cache-Control: private=a"], ResponseDirectives(private=True), id="a Token is no String"
         ),
+        pytest.param(
+            ["Cache-Control: max-age=1", "CDN-Cache-Control: no-store=?0"],
+            ResponseDirectives(),
+            id="nothing but what is false",
+        ),
     ],
 )
 def test_targeted_directives(lines: list[str], said: ResponseDirectives) -> None:

@@ -14,11 +14,12 @@ from app_cache.backends.metrics import MetricsBackend
 from app_cache.backends.redis import RedisBackend
 from app_cache.backends.router import BackendRouter
 from app_cache.config import ENVIRONMENTS, CacheConfig, CacheSettings, Environment
-from app_cache.errors import AppCacheError, BackendError, ConfigurationError, NotWiredError
+from app_cache.errors import AppCacheError, BackendError, ConfigurationError, EncodingError, NotWiredError
 from app_cache.invalidation import InvalidationResult, InvalidationService
 from app_cache.keys import DefaultKeyGenerator, KeyGenerator
 from app_cache.middleware import CacheMiddleware
 from app_cache.policy import CachePolicy, add_tags, cache, invalidates
+from app_cache.values import ValueCache
 
 __all__ = [
     "ENVIRONMENTS",
@@ -34,6 +35,7 @@ __all__ = [
     "CompressedMemoryBackend",
     "ConfigurationError",
     "DefaultKeyGenerator",
+    "EncodingError",
     "Environment",
     "InvalidationResult",
     "InvalidationService",
@@ -42,6 +44,7 @@ __all__ = [
     "MetricsBackend",
     "NotWiredError",
     "RedisBackend",
+    "ValueCache",
     "add_tags",
     "cache",
     "invalidates",

@@ -2,6 +2,7 @@
 
     AppCacheError
     ├── ConfigurationError (ValueError)   you: a value is wrong, the message says which and what is right
+    ├── EncodingError (TypeError)         you: a value cannot be kept as it is, the message names its type
     ├── BackendError                      the server: it is away, slow, full or refuses
     └── NotWiredError (RuntimeError)      you: no cache is installed where one is asked for
 
@@ -39,6 +40,10 @@ class Fault(Enum):
     """It raised something that is no `BackendError`."""
     STALLED = "stalled"
     """The event loop of this process stood still meanwhile: whether the backend is there is not known."""
+
+
+class EncodingError(AppCacheError, TypeError):
+    """A value cannot be kept in a `ValueCache` so that it comes back as it is; the message names its type."""
 
 
 class BackendError(AppCacheError):

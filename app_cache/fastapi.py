@@ -19,6 +19,7 @@ from app_cache.logger_config import logger
 from app_cache.policy import checked_tag
 from app_cache.rules.glob import compile_glob
 from app_cache.services import services_of
+from app_cache.values import ValueCache
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,6 +43,15 @@ async def get_invalidation(connection: HTTPConnection) -> InvalidationService:
     return services_of(connection.scope).invalidation()
 
 
+async def get_cache(connection: HTTPConnection) -> ValueCache:
+    """Return the cache of values of the application that serves this request or websocket.
+
+    Raises:
+        NotWiredError: If it has no cache.
+    """
+    return services_of(connection.scope).values()
+
+
 async def get_health(connection: HTTPConnection) -> HealthCheck:
     """Return the health check of the application that serves this request or websocket.
 
@@ -56,6 +66,9 @@ Backend = Annotated[CacheBackend, Depends(get_backend)]
 
 Invalidation = Annotated[InvalidationService, Depends(get_invalidation)]
 """The invalidation service of the running app: ``await invalidation.by_tag("users")``"""
+
+Cache = Annotated[ValueCache, Depends(get_cache)]
+"""The cache of values of the running app: ``await cache.get_or_set("report:7", build, timeout=60)``"""
 
 Health = Annotated[HealthCheck, Depends(get_health)]
 """The health check of the running app: ``await health.check()``"""

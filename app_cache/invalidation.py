@@ -46,7 +46,7 @@ class InvalidationService:
         return await self.carry_out(Order(tags=stamps, soft=soft))
 
     async def by_pattern(self, pattern: str, *, soft: bool = False) -> InvalidationResult:
-        """Invalidate the entries whose URL path, or logical key of a custom generator, matches the glob *pattern*.
+        """Invalidate the entries whose URL path, logical key of a custom generator, or value's key matches a glob.
 
         Args:
             pattern: ``*`` (also over ``/``), ``?``, ``[ab]``, a backslash escapes; over the whole decoded path
@@ -70,7 +70,7 @@ class InvalidationService:
         return await self.carry_out(Order(tags=(stamp_of_url(url),), soft=soft))
 
     async def by_key(self, key: str, *, soft: bool = False) -> InvalidationResult:
-        """Invalidate the entry under *key*: what a custom generator returned, or the key that it is stored under.
+        """Invalidate the entry under *key*: a custom generator's, a value's, or the one that it is stored under.
 
         Raises:
             ConfigurationError: If it is no string, or is empty.

@@ -307,7 +307,12 @@ def _recorded(target: Endpoint, attribute: str, value: object, decorator: str) -
     return target
 
 
-def _seconds(name: str, value: object) -> float:
+def checked_seconds(name: str, value: object) -> float:
+    """Return the seconds of *value*, a number or a timedelta.
+
+    Raises:
+        ConfigurationError: If it is neither, is not positive, or is more than a cache can keep to.
+    """
     if isinstance(value, timedelta):
         value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_SECONDS:
@@ -318,7 +323,7 @@ def _seconds(name: str, value: object) -> float:
 
 
 def _optional_seconds(name: str, value: object) -> float | None:
-    return None if value is None else _seconds(name, value)
+    return None if value is None else checked_seconds(name, value)
 
 
 def _whole_seconds(name: str, value: object) -> int | None:
@@ -416,7 +421,7 @@ def _statuses(name: str, value: Any) -> dict[int, float | None]:
                 f"{name} must hold final statuses from 200 to 599 but 206 and 304, not {status!r}"
             )
     if isinstance(value, Mapping):
-        return {s: None if v is None else _seconds(f"{name}[{s}]", v) for s, v in value.items()}
+        return {s: None if v is None else checked_seconds(f"{name}[{s}]", v) for s, v in value.items()}
     return dict.fromkeys(value)
 
 

@@ -17,6 +17,7 @@ from app_cache.health import HealthCheck
 from app_cache.invalidation import InvalidationService
 from app_cache.keys import DefaultKeyGenerator, KeyGenerator
 from app_cache.store import StoredResponses
+from app_cache.values import ValueCache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -50,6 +51,11 @@ class CacheServices(Protocol):
     @property
     def invalidation(self) -> Callable[[], InvalidationService]:
         """Gives a service that invalidates in that store."""
+        ...
+
+    @property
+    def values(self) -> Callable[[], ValueCache]:
+        """Gives a cache of values in that store."""
         ...
 
     @property
@@ -145,6 +151,10 @@ class PlainServices:
     def invalidation(self) -> InvalidationService:
         """Return a service that invalidates in its store."""
         return InvalidationService(self._store)
+
+    def values(self) -> ValueCache:
+        """Return a cache of values in its store."""
+        return ValueCache(self._store)
 
     def health(self) -> HealthCheck:
         """Return the health check of the backend."""

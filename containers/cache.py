@@ -1,4 +1,4 @@
-"""The container: settings → backend → store, key generator, invalidation, metrics, health."""
+"""The container: settings → backend → store, key generator, invalidation, values, metrics, health."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from app_cache.health import HealthCheck
 from app_cache.invalidation import InvalidationService
 from app_cache.keys import DefaultKeyGenerator
 from app_cache.services import Stores
+from app_cache.values import ValueCache
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -92,6 +93,9 @@ class CacheContainer(containers.DeclarativeContainer):
 
     invalidation = providers.Callable(_invalidation, environment, store)
     """A service that invalidates in the backend in force."""
+
+    values = providers.Callable(ValueCache, store)
+    """A cache of values in the backend in force."""
 
     metrics = providers.Callable(_metrics, store)
     """Counts of what happened, by the words of Cache-Status."""

@@ -21,9 +21,19 @@ from app_cache import (
     InvalidationService,
     MemoryBackend,
     NotWiredError,
+    ValueCache,
     cache,
 )
-from app_cache.fastapi import Backend, Health, Invalidation, get_backend, get_health, get_invalidation
+from app_cache.fastapi import (
+    Backend,
+    Cache,
+    Health,
+    Invalidation,
+    get_backend,
+    get_cache,
+    get_health,
+    get_invalidation,
+)
 from app_cache.health import HealthCheck
 from containers import CacheContainer, install
 from tests.clients import HIT, MISS, counting_app, get, post, told_of, websocket_text
@@ -66,14 +76,27 @@ async def unsafe(backend: Backend) -> int:
 
 
 @router.get("/parts")
-async def parts(backend: Backend, invalidation: Invalidation, health: Health) -> list[bool]:
-    kinds = ((backend, CacheBackend), (invalidation, InvalidationService), (health, HealthCheck))
+async def parts(backend: Backend, invalidation: Invalidation, health: Health, values: Cache) -> list[bool]:
+    kinds = (
+        (backend, CacheBackend),
+        (invalidation, InvalidationService),
+        (health, HealthCheck),
+        (values, ValueCache),
+    )
     return [isinstance(part, kind) for part, kind in kinds]
 
 
+@router.get("/value")
+async def value(values: Cache) -> str:
+    return await values.get_or_set("key", lambda: "made", 60)
+
+
 @router.websocket("/websocket")
-async def websocket(socket: WebSocket, backend: Backend, invalidation: Invalidation, health: Health) -> None:
+async def websocket(
+    socket: WebSocket, backend: Backend, invalidation: Invalidation, health: Health, values: Cache
+) -> None:
     await socket.accept()
+    await values.set("key", "set by a websocket", 60)
     await socket.send_text(str(id(backend)))
     await socket.close()
 
@@ -107,8 +130,8 @@ class TestRequests:
         assert (await post(app_with(backend), "/unsafe")).json() == id(backend)
 
     async def test_all_parts(self) -> None:
-        """`Backend`, `Invalidation` and `Health` give what they are called after."""
-        assert (await get(app_with(MemoryBackend()), "/parts")).json() == [True] * 3
+        """`Backend`, `Invalidation`, `Health` and `Cache` give what they are called after."""
+        assert (await get(app_with(MemoryBackend()), "/parts")).json() == [True] * 4
 
     async def test_override(self) -> None:
         """An endpoint is given the backend in force."""
@@ -118,6 +141,18 @@ class TestRequests:
         with container.backend.override(other):
             assert (await get(app, "/alias")).json() == id(other)
         assert (await get(app, "/alias")).json() == id(container.backend())
+
+    async def test_values_in_force(self) -> None:
+        """Values are kept in the backend in force, where code without a request finds them too."""
+        container, app = CacheContainer(), FastAPI()
+        app.include_router(router)
+        install(app, container)
+        assert (await get(app, "/value")).json() == "made"
+        with container.backend.override(MemoryBackend()):
+            assert await container.values().get("key", str) is None
+            await container.values().set("key", "other", 60)
+            assert (await get(app, "/value")).json() == "other"
+        assert await container.values().get("key", str) == "made"
 
     async def test_websocket(self) -> None:
         """An endpoint of a websocket is given it too."""
@@ -232,12 +267,13 @@ class TestPlainMiddleware:
         app.include_router(router)
         wrapped = CacheMiddleware(app, backend)
         assert (await get(wrapped, "/alias")).json() == id(backend)
-        assert (await get(wrapped, "/parts")).json() == [True] * 3
+        assert (await get(wrapped, "/parts")).json() == [True] * 4
         assert await websocket_text(wrapped, "/websocket") == str(id(backend))
+        assert (await get(wrapped, "/value")).json() == "set by a websocket"
 
 
 class TestNotWired:
-    @pytest.mark.parametrize("provider", [get_backend, get_invalidation, get_health])
+    @pytest.mark.parametrize("provider", [get_backend, get_invalidation, get_health, get_cache])
     @pytest.mark.parametrize("kind", ["http", "websocket"])
     async def test_says_what_to_call(self, provider: Any, kind: str) -> None:
         """Where no cache is installed, a provider says what to call."""

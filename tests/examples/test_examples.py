@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -78,6 +79,18 @@ async def test_direct_access_without_server(load: Any) -> None:
     """Direct access tells when the backend is away."""
     app = load("direct_access", CACHE_BACKEND="redis", REDIS_URL="redis://127.0.0.1:1").app
     assert (await get(app, "/notes/a")).json() == {"text": None}
+
+
+async def test_values(load: Any) -> None:
+    """A report is made once until something is sold; a job reads it without a request."""
+    example = load("values")
+    assert (await get(example.app, "/reports/2024")).json() == {"year": 2024, "days": ["2024-05-01"]}
+    example.sold.clear()
+    assert (await get(example.app, "/reports/2024")).json() == {"year": 2024, "days": ["2024-05-01"]}
+    assert await example.peek(2024) == example.Report(year=2024, days={date(2024, 5, 1)})
+    await post(example.app, "/sales/2024-06-02")
+    assert await example.peek(2024) is None
+    assert (await get(example.app, "/reports/2024")).json() == {"year": 2024, "days": ["2024-06-02"]}
 
 
 def test_overriding_in_tests() -> None:

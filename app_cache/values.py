@@ -1,0 +1,441 @@
+"""Values of the application's own: typed, made once for all who ask, and invalidated as responses are.
+
+A `ValueCache` belongs to who asks; what many share, a run of a factory and where its value goes, is the store's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import inspect
+import types
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
+
+from starlette.concurrency import run_in_threadpool
+
+from app_cache.clock.base import Order, Subject, Verdict, key_stamp, tag_stamp
+from app_cache.codec import Mark, Value
+from app_cache.errors import ConfigurationError, EncodingError
+from app_cache.flight import FILL_TIMEOUT_S, Run
+from app_cache.keys import digest, prefix
+from app_cache.logger_config import logger
+from app_cache.policy import checked_seconds, checked_tag
+from app_cache.typed import decode_value, encode_value, function_of, returned_by, settled
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Collection
+    from datetime import timedelta
+
+    from typing_extensions import TypeForm
+
+    from app_cache.clock.base import InvalidationResult, Reading
+    from app_cache.store import FoundValue, StoredResponses
+
+T = TypeVar("T")
+D = TypeVar("D")
+
+_NOTHING: Any = object()
+"""Stands for no value at all, since None is one."""
+
+
+class Use(Enum):
+    """How a stored value may be used at a moment."""
+
+    FRESH = "fresh"
+    STALE = "stale"
+    """It is given once more, while it is made anew."""
+    RESCUE = "rescue"
+    """It stands in for a failure, and for nothing else."""
+    NONE = "none"
+
+
+def use_of(value: Value, now: float, *, marked_stale: bool) -> Use:
+    """Return how *value* may be used at *now*; softly invalidated, it counts as stale from the edge on."""
+    ttl = value.freshness_lifetime - max(0.0, now - value.made_at)
+    if marked_stale:
+        ttl = min(ttl, 0.0)
+    if ttl > 0:
+        return Use.FRESH
+    if 0 < value.stale_while_revalidate >= -ttl:
+        return Use.STALE
+    return Use.RESCUE if 0 < value.stale_if_error >= -ttl else Use.NONE
+
+
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    """How long a value is kept, and what it is used for, in seconds."""
+
+    timeout: float
+    stale_while_revalidate: float = 0.0
+    stale_if_error: float = 0.0
+
+    @property
+    def keep_for(self) -> float:
+        return self.timeout + max(self.stale_while_revalidate, self.stale_if_error)
+
+    def value(self, subject: Subject, content: bytes, mark: Mark, now: float) -> Value:
+        tags, logical_key = tuple(sorted(subject.tags)), subject.logical_key or ""
+        windows = self.stale_while_revalidate, self.stale_if_error
+        return Value(subject.key, mark, tags, logical_key, content, now, self.timeout, *windows)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What one call of `get_or_set` asks for."""
+
+    subject: Subject
+    factory: Callable[[], object]
+    kind: Any
+    terms: _Terms
+
+
+class ValueCache:
+    """Keeps values of the application's own, under keys apart from those of responses.
+
+    What msgspec and pydantic can encode can be kept, and comes back as the type that is asked for, a new object
+    for each caller. Invalidations reach values as they reach responses: by tag, by key, and by patterns over keys.
+    A backend that is slow, full or away costs a bounded time and raises nothing.
+
+    >>> import asyncio
+    >>> from app_cache.backends.memory import MemoryBackend
+    >>> from app_cache.store import StoredResponses
+    >>> cache = ValueCache(StoredResponses(MemoryBackend()))
+    >>> asyncio.run(cache.get_or_set("report:7", lambda: {"total": 3}, timeout=60, tags=["reports"]))
+    {'total': 3}
+
+    Args:
+        store: Where they are kept: ``container.store()``.
+    """
+
+    def __init__(self, store: StoredResponses) -> None:
+        self._store = store
+
+    @overload
+    async def get(self, key: str, *, default: Any = ...) -> Any: ...
+    @overload
+    async def get(self, key: str, type: TypeForm[T]) -> T | None: ...
+    @overload
+    async def get(self, key: str, type: TypeForm[T], default: D) -> T | D: ...
+
+    async def get(self, key: str, type: Any = Any, default: Any = None) -> Any:  # noqa: A002  msgspec's word
+        """Return the fresh value under *key*, or *default* if there is none.
+
+        Args:
+            key: As it was set.
+            type: What it comes back as; what cannot be read as that is a miss. Without one it comes back as plain
+                msgpack has it: None, bool, int, float, str, bytes, lists, dicts, datetimes.
+            default: Given for a miss; an object of your own tells it from a stored None.
+
+        Raises:
+            ConfigurationError: If *key* is no string, or is empty.
+            EncodingError: If nothing can come back as *type*.
+        """
+        subject = self._subject(key)
+        found = await self._store.look_up_value(subject)
+        use, value = self._judged(found, type)
+        self._store.stats["value-hit" if use is Use.FRESH else "value-miss"] += 1
+        return value if use is Use.FRESH else default
+
+    async def set(
+        self, key: str, value: object, timeout: float | timedelta, *, tags: Collection[str] = ()
+    ) -> None:
+        """Keep *value* under *key* for *timeout* seconds, in place of what is there or is being made.
+
+        What was there is invalidated first, as by `delete`: it is not given any more, even if the backend does not
+        take the new value.
+
+        Raises:
+            ConfigurationError: If *key*, *timeout* or a tag cannot work.
+            EncodingError: If *value* cannot be encoded.
+        """
+        subject, terms = self._subject(key, tags), _Terms(checked_seconds("timeout", timeout))
+        content = encode_value(value)
+        await self._store.invalidate(Order(tags=(key_stamp(key),)))
+        if (run := self._store.value_flight.under_way(subject.key)) is not None:
+            run.supersede()
+        mark = await self._store.mark(subject, terms.keep_for)
+        if mark is not None:
+            record = terms.value(subject, content, mark, self._store.now())
+            await self._store.keep_value(record, terms.keep_for)
+
+    async def delete(self, key: str) -> InvalidationResult:
+        """Forget what is kept under *key*, or is being made for it, as `by_key` of the invalidation service does.
+
+        It holds where the backend is away, too: the result says ``durable=False`` then.
+
+        Raises:
+            ConfigurationError: If *key* is no string, or is empty.
+        """
+        subject = self._subject(key)
+        result = await self._store.invalidate(Order(tags=(key_stamp(key),)))
+        await self._store.discard(subject.key)
+        return result
+
+    @overload
+    async def get_or_set(
+        self,
+        key: str,
+        factory: Callable[[], object],
+        timeout: float | timedelta,
+        *,
+        type: TypeForm[T],
+        tags: Collection[str] = ...,
+        stale_while_revalidate: float | timedelta | None = ...,
+        stale_if_error: float | timedelta | None = ...,
+    ) -> T: ...
+    @overload
+    async def get_or_set(
+        self,
+        key: str,
+        factory: Callable[[], Awaitable[T]],
+        timeout: float | timedelta,
+        *,
+        tags: Collection[str] = ...,
+        stale_while_revalidate: float | timedelta | None = ...,
+        stale_if_error: float | timedelta | None = ...,
+    ) -> T: ...
+    @overload
+    async def get_or_set(
+        self,
+        key: str,
+        factory: Callable[[], T],
+        timeout: float | timedelta,
+        *,
+        tags: Collection[str] = ...,
+        stale_while_revalidate: float | timedelta | None = ...,
+        stale_if_error: float | timedelta | None = ...,
+    ) -> T: ...
+
+    async def get_or_set(
+        self,
+        key: str,
+        factory: Callable[[], object],
+        timeout: float | timedelta,
+        *,
+        type: Any = None,  # noqa: A002
+        tags: Collection[str] = (),
+        stale_while_revalidate: float | timedelta | None = None,
+        stale_if_error: float | timedelta | None = None,
+    ) -> Any:
+        """Return the value under *key*; if there is none, have *factory* make it, once for all who ask.
+
+        Args:
+            key: What tells the value from others.
+            factory: A callable without arguments; a plain one runs in a thread. Its run belongs to the cache: it
+                goes on when its caller is cancelled. What it raises reaches its caller as it is, each who waits as
+                a copy, and is never kept.
+            timeout: Seconds that the value is fresh.
+            type: What it comes back as, to its maker too; if not given, what *factory* is annotated to return, and
+                without that only what is plain comes back: see `get`.
+            tags: Names to invalidate it by.
+            stale_while_revalidate: Seconds beyond *timeout* in which it is given while it is made anew.
+            stale_if_error: Seconds beyond *timeout* in which it is given if *factory* raises.
+
+        Raises:
+            ConfigurationError: If *key*, a time or a tag cannot work.
+            EncodingError: If what *factory* gave cannot come back as the type.
+            Exception: What *factory* raised.
+        """
+        terms = _Terms(
+            checked_seconds("timeout", timeout),
+            _window("stale_while_revalidate", stale_while_revalidate),
+            _window("stale_if_error", stale_if_error),
+        )
+        kind = returned_by(factory) if type is None else type
+        return await self._answer(_Asked(self._subject(key, tags), factory, kind, terms))
+
+    def _subject(self, key: str, tags: Collection[str] = ()) -> Subject:
+        if not key or not _is_text(key):
+            raise ConfigurationError(f"a key must be a text that is not empty, not {key!r}")
+        if isinstance(tags, str):
+            raise ConfigurationError(f"tags must be a list of names, such as [{tags!r}], not {tags!r}")
+        stamps = frozenset([key_stamp(key), *(tag_stamp(checked_tag(tag)) for tag in tags)])
+        return Subject(stamps, "", key, f"{prefix(self._store.namespace)}v:{digest(['value', key])}")
+
+    def _judged(self, found: FoundValue, kind: Any) -> tuple[Use, Any]:
+        """Return how what was *found* may be used, and the value; what cannot be read as *kind* is none."""
+        if found.value is None:
+            return Use.NONE, None
+        use = use_of(found.value, self._store.now(), marked_stale=found.marked_stale)
+        value = _NOTHING if use is Use.NONE else self._read(found.value, kind)
+        return (Use.NONE, None) if value is _NOTHING else (use, value)
+
+    def _read(self, value: Value, kind: Any) -> Any:
+        try:
+            return decode_value(value.content, kind)
+        except EncodingError:
+            raise
+        except Exception:  # noqa: BLE001  a validator of the application's own may raise anything
+            self._store.stats["value-unreadable"] += 1
+            return _NOTHING
+
+    async def _answer(self, asked: _Asked, *, waited: bool = False) -> Any:
+        """Look up, and give what is found if it may be given; else have it made, or wait for who does.
+
+        *waited*: It has waited for another run before, so that one under way began after this call did.
+        """
+        found = await self._store.look_up_value(asked.subject)
+        use, value = self._judged(found, asked.kind)
+        if use in (Use.FRESH, Use.STALE):
+            if use is Use.STALE:
+                self._refresh(asked, found.reading)
+            self._store.stats["value-hit" if use is Use.FRESH else "value-hit-stale"] += 1
+            return value
+        rescue = value if use is Use.RESCUE else _NOTHING
+        if self._store.value_flight.is_unshared(asked.subject.key):
+            return await self._lead(asked, found.reading, rescue, alone=True)
+        if (run := self._joinable(asked.subject.key, found.reading)) is None:
+            return await self._lead(asked, found.reading, rescue)
+        return await self._follow(run, asked, found.reading, rescue, waited=waited)
+
+    def _joinable(self, key: str, reading: Reading | None) -> _Making | None:
+        """Return the run under way whose value would be valid for this call were it stored now, or None."""
+        run = cast("_Making | None", self._store.value_flight.under_way(key))
+        if run is None or not run.begun:
+            return run
+        if reading is None or run.mark is None:
+            unknown_to_both = reading is None and run.mark is None
+            return run if unknown_to_both and run.invalidations == self._store.invalidations else None
+        return run if reading.judge(run.mark, run.asked.subject) is Verdict.VALID else None
+
+    async def _follow(
+        self, run: _Making, asked: _Asked, reading: Reading | None, rescue: Any, *, waited: bool
+    ) -> Any:
+        """Wait for what another call has made; go alone if that is not for this one."""
+        made = await run.follow(FILL_TIMEOUT_S) or run.not_shared
+        if made.value is not None:
+            if not waited and not await self._store.still_holds(made.value, run.invalidations):
+                return await self._answer(asked, waited=True)
+            value = self._read(made.value, asked.kind)
+            if value is not _NOTHING:
+                self._store.stats["value-collapsed"] += 1
+                return value
+        elif made.error is not None:
+            if rescue is not _NOTHING:
+                return rescue
+            if (own := own_copy(made.error)) is not None:
+                raise own
+        return await self._lead(asked, reading, rescue, alone=True)
+
+    async def _lead(self, asked: _Asked, reading: Reading | None, rescue: Any, *, alone: bool = False) -> Any:
+        """Have the value made, and give it; *rescue* stands in for a failure, if it is something."""
+        self._store.stats["value-miss"] += 1
+        run = self._take_off(asked, reading, led=True, alone=alone)
+        try:
+            return await run.lead()
+        except Exception as error:
+            if rescue is _NOTHING:
+                raise
+            logger.error("cache.rescued", error=type(error).__name__, exc_info=error)
+            return rescue
+
+    def _refresh(self, asked: _Asked, reading: Reading | None) -> None:
+        if self._store.value_flight.under_way(asked.subject.key) is None:
+            self._take_off(asked, reading, led=False)
+
+    def _take_off(self, asked: _Asked, reading: Reading | None, *, led: bool, alone: bool = False) -> _Making:
+        run = _Making(self._store, asked)
+        run.start(reading, led=led)
+        self._store.value_flight.take_off(asked.subject.key, run, alone=alone)
+        return run
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What those who wait for a factory get of its run: the value, a failure to copy, or neither."""
+
+    value: Value | None = None
+    error: Exception | None = None
+
+
+class _Making(Run[_Made]):
+    """One run of a factory."""
+
+    def __init__(self, store: StoredResponses, asked: _Asked) -> None:
+        super().__init__(_Made())
+        self.asked = asked
+        self.mark: Mark | None = None
+        self.invalidations = 0
+        self._store = store
+        self._superseded = False
+
+    def start(self, reading: Reading | None, *, led: bool) -> None:
+        """Run the factory in a task of the cache's own; *reading* is the clock as it was looked up."""
+        self._take_on(self._make(reading), led=led)
+
+    def supersede(self) -> None:
+        self._superseded = True
+
+    async def lead(self) -> Any:
+        """Return the value when it is made, and raise what the factory raises.
+
+        Raises:
+            asyncio.CancelledError: If the caller is cancelled; the run goes on without it.
+        """
+        task = cast("asyncio.Task[Any]", self.task)
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError:
+            self._led = False
+            if not task.done():
+                self._bound()
+            raise
+        return task.result()
+
+    async def _make(self, reading: Reading | None) -> Any:
+        asked, store = self.asked, self._store
+        try:
+            self.invalidations = store.invalidations
+            self.mark = await store.begin(reading, asked.subject, asked.terms.keep_for)
+            self.begun = True
+            content, given = settled(await called(asked.factory), asked.kind)
+            value = asked.terms.value(asked.subject, content, self.mark or Mark(), store.now())
+            if self.mark is not None and not self._superseded:
+                await store.keep_value(value, asked.terms.keep_for)
+        except Exception as error:
+            own = own_copy(error)
+            self._settle(self.not_shared if own is None else _Made(error=own))
+            raise
+        self._settle(_Made(value))
+        return given
+
+
+async def called(factory: Callable[[], object]) -> object:
+    """Return what *factory* gives, and wait for it where that must be awaited; a plain one runs in a thread."""
+    if inspect.iscoroutinefunction(function_of(factory)):
+        return await cast("Awaitable[object]", factory())
+    made = await run_in_threadpool(factory)
+    return await made if inspect.isawaitable(made) else made
+
+
+def own_copy(error: Exception) -> Exception | None:
+    """Return another error like *error*, without its traceback, for a second one to raise; None if there is none.
+
+    The constructor of a class of Python's is not called: it may take what is not in the error's `args`.
+    """
+    kind = type(error)
+    try:
+        if isinstance(kind.__init__, types.WrapperDescriptorType):
+            own = copy.copy(error)
+        else:
+            own = kind.__new__(kind, *error.args)
+            own.__dict__.update(error.__dict__)
+    except Exception:  # noqa: BLE001  the class is anybody's
+        return None
+    if notes := getattr(error, "__notes__", None):
+        own.__notes__ = [*notes]
+    return own
+
+
+def _is_text(key: object) -> bool:
+    """Return whether *key* is a string that can be encoded: half of a surrogate pair cannot."""
+    try:
+        return isinstance(key, str) and key.encode() is not None
+    except UnicodeEncodeError:
+        return False
+
+
+def _window(name: str, value: float | timedelta | None) -> float:
+    return 0.0 if value is None else checked_seconds(name, value)

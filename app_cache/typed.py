@@ -97,11 +97,11 @@ def settled(value: object, kind: Any) -> tuple[bytes, Any]:
 
 def returned_by(factory: Callable[[], object]) -> Any:
     """Return the type that *factory* is annotated to return or to be awaited for; Any if that cannot be read."""
-    function = inspect.unwrap(function_of(factory))
+    function = function_of(factory)
     if isinstance(function, type):
         return function
     try:
-        hint = function.__annotations__["return"]
+        hint: Any = function.__annotations__["return"]
         if isinstance(hint, str):
             hint = inspect.get_annotations(function, eval_str=True)["return"]
         origin = get_origin(hint) or hint
@@ -116,8 +116,7 @@ def function_of(factory: Callable[[], object]) -> Callable[..., object]:
     """Return the function that a call of *factory* runs, or the class of which it makes an object."""
     while isinstance(factory, functools.partial):
         factory = factory.func
-    of_itself = isinstance(factory, type) or inspect.isroutine(factory) or hasattr(factory, "__wrapped__")
-    return factory if of_itself else type(factory).__call__
+    return factory if isinstance(factory, type) or inspect.isroutine(factory) else type(factory).__call__
 
 
 def name_of(kind: Any) -> str:
@@ -188,8 +187,8 @@ def _from_plain(kind: Any, plain: Any) -> Any:
 
 def _told(error: ValidationError) -> str:
     """Return what is wrong, and where, without the values."""
-    wrong = error.errors(include_url=False, include_context=False, include_input=False)
-    return "; ".join(f"{each['msg']} at {'.'.join(map(str, each['loc'])) or 'the top'}" for each in wrong)
+    wrong = ((each["msg"], ".".join(map(str, each["loc"]))) for each in error.errors())
+    return "; ".join(f"{message} at {where or 'the top'}" for message, where in wrong)
 
 
 @_remembered

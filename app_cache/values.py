@@ -53,7 +53,7 @@ class Use(Enum):
 
 def use_of(value: Value, now: float, *, marked_stale: bool) -> Use:
     """Return how *value* may be used at *now*; softly invalidated, it counts as stale from the edge on."""
-    ttl = value.freshness_lifetime - max(0.0, now - value.made_at)
+    ttl = value.freshness_lifetime - (now - value.made_at)
     if marked_stale:
         ttl = min(ttl, 0.0)
     if ttl > 0:

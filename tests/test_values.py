@@ -27,7 +27,7 @@ from app_cache import (
 )
 from app_cache.backends.redis import RedisBackend
 from app_cache.codec import Value, decode, from_text
-from app_cache.store import StoredResponses
+from app_cache.store import WRITERS, StoredResponses
 from app_cache.testing import FakeClock
 from app_cache.values import own_copy
 from tests.stored import FourMethods, Page, body_of, fill, written
@@ -890,6 +890,18 @@ async def test_factory_that_cancels_itself(values: ValueCache) -> None:
     assert leader.cancelled()
 
 
+async def test_run_that_gave_nothing(values: ValueCache) -> None:
+    """Where a run gave neither value nor error, the calls after it do not wait for each other for a moment."""
+    gone, factory = Factory(asyncio.CancelledError()), Factory()
+    (leader,) = await under_way(values, values.get_or_set("key", gone, 60))
+    gone.gate.set()
+    await asyncio.wait({leader})
+    tasks = [asyncio.create_task(values.get_or_set("key", factory, 60)) for _ in range(3)]
+    await until(lambda: factory.runs == 3)
+    factory.gate.set()
+    assert sorted(await asyncio.gather(*tasks)) == [1, 2, 3]
+
+
 async def test_close_drains(backend: CacheBackend) -> None:
     """A store that is closed waits for what is being made, and has written it (F29)."""
     store, factory = StoredResponses(backend), Factory()
@@ -923,6 +935,38 @@ async def test_backend_away(caplog: pytest.LogCaptureFixture) -> None:
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
     backend.away = False
     assert [await values.get("key"), await values.get("other")] == [None, None]
+
+
+async def test_invalidated_while_the_backend_is_away() -> None:
+    """Though nothing can be read, who asks after an invalidation does not get what was being made before it."""
+    values, factory = ValueCache(StoredResponses(Away())), Factory("old", "new")
+    before = await under_way(values, *(values.get_or_set("key", factory, 60) for _ in range(2)))
+    assert not (await values.delete("key")).durable
+    after = await under_way(values, *(values.get_or_set("key", factory, 60) for _ in range(2)))
+    factory.gate.set()
+    assert (await asyncio.gather(*after), await before[0]) == (["new"] * 2, "old")
+    assert await before[1] != "old"
+
+
+class Stumbling(Patient):
+    """Does not take the first stamp that an invalidation makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stumbled = False
+
+    async def set(self, key: str, value: str, timeout: int) -> None:
+        if not self.stumbled:
+            self.stumbled = True
+            raise BackendError("busy")
+        await super().set(key, value, timeout)
+
+
+async def test_set_pays_first() -> None:
+    """What is set stays, though the invalidation that goes before it had to be sent twice."""
+    values = ValueCache(StoredResponses(Stumbling()))
+    await values.set("key", "value", 60)
+    assert await values.get("key") == "value"
 
 
 async def test_full_backend() -> None:
@@ -984,6 +1028,20 @@ async def test_slow_backend_delays_nobody() -> None:
     backend.open.set()
     await store.close()
     assert await ValueCache(StoredResponses(backend)).get("key") == 2
+
+
+async def test_deleted_before_it_is_written() -> None:
+    """What is deleted before its turn to be written came is not written."""
+    backend = Slow()
+    store = StoredResponses(backend)
+    values = ValueCache(store)
+    for number in range(WRITERS + 1):
+        await values.set(f"key {number}", number, 60)
+        await asyncio.sleep(0)
+    await values.delete(f"key {WRITERS}")
+    backend.open.set()
+    await store.close()
+    assert sum(value.startswith("app-cache:") for value in backend.values.values()) == WRITERS
 
 
 async def test_deleted_is_gone(redis_server: Server) -> None:

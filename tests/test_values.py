@@ -6,6 +6,7 @@ import asyncio
 import functools
 import json
 import logging
+import random
 import threading
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -626,6 +627,72 @@ async def test_slow_run_and_a_newer_one(values: ValueCache, store: StoredRespons
     assert await waiting == "old"
     await landed(values)
     assert await values.get("key") == "new"
+
+
+class Race:
+    """Readers and a writer of one key in *caches*; the writer moves the *truth* on, and says what is *over*."""
+
+    def __init__(self, caches: list[StoredResponses], chance: random.Random) -> None:
+        self.caches = caches
+        self.chance = chance
+        self.truth = 1
+        self.over = 0
+        self.given = 0
+        self.done = False
+
+    async def read(self) -> None:
+        """Read in different ways; what is given was true when it was asked for, or became it since."""
+        while not self.done:
+            values, least = ValueCache(self.chance.choice(self.caches)), self.over + 1
+            if self.chance.random() < 0.3:
+                number = await values.get("key", int, least)
+            else:
+                number = await values.get_or_set("key", self.make, 60, tags=["tag"])
+            assert least <= number <= self.truth
+            self.given += 1
+            await self.pause()
+
+    async def make(self) -> int:
+        """Return what is true now, after a while."""
+        made = self.truth
+        await self.pause()
+        return made
+
+    async def write(self) -> None:
+        """Change what is true, and say so in different ways."""
+        for _ in range(150):
+            store, way = self.chance.choice(self.caches), self.chance.randrange(5)
+            self.truth += 1
+            if way == 0:
+                await ValueCache(store).set("key", self.truth, 60, tags=["tag"])
+            elif way == 1:
+                await ValueCache(store).delete("key")
+            elif way == 2:
+                await InvalidationService(store).by_pattern("k*")
+            else:
+                await InvalidationService(store).by_tag("tag")
+            self.over = self.truth - 1
+            await self.pause()
+        self.done = True
+
+    async def pause(self) -> None:
+        """Let others go first, or not."""
+        for _ in range(self.chance.randrange(6)):
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_races(backend: CacheBackend, seed: int) -> None:
+    """However reads, runs, invalidations and sets race in two caches, nothing given was over before (F25)."""
+    caches = [StoredResponses(backend), StoredResponses(backend)]
+    if isinstance(backend, Patient):  # exact in one process
+        caches = caches[:1]
+    race = Race(caches, random.Random(seed))
+    async with asyncio.timeout(60):
+        await asyncio.gather(race.write(), *(race.read() for _ in range(8)))
+    assert race.given > 200
+    for store in caches:
+        await store.close()
 
 
 # Stale windows.

@@ -74,7 +74,6 @@ class Filling:
         self.late_tags: set[str] = set()
         self.mark: Mark | None = None
         self.invalidations = 0
-        self.superseded = False
         self.refusal: Refusal | None = None
         self.entry: Entry | None = None
         self.stored = False
@@ -204,7 +203,7 @@ class Filling:
 
     async def _keep(self, head: ResponseHead, body: bytes) -> Outcome:
         self.entry, seconds = self._entry(head, body)
-        if self.mark is not None and not self.superseded:
+        if self.mark is not None:
             self.stored = await self._store(self.entry, seconds, head.headers)
         return Outcome(entry=self.entry)
 

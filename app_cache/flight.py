@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections import OrderedDict, deque
 from dataclasses import dataclass
 from enum import Enum
@@ -80,12 +80,7 @@ UNADMITTED = Outcome()
 
 
 class Judge(Protocol):
-    """What a fill asks about its run.
-
-    *superseded* is set when a later fill of the same key begins, whose answer is newer.
-    """
-
-    superseded: bool
+    """What a fill asks about its run."""
 
     @property
     def max_body(self) -> int:
@@ -128,10 +123,6 @@ class Run(ABC, Generic[OutcomeT]):
         self.task: asyncio.Task[Any] | None = None
         self._led = False
         self._end_timer: asyncio.TimerHandle | None = None
-
-    @abstractmethod
-    def supersede(self) -> None:
-        """Let the run store nothing any more: what a later one gives is newer."""
 
     async def follow(self, timeout: float) -> OutcomeT | None:
         """Return the outcome, or None if there is none within *timeout* seconds; leaving disturbs nobody."""
@@ -194,9 +185,6 @@ class Fill(Run[Outcome]):
     def start(self, app: App, scope: Scope, body: bytes, receive: Receive | None) -> None:
         """Run *app* in a task of the cache's own; *receive* is the leader's, None where no client waits."""
         self._take_on(self._run(app, scope, body, receive), led=receive is not None)
-
-    def supersede(self) -> None:
-        self.judge.superseded = True
 
     async def lead(self, send: Send, patience: float | None = None) -> bool:
         """Send on what the run sends until it has ended, and raise what it raises.
@@ -429,17 +417,10 @@ class Flight(Generic[RunT]):
         return run
 
     def take_off(self, key: str, run: RunT, *, alone: bool = False) -> None:
-        """Make *run* that of *key*: later requests find it until it has its outcome, unless it flies *alone*.
-
-        It is that of *key* until its run has ended, for then it can no longer store what is older than the next.
-        """
+        """Make *run* that of *key*: later requests find it until it has its outcome, unless it flies *alone*."""
         if not alone:
-            earlier = self._runs.get(key)
-            if earlier is not None:
-                earlier.supersede()
             self._runs[key] = run
-            run.outcome.add_done_callback(lambda _: self._tell(key, run))
-            (run.task or run.outcome).add_done_callback(lambda _: self._land(key, run))
+            run.outcome.add_done_callback(lambda _: self._land(key, run))
         if run.task is not None:
             self._tasks.add(run.task)
             run.task.add_done_callback(self._tasks.discard)
@@ -447,8 +428,6 @@ class Flight(Generic[RunT]):
     def _land(self, key: str, run: RunT) -> None:
         if self._runs.get(key) is run:
             del self._runs[key]
-
-    def _tell(self, key: str, run: RunT) -> None:
         if run.outcome.result() is run.not_shared:
             self.mark_unshared(key)
 

@@ -176,7 +176,9 @@ class StoredResponses:
         self._owed: OrderedDict[Order, object] = OrderedDict()
         self._turns = count(1)
         self._stored_in: OrderedDict[str, int] = OrderedDict()
+        """The turn in which what was last stored under a key began."""
         self._gone: OrderedDict[str, None] = OrderedDict()
+        """Keys whose response answers no more, and may still be in the backend."""
         self._late_tags: OrderedDict[str, frozenset[str]] = OrderedDict()
         self._variants: OrderedDict[str, Variants] = OrderedDict()
         watched = capability(backend, WatchedBackend)
@@ -329,18 +331,25 @@ class StoredResponses:
             entry = _under(entry, key)
         if replaces is not None and replaces not in (own_key, entry.key):
             self.drop(replaces, turn)
-        if turn < self._stored_in.get(entry.key, 0):
+        if not self._takes_its_place(entry.key, turn):
             return False
-        self._remember(self._stored_in, entry.key, turn)
-        self._gone.pop(entry.key, None)
         await self._put(entry, subject_of(entry), keep_for)
         self.stats["stored"] += 1
         return True
 
-    async def keep_value(self, value: Value, keep_for: float) -> None:
-        """Store *value* for *keep_for* seconds; as `keep`."""
-        await self._put(value, subject_of(value), keep_for)
-        self.stats["value-stored"] += 1
+    async def keep_value(self, value: Value, keep_for: float, turn: int) -> None:
+        """Store *value* for *keep_for* seconds, unless what is there began in a later *turn*; as `keep`."""
+        if self._takes_its_place(value.key, turn):
+            await self._put(value, subject_of(value), keep_for)
+            self.stats["value-stored"] += 1
+
+    def _takes_its_place(self, key: str, turn: int) -> bool:
+        """Return whether what began in *turn* is the newest for *key*, and remember it as such."""
+        if turn < self._stored_in.get(key, 0):
+            return False
+        self._remember(self._stored_in, key, turn)
+        self._gone.pop(key, None)
+        return True
 
     async def discard(self, key: str) -> None:
         """Take what stands under *key* out of the backend, as far as that can be done now."""

@@ -153,12 +153,11 @@ class ValueCache:
         subject, terms = self._subject(key, tags), _Terms(checked_seconds("timeout", timeout))
         content = encode_value(value)
         await self._store.invalidate(Order(tags=(key_stamp(key),)))
-        if (run := self._store.value_flight.under_way(subject.key)) is not None:
-            run.supersede()
+        turn = self._store.next_turn()
         mark = await self._store.mark(subject, terms.keep_for)
         if mark is not None:
             record = terms.value(subject, content, mark, self._store.now())
-            await self._store.keep_value(record, terms.keep_for)
+            await self._store.keep_value(record, terms.keep_for, turn)
 
     async def delete(self, key: str) -> InvalidationResult:
         """Forget what is kept under *key*, or is being made for it, as `by_key` of the invalidation service does.
@@ -359,14 +358,10 @@ class _Making(Run[_Made]):
         self.mark: Mark | None = None
         self.invalidations = 0
         self._store = store
-        self._superseded = False
 
     def start(self, reading: Reading | None, *, led: bool) -> None:
         """Run the factory in a task of the cache's own; *reading* is the clock as it was looked up."""
         self._take_on(self._make(reading), led=led)
-
-    def supersede(self) -> None:
-        self._superseded = True
 
     async def lead(self) -> Any:
         """Return the value when it is made, and raise what the factory raises.
@@ -387,13 +382,13 @@ class _Making(Run[_Made]):
     async def _make(self, reading: Reading | None) -> Any:
         asked, store = self.asked, self._store
         try:
-            self.invalidations = store.invalidations
+            self.invalidations, turn = store.invalidations, store.next_turn()
             self.mark = await store.begin(reading, asked.subject, asked.terms.keep_for)
             self.begun = True
             content, given = settled(await called(asked.factory), asked.kind)
             value = asked.terms.value(asked.subject, content, self.mark or Mark(), store.now())
-            if self.mark is not None and not self._superseded:
-                await store.keep_value(value, asked.terms.keep_for)
+            if self.mark is not None:
+                await store.keep_value(value, asked.terms.keep_for, turn)
         except Exception as error:
             own = own_copy(error)
             self._settle(self.not_shared if own is None else _Made(error=own))

@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     Receive = Callable[[], Awaitable[Message]]
     Send = Callable[[Message], Awaitable[None]]
     App = Callable[[Scope, Receive, Send], Awaitable[None]]
+    Learn = Callable[["Exchange", StoredResponse, Hit], None]
 
 COPIED_BACK = ("route", "endpoint", "path_params", "router")
 """What the router leaves in the scope, for middleware further out."""
@@ -86,12 +87,22 @@ class Exchange:
         policy: The plan's.
         keys: The key generator in force.
         scope: The request's.
+        learn: Told of each hit.
     """
 
     def __init__(
-        self, app: App, services: CacheServices, plan: Plan, policy: CachePolicy, keys: KeyGenerator, scope: Scope
+        self,
+        app: App,
+        services: CacheServices,
+        plan: Plan,
+        policy: CachePolicy,
+        keys: KeyGenerator,
+        scope: Scope,
+        learn: Learn,
     ) -> None:
         self.app = app
+        self.services = services
+        self.learn = learn
         self.store = services.store()
         self.plan = plan
         self.policy = policy
@@ -176,6 +187,7 @@ class Exchange:
     async def _hit(self, response: StoredResponse, hit: Hit, send: Send) -> None:
         if hit.refresh:
             self._refresh()
+        self.learn(self, response, hit)
         await self._serve(send, response, hit.age, CacheStatus(hit=True, ttl=int(hit.ttl // 1)))
 
     async def _give(self, give: Give, receive: Receive, send: Send) -> None:

@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 from app_cache.clock.base import Order, group_stamp, tag_stamp, url_stamp
 from app_cache.errors import ConfigurationError
 from app_cache.exchange import Exchange
+from app_cache.fastpath import FastPath
 from app_cache.identity import tags_of
 from app_cache.invalidation import stamp_of_url
 from app_cache.keys import DefaultKeyGenerator, KeyGenerator, full_path, host_of, origin, url_of
@@ -97,6 +98,7 @@ class CacheMiddleware:
         self._key_generator = key_generator
         self._plain = None if backend is None else PlainServices(backend, key_generator, namespace, clock)
         self._table = RouteTable(app, Fallbacks(policies, default_policy))
+        self._fast = FastPath(self._table)
         overridden = type(self).generate_cache_key is not CacheMiddleware.generate_cache_key
         self._own_keys: KeyGenerator | None = _OwnKeys(self) if overridden else key_generator
 
@@ -110,6 +112,12 @@ class CacheMiddleware:
             await self.app(scope, receive, send)
             return
         services = self._plain or resolved(self._container)
+        if scope["type"] == "http" and SCOPE_KEY not in scope:
+            messages = self._fast.answer(scope, services)
+            if messages is not None:
+                await send(messages[0])
+                await send(messages[1])
+                return
         scope[SCOPE_KEY], scope[ANNOUNCED_FOR] = services, routes
         token = serving.set(services)
         try:
@@ -146,7 +154,8 @@ class CacheMiddleware:
             return
         scope[HANDLED] = True
         keys = policy.key or self._own_keys or services.key_generator()
-        await Exchange(self.app, services, plan, policy, keys, scope).answer(receive, send)
+        exchange = Exchange(self.app, services, plan, policy, keys, scope, self._fast.learn)
+        await exchange.answer(receive, send)
 
     async def _posted(self, services: CacheServices, scope: Scope) -> PostedAnswer | None:
         """Return what stores the answer to a POST for later GETs, where those are cached by the RFC alone."""

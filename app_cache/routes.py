@@ -87,6 +87,12 @@ class Plan:
         values = self.parameters.values(names, scope, self.path_params) if names else {}
         return None if values is None else [_Escaping(escape).vformat(each, (), values) for each in templates]
 
+    def has_tags_of_url(self, tags: Any) -> bool:
+        """Return whether *tags*, names or templates, are filled in with what is in the URL alone."""
+        return not callable(tags) and all(
+            self.parameters.is_of_url(name) for tag in tags for name in template_names(tag)
+        )
+
 
 class _Escaping(string.Formatter):
     def __init__(self, escape: Callable[[str], str]) -> None:
@@ -131,6 +137,10 @@ class Parameters:
     def names(self) -> frozenset[str]:
         """The names that a template may have."""
         return self._path_names | self._fields.keys()
+
+    def is_of_url(self, name: str) -> bool:
+        """Return whether the parameter *name* comes from path or query."""
+        return name not in self._fields or self._fields[name][0] in ("path", "query")
 
     def values(self, names: Iterable[str], scope: Scope, path_params: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return the validated values of *names*, defaults included, or None if one of them is not valid."""
@@ -254,6 +264,10 @@ class RouteTable:
             self._routed = routed_app(scope["app"])
         return getattr(self._routed, "routes", None)
 
+    def current_version(self) -> object:
+        """Return what changes when a route is added to the application itself."""
+        return _version(self._routed)
+
     def find(self, scope: Scope, method: str | None = None) -> Plan | None:
         """Return the plan for the request of *scope*, as if made by *method*; None: it is none of the cache's.
 
@@ -261,7 +275,7 @@ class RouteTable:
             ConfigurationError: If a policy on any route cannot work.
         """
         self.routes(scope)
-        version = _version(self._routed)
+        version = self.current_version()
         if version != self._version:
             self._rebuild()
             self._version = version

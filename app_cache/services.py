@@ -121,6 +121,19 @@ def checked_key_generator(generator: object) -> KeyGenerator:
     return generator
 
 
+def parts_in_force(services: CacheServices) -> Callable[[], object]:
+    """Return what gives the parts that decide on a hit: the same for the same parts, other ones after an override.
+
+    It is asked at each hit, and so must cost next to nothing: asking for the store would cost as much as all else.
+    """
+    if isinstance(services, PlainServices):
+        return lambda: None
+    container: Any = services
+    backend, clock, namespace = container.backend, container.clock, container.namespace
+    stores, key_generator, store = container.stores, container.key_generator, container.store
+    return lambda: (backend(), clock(), namespace(), stores(), key_generator(), store.last_overriding)
+
+
 class PlainServices:
     """The services of a middleware that was given a backend rather than a container."""
 

@@ -356,6 +356,15 @@ class StoredResponses:
         self._drop_pending(key)
         await self._attempt("delete", self.backend.delete(key))
 
+    def is_gone(self, key: str) -> bool:
+        """Return whether the response under *key* answers no more, whatever the backend holds."""
+        return key in self._gone
+
+    def fields_that_select(self, key: str) -> frozenset[str]:
+        """Return the request fields that the responses under *key* are known to vary by."""
+        known = self._variants.get(key)
+        return frozenset() if known is None else frozenset().union(*known.fields)
+
     def drop(self, key: str, turn: int) -> None:
         """Answer no more with the response under *key*, unless it was stored in a later *turn*.
 

@@ -127,6 +127,14 @@ class CombinedBackend(Protocol):
         ...
 
 
+class InstantBackend(Protocol):
+    """Answers at once, without awaiting anything."""
+
+    def get_now(self, key: str) -> bytes | None:
+        """Return the bytes kept under *key* by `set_bytes`, the very object, or None; as `get_bytes`."""
+        ...
+
+
 class WatchedBackend(Protocol):
     """Tells who asks of each key that is set or deleted directly."""
 
@@ -143,9 +151,10 @@ VERBS: dict[type[Any], tuple[str, ...]] = {
     LocalBackend: ("beside",),
     ScriptBackend: ("get_many", "run_script"),
     CombinedBackend: ("get_beside", "set_and_run"),
+    InstantBackend: ("get_now",),
     WatchedBackend: ("watch",),
 }
-STANDS_FOR = {"get_bytes": "get", "set_bytes": "set", "get_beside": "get", "set_and_run": "set"}
+STANDS_FOR = {"get_bytes": "get", "set_bytes": "set", "get_beside": "get", "set_and_run": "set", "get_now": "get"}
 """The text verb that each bytes verb stands for: who overrides the text verb alone wants to be asked by it."""
 
 

@@ -122,6 +122,11 @@ class MemoryBackend(CacheBackend):
             return None
         return entry.value if isinstance(entry.value, bytes) else as_bytes(entry.value)
 
+    def get_now(self, key: str) -> bytes | None:
+        """Return the bytes that `set_bytes` keeps under *key*, the very object, or None."""
+        entry = self._lookup(key)
+        return entry.value if entry is not None and isinstance(entry.value, bytes) else None
+
     async def set_bytes(self, key: str, value: bytes, timeout: float | None = None) -> None:
         """Keep *value* under *key* for *timeout* seconds (fractions count; None: *default_timeout*).
 

@@ -136,11 +136,25 @@ class Shelf(Protocol):
         ...
 
 
+class Gate(Protocol):
+    """What tells that nothing was invalidated: *epochs* is another object after each invalidation."""
+
+    @property
+    def epochs(self) -> object:
+        """The state of the clock; what was valid under it is valid while it is the same object."""
+        ...
+
+
 class InvalidationClock(ABC):
     """Reads, begins, stores and invalidates under one namespace of a backend.
 
     Every method raises what the backend raises; the store takes that as a miss.
     """
+
+    @property
+    def gate(self) -> Gate | None:
+        """What tells at once that nothing was invalidated; None where that takes asking somebody."""
+        return None
 
     @abstractmethod
     async def look_up(self, key: str, subject: Subject) -> tuple[bytes | None, Reading]:

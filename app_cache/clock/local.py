@@ -10,7 +10,7 @@ import secrets
 from collections import OrderedDict
 from typing import TYPE_CHECKING, cast
 
-from app_cache.clock.base import InvalidationClock, InvalidationResult, Reading, Verdict
+from app_cache.clock.base import Gate, InvalidationClock, InvalidationResult, Reading, Verdict
 from app_cache.clock.epochs import Bans, Epochs, Passed, Stamp, ban, bans_of, judge
 from app_cache.codec import Mark
 from app_cache.keys import prefix
@@ -87,6 +87,10 @@ class LocalClock(InvalidationClock):
     def _state(self) -> _LocalState:
         """The state, asked for at each use: a backend that was closed begins a new one."""
         return self._backend.beside(self._name, _LocalState)
+
+    @property
+    def gate(self) -> Gate:
+        return self._state
 
     async def look_up(self, key: str, subject: Subject) -> tuple[bytes | None, Reading]:
         value = await self._shelf.read(key)

@@ -11,6 +11,7 @@ from app_cache.backends.base import (
     BytesBackend,
     CacheBackend,
     CombinedBackend,
+    InstantBackend,
     LocalBackend,
     PatternBackend,
     PingBackend,
@@ -118,10 +119,10 @@ class NoMetrics:
 
 BACKENDS = [
     pytest.param(TextBackend, set(), id="four verbs"),
-    pytest.param(MemoryBackend, OF_MEMORY, id="memory"),
+    pytest.param(MemoryBackend, OF_MEMORY | {InstantBackend}, id="memory"),
     pytest.param(OwnGet, OF_MEMORY - {BytesBackend}, id="get overridden"),
-    pytest.param(OwnSet, OF_MEMORY - {BytesBackend}, id="set overridden"),
-    pytest.param(OwnDelete, OF_MEMORY, id="delete overridden"),
+    pytest.param(OwnSet, (OF_MEMORY | {InstantBackend}) - {BytesBackend}, id="set overridden"),
+    pytest.param(OwnDelete, OF_MEMORY | {InstantBackend}, id="delete overridden"),
     pytest.param(OwnGetAndBytes, OF_MEMORY, id="get overridden, and then the bytes"),
     pytest.param(OnlyOneOfTwo, set(), id="half a capability"),
     pytest.param(NotCallable, set(), id="not callable"),
@@ -139,7 +140,7 @@ BACKENDS = [
         lambda: MetricsBackend(CompressedBackend(MemoryBackend()), NoMetrics()), OF_MEMORY, id="wrapped twice"
     ),
     pytest.param(lambda: BackendRouter({"data": MemoryBackend()}), OF_MEMORY - {LocalBackend}, id="routed memory"),
-    pytest.param(lambda: Proxy(MemoryBackend()), OF_MEMORY, id="__getattr__ over memory"),
+    pytest.param(lambda: Proxy(MemoryBackend()), OF_MEMORY | {InstantBackend}, id="__getattr__ over memory"),
     pytest.param(lambda: Proxy(TextBackend()), set(), id="__getattr__ over text"),
 ]
 

@@ -1,0 +1,394 @@
+"""A hit that is given again is what the exchange would have given, to the byte, as long as it would give that."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from dependency_injector import providers
+from fastapi import FastAPI, Header, Request, Response
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+
+from app_cache import CacheMiddleware, CachePolicy, DefaultKeyGenerator, InvalidationService, MemoryBackend, cache
+from app_cache.fastpath import MAX_BYTES, MAX_FORMS, MAX_REQUESTS, FastPath
+from app_cache.testing import FakeClock
+from containers import CacheContainer
+from tests.middleware.apps import client_of, messages_of, put_cache, scope_of, told
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from app_cache.store import StoredResponses
+
+pytestmark = pytest.mark.anyio
+
+
+def application() -> FastAPI:  # noqa: C901  one route for each thing that a policy can say
+    """Return an application of all that a policy can say, whose answers count its runs."""
+    app, runs = FastAPI(), Counter[str]()
+
+    def answer(name: str, **fields: str) -> Response:
+        runs[name] += 1
+        return Response(f"{name} {runs[name]}", headers=fields, media_type="text/plain")
+
+    @app.api_route("/tagged/{number}", methods=["GET", "HEAD"])
+    @cache(timeout=60, tags=["all", "n{number}"])
+    def tagged(number: int) -> Response:
+        return answer(f"tagged {number}", etag=f'"{number}"')
+
+    @app.get("/windows")
+    @cache(timeout=20, stale_while_revalidate=20, stale_if_error=20)
+    def windows() -> Response:
+        return answer("windows")
+
+    @app.get("/shared")
+    @cache(timeout=60, exclude_headers=["Cookie", "Authorization"])
+    def shared() -> Response:
+        return answer("shared")
+
+    @app.get("/public")
+    @cache(timeout=60)
+    def public() -> Response:
+        return answer("public", **{"cache-control": "public, max-age=30", "age": "5"})
+
+    @app.get("/varies")
+    @cache(timeout=60)
+    def varies(request: Request) -> Response:
+        vary = "x-b" if "x-b" in request.headers else "x-a"
+        return answer(f"varies {request.headers.get('x-a')} {request.headers.get('x-b')}", vary=vary)
+
+    @app.get("/declared")
+    @cache(timeout=60)
+    def declared(x_a: str = Header("")) -> Response:
+        return answer(f"declared {x_a}")
+
+    @app.get("/validated")
+    @cache(timeout=60)
+    def validated() -> Response:
+        return answer("validated", **{"cache-control": "no-cache", "etag": '"same"'})
+
+    @app.get("/queried")
+    @cache(timeout=60, exclude_query=["utm"], tags=["q{page}"], client_max_age=5)
+    def queried(page: int = 1) -> Response:
+        return answer(f"queried {page}")
+
+    @app.get("/by-header")
+    @cache(timeout=60, tags=["h{x_n}"], exclude_headers=["X-N"])
+    def by_header(x_n: int = Header(1)) -> Response:
+        return answer("by header")
+
+    @app.get("/own")
+    @cache(timeout=60, vary_by=lambda request: request.headers.get("x-a"))
+    def own() -> Response:
+        return answer("own")
+
+    @app.get("/ignores", status_code=203)
+    @cache(timeout=60, cache_control=False)
+    def ignores(response: Response) -> str:
+        return bytes(answer("ignores").body).decode()
+
+    return app
+
+
+PATHS = [
+    "/tagged/1",
+    "/tagged/2",
+    "/windows",
+    "/shared",
+    "/public",
+    "/varies",
+    "/declared",
+    "/validated",
+    "/queried",
+    "/by-header",
+    "/own",
+    "/ignores",
+    "/none",
+]
+fields_of_a_request = st.lists(
+    st.sampled_from(
+        [
+            (b"cookie", b"a=1"),
+            (b"authorization", b"Basic x"),
+            (b"cache-control", b"no-cache"),
+            (b"cache-control", b"max-age=5"),
+            (b"cache-control", b"max-stale=30"),
+            (b"pragma", b"no-cache"),
+            (b"if-none-match", b'"1"'),
+            (b"if-none-match", b'"same", "1"'),
+            (b"if-none-match", b"*"),
+            (b"if-modified-since", b"Thu, 01 Jan 2099 00:00:00 GMT"),
+            (b"range", b"bytes=0-3"),
+            (b"if-range", b'"1"'),
+            (b"if-match", b'"1"'),
+            (b"content-length", b"0"),
+            (b"x-a", b"1"),
+            (b"x-a", b"2"),
+            (b"x-b", b"1"),
+            (b"x-n", b"1"),
+            (b"x-n", b"none"),
+            (b"host", b"other"),
+            (b"user-agent", b"a"),
+        ]
+    ),
+    max_size=3,
+)
+queries = st.sampled_from([b"", b"page=1", b"page=2", b"page=x", b"utm=1", b"a=1&b=2", b"b=2&a=1"])
+requests = st.tuples(
+    st.just("ask"),
+    st.sampled_from(["GET", "GET", "GET", "HEAD"]),
+    st.sampled_from(PATHS),
+    queries,
+    fields_of_a_request,
+)
+plain_requests: st.SearchStrategy[tuple[Any, ...]] = st.tuples(
+    st.just("ask"), st.just("GET"), st.sampled_from(PATHS), st.just(b""), st.just([])
+)
+changes = st.one_of(
+    st.tuples(st.just("advance"), st.sampled_from([0.25, 1.0, 7.0, 19.5, 60.0])),
+    st.tuples(st.just("back"), st.just(5.0)),
+    st.tuples(st.just("tag"), st.sampled_from(["all", "n1", "q1", "h1"]), st.booleans()),
+    st.tuples(st.just("pattern"), st.sampled_from(["/tagged/*", "*a*", "/none"]), st.booleans()),
+    st.tuples(st.just("url"), st.sampled_from(PATHS), st.booleans()),
+    st.tuples(st.just("everything"), st.booleans()),
+    st.tuples(st.just("evict"), st.integers(0, 5)),
+    st.tuples(st.just("delete"), st.integers(0, 5)),
+    st.tuples(st.just("close")),
+)
+steps = st.lists(st.one_of(plain_requests, plain_requests, requests, changes), min_size=4, max_size=40)
+
+
+class Twin:
+    """One of two caches that are driven alike; the *reference* never gives a hit again without an exchange."""
+
+    def __init__(self, *, reference: bool) -> None:
+        self.clock = FakeClock()
+        self.backend = MemoryBackend(clock=self.clock)
+        self.cache = CacheMiddleware(
+            application(), self.backend, default_policy=CachePolicy(timeout=9), clock=self.clock
+        )
+        self.again = 0
+        fast = self.cache._fast
+        answer = fast.answer
+
+        def counted(*args: Any) -> Any:
+            messages = None if reference else answer(*args)
+            self.again += messages is not None
+            return messages
+
+        fast.answer = counted  # type: ignore[assignment, method-assign]
+
+    @property
+    def store(self) -> StoredResponses:
+        """What is stored."""
+        assert self.cache._plain is not None
+        return self.cache._plain.store()
+
+    async def do(self, step: tuple[Any, ...]) -> Any:  # noqa: C901  one case for each kind of step
+        """Take one step, and return all that can be seen of it."""
+        kind, *of = step
+        service = InvalidationService(self.store)
+        match kind:
+            case "ask":
+                return await self.ask(*of)
+            case "advance":
+                self.clock.advance(of[0])
+            case "back":
+                self.clock.advance(-of[0])
+            case "tag":
+                await service.by_tag(of[0], soft=of[1])
+            case "pattern":
+                await service.by_pattern(of[0], soft=of[1])
+            case "url":
+                await service.by_url(of[0], soft=of[1])
+            case "everything":
+                await service.everything(soft=of[0])
+            case "evict" | "delete":
+                keys = [*self.backend._entries]
+                if keys:
+                    await self.backend.delete(keys[of[0] % len(keys)])
+            case "close":
+                await self.backend.close()
+        return None
+
+    async def ask(self, method: str, path: str, query: bytes, fields: list[tuple[bytes, bytes]]) -> Any:
+        """Return the messages of an answer and what is said of it beside them."""
+        scope = scope_of(path, method=method, query_string=query, headers=[(b"host", b"test"), *fields])
+        messages = await messages_of(self.cache, scope)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        seen = [
+            (each.get("status"), [*each.get("headers", ())], bytes(each.get("body", b""))) for each in messages
+        ]
+        return seen, str(scope.get("state", {}).get("cache"))
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@given(steps)
+def test_both_ways_answer_alike(taken: list[tuple[Any, ...]]) -> None:
+    """Whatever is asked, and happens between, both ways send the same messages and say and count the same."""
+
+    async def compare() -> None:
+        fast, reference = Twin(reference=False), Twin(reference=True)
+        for step in taken:
+            assert await fast.do(step) == await reference.do(step), step
+        assert fast.store.stats == reference.store.stats
+
+    asyncio.run(compare())
+
+
+async def test_what_is_given_again() -> None:
+    """The plain hits of all kinds of policies are given again, so that the comparison compares something."""
+    twin = Twin(reference=False)
+    for path in PATHS:
+        for number in range(4):
+            twin.again = 0
+            await twin.ask("GET", path, b"", [])
+            expected = number >= 2 and path not in ("/validated", "/by-header", "/own", "/none")
+            assert (path, number, twin.again) == (path, number, expected)
+    for fields in ([(b"cookie", b"a=1")], [(b"authorization", b"Basic x")]):
+        for path, shared in (("/shared", 1), ("/public", 1), ("/windows", 0)):
+            twin.again = 0
+            await twin.ask("GET", path, b"", fields)
+            assert (path, fields, twin.again) == (path, fields, shared)
+
+
+class Counting:
+    """An application with a cached route in a container, and how many hits were given again."""
+
+    def __init__(self, **options: Any) -> None:
+        self.app = FastAPI()
+        self.runs = 0
+
+        @self.app.get("/")
+        @cache(timeout=60)
+        def answer() -> str:
+            self.runs += 1
+            return f"run {self.runs}"
+
+        self.container: CacheContainer = put_cache(self.app, FakeClock(), **options)
+        self.client = client_of(self.app)
+
+    async def get(self, **headers: str) -> str:
+        """Return the answer of a GET."""
+        return str((await self.client.get("/", headers=headers)).json())
+
+
+@pytest.mark.parametrize(
+    ("part", "other"),
+    [
+        pytest.param("backend", MemoryBackend, id="backend"),
+        pytest.param("namespace", lambda: "other", id="namespace"),
+        pytest.param("key_generator", lambda: type("Own", (DefaultKeyGenerator,), {})(), id="key generator"),
+        pytest.param("clock", lambda: FakeClock(5_000_000), id="clock"),
+    ],
+)
+async def test_overrides(part: str, other: Callable[[], Any]) -> None:
+    """An override of any part of the container is in force at the next request, and its end too (SPEC §8.2)."""
+    app = Counting()
+    for _ in range(3):
+        assert await app.get() == "run 1"
+    with getattr(app.container, part).override(providers.Object(other())):
+        assert await app.get() == "run 2"
+    assert await app.get() in ("run 1", "run 2")
+
+
+async def test_override_of_the_store() -> None:
+    """An override of the store itself is in force at the next request."""
+    app = Counting()
+    for _ in range(3):
+        await app.get()
+    with app.container.store.override(providers.Object(CacheContainer().store())):
+        assert await app.get() == "run 2"
+
+
+async def test_routes_that_are_added() -> None:
+    """A route that comes to stand before a cached one is found at the next request."""
+    app = Counting()
+    for _ in range(3):
+        await app.get()
+    app.app.router.routes.insert(0, Route("/", lambda request: PlainTextResponse("first")))
+    assert (await app.client.get("/")).text == "first"
+
+
+async def test_middleware_may_change_an_answer() -> None:
+    """What a middleware does to the messages of one answer is not in the next."""
+
+    class Adds:
+        def __init__(self, app: Any) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            async def send_more(message: Any) -> None:
+                if message["type"] == "http.response.start":
+                    message["headers"].append((b"x-more", b"1"))
+                    message["more"] = True
+                await send(message)
+
+            await self.app(scope, receive, send_more)
+
+    app = FastAPI(middleware=[Middleware(Adds)])
+    app.get("/")(cache(timeout=60)(lambda: "text"))
+    put_cache(app)
+    async with client_of(app) as client:
+        for _ in range(4):
+            assert (await client.get("/")).headers.get_list("x-more") == ["1"]
+
+
+def remembered(fast: FastPath) -> tuple[int, int]:
+    """Return how many requests are remembered, and the bytes that are counted for them."""
+    total = 0
+    for ready in fast._ready.values():
+        form: Any = ready
+        while form is not None:
+            total += len(form.whole.body)
+            form = form.next
+    assert total == fast._bytes
+    return len(fast._ready), total
+
+
+async def test_bounded_requests() -> None:
+    """The requests that are remembered are bounded by number (S18)."""
+    twin = Twin(reference=False)
+    for number in range(MAX_REQUESTS + 50):
+        for _ in range(2):
+            await twin.ask("GET", "/shared", b"", [(b"host", b"%d" % number)])
+    assert remembered(twin.cache._fast)[0] <= MAX_REQUESTS
+
+
+async def test_bounded_forms() -> None:
+    """The forms of one request are bounded by number (S19)."""
+    twin = Twin(reference=False)
+    for number in range(MAX_FORMS * 2):
+        for _ in range(2):
+            await twin.ask("GET", "/declared", b"", [(b"x-a", b"%d" % number)])
+    form: Any = next(iter(twin.cache._fast._ready.values()))
+    count = 0
+    while form is not None:
+        form, count = form.next, count + 1
+    assert count == MAX_FORMS
+    remembered(twin.cache._fast)
+
+
+async def test_bounded_bytes() -> None:
+    """The bodies that are remembered are bounded by bytes."""
+    app = FastAPI()
+
+    @app.get("/{number}")
+    @cache(timeout=60, max_body=MAX_BYTES)
+    def large(number: int) -> Response:
+        return Response(b"x" * (MAX_BYTES // 4))
+
+    wrapped = CacheMiddleware(app, MemoryBackend(max_bytes=MAX_BYTES * 8, max_entry_bytes=MAX_BYTES))
+    async with client_of(wrapped) as client:
+        for number in range(8):
+            for expected in ("fwd=uri-miss; stored", "hit", "hit"):
+                assert told(await client.get(f"/{number}")) == expected
+    requests_held, bytes_held = remembered(wrapped._fast)
+    assert (requests_held, bytes_held <= MAX_BYTES) == (4, True)

@@ -15,6 +15,7 @@ import pytest
 from app_cache import config, services
 from app_cache.logger_config import unconfigure_logger
 from tests.clients import HIT, MISS, client_of, get, post, told, told_of
+from tests.http_server import http_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -196,3 +197,21 @@ async def test_cookies(load: Any) -> None:
     assert (await get(app, "/per-token", headers=two)).json() == {"yours": "Bearer 2"}
     assert [told(await get(app, "/per-theme", headers=each)) for each in (browser, other, {})] == [MISS, MISS, HIT]
     assert (await get(app, "/per-theme", headers=browser)).json() == {"theme": "dark"}
+
+
+async def test_reverse_proxy(load: Any) -> None:
+    """What the upstream says is cached; while it is away a stored response answers, and else a 502."""
+
+    async def upstream(scope: Any, receive: Any, send: Any) -> None:
+        fields = [(b"cache-control", b"max-age=60"), (b"set-cookie", b"a=1"), (b"set-cookie", b"b=2")]
+        await send({"type": "http.response.start", "status": 200, "headers": fields})
+        await send({"type": "http.response.body", "body": scope["path"].encode()})
+
+    with http_server(upstream, lifespan="off") as url:
+        example = load("reverse_proxy", UPSTREAM=url)
+        assert await told_of(example.app, "/a", "/a") == ["fwd=uri-miss", HIT]
+        stored = await get(example.app, "/a")
+        assert (stored.text, stored.headers.get_list("set-cookie")) == ("/a", ["a=1", "b=2"])
+        await example.upstream.aclose()
+    assert await told_of(example.app, "/a") == [HIT]
+    assert (await get(example.app, "/b")).status_code == 502

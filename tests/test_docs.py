@@ -288,7 +288,7 @@ PUBLIC = {
     **dict.fromkeys(defined_in(app_cache.fastapi), app_cache.fastapi),
     **dict.fromkeys(defined_in(app_cache.helpers), app_cache.helpers),
     **dict.fromkeys(("configure_logger", "unconfigure_logger", "logger"), app_cache.logger_config),
-    **dict.fromkeys(("BackendContract", "FakeClock"), app_cache.testing),
+    **dict.fromkeys(app_cache.testing.__all__, app_cache.testing),
     **{kind.__name__: app_cache.backends.base for kind in VERBS},
     "capability": app_cache.backends.base,
 }

@@ -19,6 +19,7 @@ from app_cache.testing import (
     BytesContract,
     CombinedContract,
     FakeClock,
+    FlakyBackend,
     LocalContract,
     PatternContract,
     PingContract,
@@ -199,6 +200,16 @@ class TestWrappedTwice(
         return BackendRouter({"data": compressed})
 
 
+class TestFlaky(ClockedContract, TimeoutContract, BytesContract, PatternContract, PingContract, SizeContract):
+    def make_clocked(self, clock: FakeClock) -> CacheBackend:
+        return FlakyBackend(MemoryBackend(clock=clock))
+
+
+class TestFlakyOverText(ClockedContract, TimeoutContract):
+    def make_clocked(self, clock: FakeClock) -> CacheBackend:
+        return FlakyBackend(DictBackend(clock))
+
+
 class TestCustom(BackendContract):
     def make_backend(self) -> CacheBackend:
         return CustomBackend("param")
@@ -218,5 +229,14 @@ class TestCompressedRedis(RedisContract):
     async def backend(self, redis_server: Server) -> AsyncIterator[CacheBackend]:
         """Give a backend that compresses everything, over a real server."""
         backend = CompressedBackend(RedisBackend(redis_server.url), "zstd", min_size=0)
+        yield backend
+        await backend.close()
+
+
+class TestFlakyRedis(RedisContract):
+    @pytest.fixture
+    async def backend(self, redis_server: Server) -> AsyncIterator[CacheBackend]:
+        """Give a backend that could fail but does not, over a real server."""
+        backend = FlakyBackend(RedisBackend(redis_server.url))
         yield backend
         await backend.close()

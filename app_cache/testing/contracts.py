@@ -1,7 +1,7 @@
-"""The test kit: what a backend must keep to, as tests, and a clock that a test moves.
+"""What a backend must keep to, as tests.
 
-It needs pytest. The tests are coroutines, run by the plugin of anyio, which comes with FastAPI. For readable
-failures call ``pytest.register_assert_rewrite("app_cache.testing")`` in your ``conftest.py``, before its import.
+They are coroutines, run by the plugin of anyio, which comes with FastAPI. Imported from `app_cache.testing`, they
+have their failures explained by pytest.
 """
 # ruff: noqa: S101 - these are tests
 
@@ -64,27 +64,6 @@ GLOBS = [
     pytest.param("a.b", ["a.b"], ["axb"], id="a dot is a dot"),
     pytest.param("{a,b}", ["{a,b}"], ["a"], id="braces are braces"),
 ]
-
-
-class FakeClock:
-    """A clock that stands until a test moves it; call it for its seconds.
-
-    >>> clock = FakeClock()
-    >>> start = clock()
-    >>> clock.advance(60)
-    >>> clock() - start
-    60.0
-    """
-
-    def __init__(self, seconds: float = 1_000_000.0) -> None:
-        self.seconds = float(seconds)
-
-    def __call__(self) -> float:
-        return self.seconds
-
-    def advance(self, seconds: float) -> None:
-        """Move *seconds* on; back, if they are negative."""
-        self.seconds += seconds
 
 
 @pytest.mark.anyio

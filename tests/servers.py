@@ -203,7 +203,7 @@ class Server:
                 [self.binary, *arguments],
                 stdout=log,
                 stderr=log,
-                preexec_fn=_die_with_the_parent,
+                preexec_fn=die_with_the_parent,
             )
         atexit.register(process.kill)
         self._process = process
@@ -369,7 +369,8 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
             await writer.drain()
 
 
-def _die_with_the_parent() -> None:
+def die_with_the_parent() -> None:
+    """Have this process killed when the one that began it ends."""
     if LIBC is not None:
         LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 

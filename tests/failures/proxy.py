@@ -87,9 +87,8 @@ class FaultProxy:
         self.port = 0
         self.connections = 0
         """How many connections were accepted."""
-        self.before_chunk: Callable[[int], None] | None = None
-        """Called with its number, from 1, before a chunk of either direction is handled; in the proxy's thread."""
-        self._chunks = 0
+        self.before_chunk: Callable[[], object] = lambda: None
+        """Called before a chunk of either direction goes on, in the proxy's thread."""
         self._port_behind = port_behind
         self._seed = seed
         self._mode: Mode = Pass()
@@ -129,10 +128,6 @@ class FaultProxy:
     def open(self) -> int:
         """How many connections are open."""
         return len(self._relays)
-
-    def restart_count(self) -> None:
-        """Count chunks from 1 again."""
-        self._chunks = 0
 
     def _call(self, work: Coroutine[object, object, None]) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(WITHIN_S)
@@ -188,12 +183,6 @@ class FaultProxy:
         finally:
             self._relays.discard(relay)
 
-    def note_chunk(self) -> None:
-        """Count a chunk, and tell the test of it."""
-        self._chunks += 1
-        if self.before_chunk is not None:
-            self.before_chunk(self._chunks)
-
     async def pause(self, seconds: float) -> None:
         """Wait *seconds*, or until the mode is another."""
         with suppress(TimeoutError):
@@ -247,7 +236,7 @@ class _Relay:
     ) -> None:
         with suppress(OSError):
             while chunk := await reader.read(CHUNK):
-                self._proxy.note_chunk()
+                self._proxy.before_chunk()
                 if not await pass_on(chunk):
                     return
 

@@ -1,0 +1,273 @@
+"""The application that the rig runs, one process each, and what a test may ask of it over HTTP.
+
+Its endpoints that begin with ``/control`` are the test's: they have no cache, and are not counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import resource
+import sys
+from collections import Counter
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from mmap import mmap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import StreamingResponse
+
+from app_cache import CacheSettings, cache
+from app_cache.fastapi import Invalidation
+from app_cache.logger_config import configure_logger
+from containers import CacheContainer, install
+from tests.servers import die_with_the_parent
+from tests.stored import written
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+    from multiprocessing.connection import Connection
+
+    Scope = MutableMapping[str, Any]
+    Message = MutableMapping[str, Any]
+    Receive = Callable[[], Awaitable[Message]]
+    Send = Callable[[Message], Awaitable[None]]
+
+ITEMS = 1_000
+MEBIBYTE = 1024 * 1024
+WITHIN_S = 20.0
+READY = "ready"
+
+
+class Database:
+    """What the items are made of: a version of each, in a *file* that processes share."""
+
+    def __init__(self, file: Path) -> None:
+        with file.open("r+b") as opened:
+            self._versions = memoryview(mmap(opened.fileno(), ITEMS * 8)).cast("Q")
+
+    @staticmethod
+    def create(file: Path) -> None:
+        """Make *file*, with the version 0 of each item."""
+        file.write_bytes(bytes(ITEMS * 8))
+
+    def version(self, item: int) -> int:
+        """Return the version of *item*."""
+        return self._versions[item]
+
+    def change(self, item: int) -> int:
+        """Make a new version of *item*, and return it."""
+        self._versions[item] += 1
+        return self._versions[item]
+
+
+@dataclass
+class Seen:
+    """What has happened in this process, and a gate at which its handlers wait."""
+
+    asked: Counter[str] = field(default_factory=Counter)
+    """Requests that came in, by path."""
+    left: Counter[str] = field(default_factory=Counter)
+    """Handlers that saw their client leave, by path."""
+    runs: Counter[str] = field(default_factory=Counter)
+    """Handlers that began, by path."""
+    inside: Counter[str] = field(default_factory=Counter)
+    """Handlers that have not ended, by path."""
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.gate.set()
+
+    def note(self, what: str, path: str, count: int = 1) -> None:
+        """Count, and wake who waits for that."""
+        getattr(self, what)[path] += count
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    async def until(self, what: str, path: str, count: int) -> None:
+        """Return when *what* of *path* is at least *count*.
+
+        Raises:
+            TimeoutError: If it is not within `WITHIN_S`.
+        """
+        async with asyncio.timeout(WITHIN_S):
+            while getattr(self, what)[path] < count:
+                await self.changed.wait()
+
+    @asynccontextmanager
+    async def handler(self, path: str) -> AsyncIterator[int]:
+        """Stand for a handler of *path*, which waits at the gate; gives the number of its run."""
+        self.note("runs", path)
+        self.note("inside", path)
+        number = self.runs[path]
+        try:
+            await self.gate.wait()
+            yield number
+        finally:
+            self.note("inside", path, -1)
+
+
+class Counting:
+    """Counts what comes in, outside of everything else."""
+
+    def __init__(self, app: Any, seen: Seen) -> None:
+        self.app = app
+        self.seen = seen
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not scope["path"].startswith("/control/"):
+            self.seen.note("asked", scope["path"])
+        await self.app(scope, receive, send)
+
+
+def create_app(container: CacheContainer, database: Database, ready: Callable[[], None]) -> FastAPI:
+    """Return the application; it calls *ready* when it has started."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        ready()
+        yield
+
+    app, seen = FastAPI(lifespan=lifespan), Seen()
+    app.add_middleware(Counting, seen=seen)
+    add_items(app, seen, database)
+    add_others(app, seen)
+    add_control(app, seen, container, database)
+    install(app, container)
+    return app
+
+
+def add_items(app: FastAPI, seen: Seen, database: Database) -> None:
+    """Add what is cached, with tags, from the database."""
+
+    @app.get("/items/{item}")
+    @cache(timeout=300, tags=["items", "item_{item}"])
+    async def read_item(item: int, request: Request) -> dict[str, int]:
+        version = database.version(item)
+        async with seen.handler(request.url.path) as run:
+            return {"item": item, "version": version, "run": run, "pid": os.getpid()}
+
+    @app.get("/text/{size}")
+    @cache(timeout=300)
+    async def read_text(size: int, request: Request) -> Response:
+        async with seen.handler(request.url.path):
+            return Response(b"t" * size)
+
+    @app.get("/private")
+    @cache(timeout=300)
+    async def read_private(request: Request) -> Response:
+        async with seen.handler("/private") as run:
+            return Response(str(run), headers={"cache-control": "private"})
+
+    @app.get("/fails")
+    @cache(timeout=300)
+    async def fail() -> None:
+        async with seen.handler("/fails"):
+            raise RuntimeError("the handler fails")
+
+
+def add_others(app: FastAPI, seen: Seen) -> None:
+    """Add streams."""
+
+    @app.get("/large/{mebibytes}")
+    @cache(timeout=300, max_body=MEBIBYTE)
+    async def read_large(mebibytes: int, request: Request) -> StreamingResponse:
+        """Send the first byte, and the others once the gate is open."""
+        part = b"p" * 65_536
+
+        async def parts() -> AsyncIterator[bytes]:
+            yield part[:1]
+            async with seen.handler(request.url.path):
+                yield part[1:]
+                for _ in range(mebibytes * 16 - 1):
+                    yield part
+
+        return StreamingResponse(parts())
+
+    @app.get("/events")
+    @cache(timeout=300)
+    async def read_events() -> StreamingResponse:
+        """Send one event, wait for the gate, and send events until the client leaves."""
+
+        async def events() -> AsyncIterator[str]:
+            try:
+                yield "data: 0\n\n"
+                async with seen.handler("/events"):
+                    while True:
+                        yield "data: 1\n\n"
+                        await asyncio.sleep(0.01)
+            finally:
+                seen.note("left", "/events")
+
+        return StreamingResponse(events(), media_type="text/event-stream")
+
+
+def add_control(app: FastAPI, seen: Seen, container: CacheContainer, database: Database) -> None:
+    """Add what the test asks and does."""
+
+    @app.post("/control/gate/{is_open}")
+    async def set_gate(is_open: bool) -> None:
+        if is_open:
+            seen.gate.set()
+        else:
+            seen.gate.clear()
+
+    @app.post("/control/until/{what}/{count}")
+    async def wait_until(what: str, count: int, path: str) -> None:
+        await seen.until(what, path, count)
+
+    @app.post("/control/written")
+    async def wait_until_written() -> None:
+        await written(container.store())
+
+    @app.post("/control/change/{item}")
+    async def change_item(item: int, invalidation: Invalidation) -> dict[str, int | bool]:
+        """Change an item, and invalidate it."""
+        version = database.change(item)
+        result = await invalidation.by_tag(f"item_{item}")
+        return {"version": version, "durable": result.durable}
+
+    @app.get("/control/state")
+    async def read_state() -> dict[str, Any]:
+        """Return counts, and what the process holds."""
+        gc.collect()
+        own = asyncio.current_task()
+        return {
+            "asked": seen.asked,
+            "runs": seen.runs,
+            "inside": seen.inside,
+            "left": seen.left,
+            "stats": container.metrics(),
+            "tasks": sorted(str(task.get_coro()) for task in asyncio.all_tasks() if task is not own),
+            "descriptors": _descriptors(),
+            "highest_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        }
+
+
+def _descriptors() -> int:
+    return len([*Path("/proc/self/fd").iterdir()])
+
+
+def serve(listening: socket.socket, ready: Connection, environ: dict[str, str], database: Path, log: Path) -> None:
+    """Run the application in this process until it is told to end; its output goes to *log*."""
+    die_with_the_parent()
+    _write_to(log)
+    configure_logger(level="INFO")
+    container = CacheContainer(settings=CacheSettings(environ))
+    app = create_app(container, Database(database), lambda: ready.send(READY))
+    config = uvicorn.Config(app, log_level="warning", access_log=False, ws="none", timeout_graceful_shutdown=10)
+    uvicorn.Server(config).run([listening])
+
+
+def _write_to(log: Path) -> None:
+    descriptor = os.open(log, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+        os.dup2(descriptor, stream.fileno())
+    os.close(descriptor)

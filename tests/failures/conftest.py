@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class StartRig(Protocol):
     """Starts workers over a server, with the arguments of `Rig`."""
 
-    def __call__(self, redis_url: str | None, workers: int = ..., **environ: str) -> Rig: ...
+    def __call__(self, redis_url: str | None, workers: int = ..., **options: Any) -> Rig: ...
 
 
 @pytest.fixture
@@ -28,8 +28,8 @@ def start_rig(tmp_path: Path) -> Iterator[StartRig]:
     """Start workers that end with the test."""
     with ExitStack() as running:
 
-        def start(redis_url: str | None, workers: int = 1, **environ: str) -> Rig:
-            return running.enter_context(Rig(tmp_path, redis_url, workers, **environ))
+        def start(redis_url: str | None, workers: int = 1, **options: Any) -> Rig:
+            return running.enter_context(Rig(tmp_path, redis_url, workers, **options))
 
         yield start
 

@@ -7,6 +7,7 @@ waits rather than being refused.
 
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
 import os
 import signal
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import httpx
 
-from tests.failures.worker import READY, WITHIN_S, Database, serve
+from tests.failures.worker import READY, WITHIN_S, Database, Options, serve
 from tests.http_server import HOST, listening_socket
 
 if TYPE_CHECKING:
@@ -25,12 +26,13 @@ if TYPE_CHECKING:
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.failures.worker"])
 
+PATIENT_S = 10.0
 HEADERS = {"host": "app.test"}
 """The host joins the key: workers that share what is stored have one name."""
 
 
 class Client(httpx.AsyncClient):
-    """Asks one worker: as its clients do, and as the test does."""
+    """Asks one worker what a test has to ask; `Worker.ask` is cheaper, where there are hundreds."""
 
     def __init__(self, url: str) -> None:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
@@ -46,6 +48,10 @@ class Client(httpx.AsyncClient):
         """Return when the worker has *asked*, *runs*, *inside* or *left* of *path* at least *count* times."""
         await self._control(f"until/{what}/{count}", params={"path": path})
 
+    async def settled(self) -> None:
+        """Return when what the worker has been asked waits for something else than the backend."""
+        await self._control("settled")
+
     async def written(self) -> None:
         """Return when nothing is on its way to the backend."""
         await self._control("written")
@@ -54,6 +60,12 @@ class Client(httpx.AsyncClient):
         """Change an item and invalidate it; return its version, and whether the invalidation is durable."""
         changed = await self._control(f"change/{item}")
         return changed["version"], changed["durable"]
+
+    async def peak(self) -> int:
+        """Return the most bytes of memory that the worker had since the last call."""
+        peak: int = (await self.state())["peak"]
+        await self._control("forget_peak")
+        return peak
 
     async def state(self) -> dict[str, Any]:
         """Return the counts of the worker, and what it holds."""
@@ -66,25 +78,17 @@ class Client(httpx.AsyncClient):
 
 
 class Worker:
-    """One process that runs the application.
+    """One process that runs the application."""
 
-    Args:
-        number: Tells it from others.
-        environ: Its variables.
-        directory: Where its log and the database are.
-    """
-
-    def __init__(self, number: int, environ: dict[str, str], directory: Path) -> None:
-        self.log = directory / f"worker-{number}.log"
-        self._environ = environ
-        self._database = directory / "database"
+    def __init__(self, options: Options) -> None:
+        self.options = options
         self._listening = listening_socket()
         self._process: ForkServerProcess | None = None
 
     @property
-    def url(self) -> str:
-        """Where it answers."""
-        return f"http://{HOST}:{self._listening.getsockname()[1]}"
+    def address(self) -> tuple[str, int]:
+        """Where it listens."""
+        return HOST, self._listening.getsockname()[1]
 
     @property
     def pid(self) -> int:
@@ -95,7 +99,21 @@ class Worker:
 
     def client(self) -> Client:
         """Return a client of it, to be closed by the test."""
-        return Client(self.url)
+        return Client("http://{}:{}".format(*self.address))
+
+    async def ask(self, path: str) -> httpx.Response:
+        """Return its answer to a GET of *path*, on a connection that ends with this call.
+
+        Raises:
+            ConnectionError: If there is none, or not all of it.
+        """
+        async with asyncio.timeout(WITHIN_S):
+            reader, writer = await asyncio.open_connection(*self.address)
+            try:
+                writer.write(request(path))
+                return response(await reader.read())
+            finally:
+                writer.close()
 
     def start(self) -> None:
         """Start it, and return when it answers.
@@ -104,7 +122,7 @@ class Worker:
             RuntimeError: If it does not.
         """
         ready, its_ready = multiprocessing.Pipe(duplex=False)
-        arguments = (self._listening, its_ready, self._environ, self._database, self.log)
+        arguments = (self._listening, its_ready, self.options)
         self._process = PROCESSES.Process(target=serve, args=arguments, daemon=True)
         self._process.start()
         its_ready.close()
@@ -115,7 +133,7 @@ class Worker:
                 started = False
         if not started:
             self.kill()
-            raise RuntimeError(f"the worker does not start: {self.log.read_text()}")
+            raise RuntimeError(f"the worker does not start: {self.options.log.read_text()}")
 
     def kill(self) -> None:
         """End it at once, as ``kill -9`` does, if it runs."""
@@ -148,6 +166,25 @@ class Worker:
         self._listening.close()
 
 
+def request(path: str) -> bytes:
+    """Return a GET of *path* that is the last one on its connection."""
+    return f"GET {path} HTTP/1.1\r\nhost: {HEADERS['host']}\r\nconnection: close\r\n\r\n".encode()
+
+
+def response(raw: bytes) -> httpx.Response:
+    """Return what an application answered that said how long it is.
+
+    Raises:
+        ConnectionError: If it is not that long.
+    """
+    head, _, body = raw.partition(b"\r\n\r\n")
+    status, *lines = head.split(b"\r\n")
+    headers = [(name, value.strip()) for name, _, value in (line.partition(b":") for line in lines)]
+    if str(len(body)) != httpx.Headers(headers).get("content-length"):
+        raise ConnectionError(f"the connection ended within an answer: {raw[:1000]!r}")
+    return httpx.Response(int(status.split()[1]), headers=headers, content=body)
+
+
 class Rig:
     """Workers over one backend, and the database that they share: ``with Rig(directory, url) as rig: …``.
 
@@ -155,14 +192,20 @@ class Rig:
         directory: An empty directory.
         redis_url: The server; None for memory.
         workers: How many processes.
-        **environ: Further variables.
+        operation_timeout: The seconds that an operation of the backend may take: more than the usual, so that a
+            machine that is busy does not look like a server that hangs.
     """
 
-    def __init__(self, directory: Path, redis_url: str | None, workers: int = 1, **environ: str) -> None:
-        backend = {"CACHE_BACKEND": "redis", "REDIS_URL": redis_url} if redis_url else {"CACHE_BACKEND": "memory"}
-        Database.create(directory / "database")
-        self.database = Database(directory / "database")
-        self.workers = [Worker(number, {**backend, **environ}, directory) for number in range(workers)]
+    def __init__(
+        self, directory: Path, redis_url: str | None, workers: int = 1, operation_timeout: float = PATIENT_S
+    ) -> None:
+        file = directory / "database"
+        Database.create(file)
+        self.database = Database(file)
+        self.workers = [
+            Worker(Options(redis_url, operation_timeout, file, directory / f"worker-{number}.log"))
+            for number in range(workers)
+        ]
         self._running = ExitStack()
 
     def __enter__(self) -> Self:
@@ -179,4 +222,4 @@ class Rig:
 
     def logs(self) -> str:
         """Return what all workers have logged."""
-        return "".join(worker.log.read_text() for worker in self.workers)
+        return "".join(worker.options.log.read_text() for worker in self.workers)

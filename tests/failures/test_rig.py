@@ -87,7 +87,7 @@ async def test_terminated(start_rig: StartRig) -> None:
 
 def test_worker_that_does_not_start(tmp_path: Path) -> None:
     """A worker that fails at its start is told at once, with its log."""
-    with pytest.raises(RuntimeError, match="REDIS_URL='gopher://' cannot be used"), Rig(tmp_path, "gopher://"):
+    with pytest.raises(RuntimeError, match="url='gopher://' cannot be used"), Rig(tmp_path, "gopher://"):
         pass
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import resource
+import re
 import sys
 from collections import Counter
 from contextlib import asynccontextmanager
@@ -21,7 +21,7 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 
-from app_cache import CacheSettings, cache
+from app_cache import CacheBackend, CacheSettings, Environment, MemoryBackend, RedisBackend, cache
 from app_cache.fastapi import Invalidation
 from app_cache.logger_config import configure_logger
 from containers import CacheContainer, install
@@ -42,6 +42,10 @@ ITEMS = 1_000
 MEBIBYTE = 1024 * 1024
 WITHIN_S = 20.0
 READY = "ready"
+CONNECTIONS = 10
+"""Connections to the backend, and so calls that are not waiting for their turn."""
+TURNS = 50
+"""Turns of the loop in which a task that waits for nothing gets to where it waits."""
 
 
 class Database:
@@ -138,6 +142,7 @@ def create_app(container: CacheContainer, database: Database, ready: Callable[[]
     app.add_middleware(Counting, seen=seen)
     add_items(app, seen, database)
     add_others(app, seen)
+    add_waiting(app, seen, container)
     add_control(app, seen, container, database)
     install(app, container)
     return app
@@ -154,10 +159,12 @@ def add_items(app: FastAPI, seen: Seen, database: Database) -> None:
             return {"item": item, "version": version, "run": run, "pid": os.getpid()}
 
     @app.get("/text/{size}")
-    @cache(timeout=300)
-    async def read_text(size: int, request: Request) -> Response:
+    @cache(timeout=300, max_body=16 * MEBIBYTE)
+    async def read_text(size: int, request: Request) -> StreamingResponse:
+        """Send the text in ten parts."""
         async with seen.handler(request.url.path):
-            return Response(b"t" * size)
+            parts = (b"t" * (size // 10) for _ in range(10))
+            return StreamingResponse(parts, headers={"content-length": str(size // 10 * 10)})
 
     @app.get("/private")
     @cache(timeout=300)
@@ -208,8 +215,8 @@ def add_others(app: FastAPI, seen: Seen) -> None:
         return StreamingResponse(events(), media_type="text/event-stream")
 
 
-def add_control(app: FastAPI, seen: Seen, container: CacheContainer, database: Database) -> None:
-    """Add what the test asks and does."""
+def add_waiting(app: FastAPI, seen: Seen, container: CacheContainer) -> None:
+    """Add what the test waits for, and the gate at which handlers wait for the test."""
 
     @app.post("/control/gate/{is_open}")
     async def set_gate(is_open: bool) -> None:
@@ -222,9 +229,27 @@ def add_control(app: FastAPI, seen: Seen, container: CacheContainer, database: D
     async def wait_until(what: str, count: int, path: str) -> None:
         await seen.until(what, path, count)
 
+    @app.post("/control/settled")
+    async def wait_until_settled() -> None:
+        for _ in range(2):
+            async with asyncio.TaskGroup() as asked:
+                for _ in range(CONNECTIONS):
+                    asked.create_task(container.backend().get("settled"))
+            for _ in range(TURNS):
+                await asyncio.sleep(0)
+
     @app.post("/control/written")
     async def wait_until_written() -> None:
         await written(container.store())
+
+
+def add_control(app: FastAPI, seen: Seen, container: CacheContainer, database: Database) -> None:
+    """Add what the test asks and does."""
+
+    @app.post("/control/forget_peak")
+    def forget_peak() -> None:
+        gc.collect()
+        Path("/proc/self/clear_refs").write_text("5", "ascii")
 
     @app.post("/control/change/{item}")
     async def change_item(item: int, invalidation: Invalidation) -> dict[str, int | bool]:
@@ -246,7 +271,7 @@ def add_control(app: FastAPI, seen: Seen, container: CacheContainer, database: D
             "stats": container.metrics(),
             "tasks": sorted(str(task.get_coro()) for task in asyncio.all_tasks() if task is not own),
             "descriptors": _descriptors(),
-            "highest_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "peak": _peak(),
         }
 
 
@@ -254,13 +279,44 @@ def _descriptors() -> int:
     return len([*Path("/proc/self/fd").iterdir()])
 
 
-def serve(listening: socket.socket, ready: Connection, environ: dict[str, str], database: Path, log: Path) -> None:
-    """Run the application in this process until it is told to end; its output goes to *log*."""
+def _peak() -> int:
+    """Return the most bytes of memory that this process has had since that was forgotten."""
+    (line,) = re.findall(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text("ascii"), re.MULTILINE)
+    return int(line) * 1024
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a worker is.
+
+    Args:
+        redis_url: Its server; None for memory.
+        operation_timeout: The seconds that an operation of the backend may take.
+        database: The file of the database.
+        log: Where its output goes.
+    """
+
+    redis_url: str | None
+    operation_timeout: float
+    database: Path
+    log: Path
+
+    def backend(self, settings: CacheSettings) -> CacheBackend:
+        """Return the backend."""
+        if self.redis_url is None:
+            return MemoryBackend()
+        return RedisBackend(self.redis_url, operation_timeout=self.operation_timeout, max_connections=CONNECTIONS)
+
+
+def serve(listening: socket.socket, ready: Connection, options: Options) -> None:
+    """Run the application in this process until it is told to end."""
     die_with_the_parent()
-    _write_to(log)
+    _write_to(options.log)
     configure_logger(level="INFO")
-    container = CacheContainer(settings=CacheSettings(environ))
-    app = create_app(container, Database(database), lambda: ready.send(READY))
+    container = CacheContainer(
+        environments={"rig": Environment("rig", options.backend)}, settings=CacheSettings({"ENVIRONMENT": "rig"})
+    )
+    app = create_app(container, Database(options.database), lambda: ready.send(READY))
     config = uvicorn.Config(app, log_level="warning", access_log=False, ws="none", timeout_graceful_shutdown=10)
     uvicorn.Server(config).run([listening])
 

@@ -44,6 +44,10 @@ class Client(httpx.AsyncClient):
         """Open or close the gate at which handlers wait."""
         await self._control(f"gate/{is_open}")
 
+    async def open_at_the_end(self) -> None:
+        """Have the gate open when the worker is told to end."""
+        await self._control("open_at_the_end")
+
     async def until(self, what: str, path: str, count: int) -> None:
         """Return when the worker has *asked*, *runs*, *inside* or *left* of *path* at least *count* times."""
         await self._control(f"until/{what}/{count}", params={"path": path})
@@ -55,6 +59,10 @@ class Client(httpx.AsyncClient):
     async def written(self) -> None:
         """Return when nothing is on its way to the backend."""
         await self._control("written")
+
+    async def soften(self, item: int) -> None:
+        """Mark the answers that name an item as stale."""
+        await self._control(f"soften/{item}")
 
     async def change(self, item: int) -> tuple[int, bool]:
         """Change an item and invalidate it; return its version, and whether the invalidation is durable."""

@@ -83,6 +83,8 @@ class Seen:
     inside: Counter[str] = field(default_factory=Counter)
     """Handlers that have not ended, by path."""
     gate: asyncio.Event = field(default_factory=asyncio.Event)
+    opens_at_the_end: bool = False
+    """Whether the gate opens when the application is told to end."""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -132,13 +134,16 @@ class Counting:
 
 def create_app(container: CacheContainer, database: Database, ready: Callable[[], None]) -> FastAPI:
     """Return the application; it calls *ready* when it has started."""
+    seen = Seen()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         ready()
         yield
+        if seen.opens_at_the_end:
+            seen.gate.set()
 
-    app, seen = FastAPI(lifespan=lifespan), Seen()
+    app = FastAPI(lifespan=lifespan)
     app.add_middleware(Counting, seen=seen)
     add_items(app, seen, database)
     add_others(app, seen)
@@ -152,7 +157,7 @@ def add_items(app: FastAPI, seen: Seen, database: Database) -> None:
     """Add what is cached, with tags, from the database."""
 
     @app.get("/items/{item}")
-    @cache(timeout=300, tags=["items", "item_{item}"])
+    @cache(timeout=300, stale_while_revalidate=300, tags=["items", "item_{item}"])
     async def read_item(item: int, request: Request) -> dict[str, int]:
         version = database.version(item)
         async with seen.handler(request.url.path) as run:
@@ -225,6 +230,10 @@ def add_waiting(app: FastAPI, seen: Seen, container: CacheContainer) -> None:
         else:
             seen.gate.clear()
 
+    @app.post("/control/open_at_the_end")
+    async def open_at_the_end() -> None:
+        seen.opens_at_the_end = True
+
     @app.post("/control/until/{what}/{count}")
     async def wait_until(what: str, count: int, path: str) -> None:
         await seen.until(what, path, count)
@@ -250,6 +259,10 @@ def add_control(app: FastAPI, seen: Seen, container: CacheContainer, database: D
     def forget_peak() -> None:
         gc.collect()
         Path("/proc/self/clear_refs").write_text("5", "ascii")
+
+    @app.post("/control/soften/{item}")
+    async def mark_stale(item: int, invalidation: Invalidation) -> None:
+        await invalidation.by_tag(f"item_{item}", soft=True)
 
     @app.post("/control/change/{item}")
     async def change_item(item: int, invalidation: Invalidation) -> dict[str, int | bool]:

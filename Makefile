@@ -13,13 +13,14 @@ DEV := $(VENV)/.dev$(addprefix -,$(notdir $(PYTHON)))
 READY_FOR_DEMO := $(firstword $(wildcard $(DEV)) $(DEMO))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint clean
+.PHONY: help demo test soak lint clean
 
 help:
 	@echo 'make demo    start the example application on 127.0.0.1:$(PORT) and show that its cache works'
 	@echo '             PORT=8001 chooses another port, ARGS=--once ends after the proof,'
 	@echo '             CACHE_BACKEND=redis REDIS_URL=redis://localhost:6379 uses Redis'
 	@echo 'make test    run all tests, against real servers; ARGS="-k memory" chooses some'
+	@echo 'make soak    run two workers for minutes while everything breaks; ARGS="--seconds 600 --seed 7"'
 	@echo 'make lint    check style, types and the order of imports'
 	@echo 'make clean   remove what these made'
 	@echo 'All of them: PYTHON=python3.12 chooses the interpreter.'
@@ -30,6 +31,9 @@ demo: $(READY_FOR_DEMO)
 test: $(DEV)
 	$(BIN)/coverage run -m pytest $(ARGS)
 	$(BIN)/coverage report
+
+soak: $(DEV)
+	$(BIN)/python -m tests.failures.soak $(ARGS)
 
 lint: $(DEV)
 	$(BIN)/ruff check .

@@ -109,8 +109,8 @@ class Worker:
         """Return a client of it, to be closed by the test."""
         return Client("http://{}:{}".format(*self.address))
 
-    async def ask(self, path: str) -> httpx.Response:
-        """Return its answer to a GET of *path*, on a connection that ends with this call.
+    async def ask(self, path: str, method: str = "GET") -> httpx.Response:
+        """Return its answer to a request for *path*, on a connection that ends with this call.
 
         Raises:
             ConnectionError: If there is none, or not all of it.
@@ -118,7 +118,7 @@ class Worker:
         async with asyncio.timeout(WITHIN_S):
             reader, writer = await asyncio.open_connection(*self.address)
             try:
-                writer.write(request(path))
+                writer.write(request(path, method))
                 return response(await reader.read())
             finally:
                 writer.close()
@@ -174,9 +174,10 @@ class Worker:
         self._listening.close()
 
 
-def request(path: str) -> bytes:
-    """Return a GET of *path* that is the last one on its connection."""
-    return f"GET {path} HTTP/1.1\r\nhost: {HEADERS['host']}\r\nconnection: close\r\n\r\n".encode()
+def request(path: str, method: str = "GET") -> bytes:
+    """Return a request for *path*, without content, that is the last one on its connection."""
+    fields = f"host: {HEADERS['host']}\r\nconnection: close\r\n" + "content-length: 0\r\n" * (method != "GET")
+    return f"{method} {path} HTTP/1.1\r\n{fields}\r\n".encode()
 
 
 def response(raw: bytes) -> httpx.Response:

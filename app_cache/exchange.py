@@ -116,6 +116,8 @@ class Exchange:
         self.decision = Forward(Fwd.URI_MISS)
         self.started = False
         self.turned_away = 0
+        self.earlier: Fill | None = None
+        """The fill that was under way before the look-up, which may have ended since."""
 
     async def answer(self, receive: Receive, send: Send) -> None:
         """Answer the request."""
@@ -162,6 +164,7 @@ class Exchange:
 
     async def _answer_from_cache(self, receive: Receive, send: Send) -> bool:
         """Look up, and serve what is found if it may answer (RFC 9111 §4)."""
+        self.earlier = self.store.flight.under_way(self.known.key)
         self.found = await self.store.look_up(self.known.key, self.known.subject, self.request.headers)
         if self.found.entry is None:
             self.decision = Forward(Fwd.VARY_MISS if self.found.varies else Fwd.URI_MISS)
@@ -215,6 +218,8 @@ class Exchange:
             await self._forward_alone(receive, send)
         elif self._keeps_to_itself():
             await self._lead(receive, send, alone=True)
+        elif self.store.flight.is_hung(self.found.key):
+            await self._lead_as_one_of_few(receive, send)
         elif (fill := self._joinable()) is None:
             await self._lead(receive, send, alone=self._asks_for_a_part())
         else:
@@ -266,7 +271,7 @@ class Exchange:
 
     def _joinable(self) -> Fill | None:
         """Return the fill under way whose answer would be valid for this request were it stored now, or None."""
-        fill = self.store.flight.under_way(self.found.key)
+        fill = self.store.flight.under_way(self.found.key) or self.earlier
         if fill is None or not fill.begun:
             return fill
         leader, reading = cast("Filling", fill.judge), self.found.reading
@@ -277,7 +282,9 @@ class Exchange:
 
     async def _follow(self, fill: Fill, receive: Receive, send: Send, *, waited: bool) -> None:
         """Wait for the answer that another request leads; go alone if it cannot be shared."""
-        outcome = await fill.follow(self._patience()) or NOT_SHARED
+        self.earlier = None
+        ended = await fill.follow(self._patience())
+        outcome = ended or NOT_SHARED
         leader = cast("Filling", fill.judge)
         if outcome is UNADMITTED and self.turned_away < MOST_TURNED_AWAY:
             self.turned_away += 1
@@ -287,13 +294,24 @@ class Exchange:
         elif outcome.entry is not None and not waited:
             if not await self._answer_from_cache(receive, send):
                 await self._forward(receive, send, waited=True)
-        elif self.decision.rescue and (outcome.failed or not fill.outcome.done()):
+        elif self.decision.rescue and (outcome.failed or ended is None):
             failed_with = (leader.status or RAISED) if outcome.failed else TIMED_OUT
             await self._give(partial(self._rescue, failed_with), receive, send)
+        elif ended is None:
+            await self._lead_as_one_of_few(receive, send)
         elif not outcome.failed:
             await self._lead(receive, send, alone=True)
         else:
             await self._give(partial(self._fail, outcome), receive, send)
+
+    async def _lead_as_one_of_few(self, receive: Receive, send: Send) -> None:
+        """Lead alone, when few others do who have waited for the same handler in vain; else give up."""
+        async with self.store.flight.one_of_few(self.found.key, FILL_TIMEOUT_S) as admitted:
+            if admitted:
+                await self._lead(receive, send, alone=True)
+                return
+        status = self._tell(CacheStatus(fwd=self.decision.fwd))
+        await send_plain(send, self.request.method, TIMED_OUT, "Gateway Timeout", status)
 
     def _patience(self) -> float:
         """Return the seconds that this request waits for the run of another."""

@@ -11,6 +11,7 @@ import asyncio
 import time
 from abc import ABC
 from collections import OrderedDict, deque
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -20,7 +21,7 @@ from app_cache.rules.directives import delta_seconds
 from app_cache.rules.messages import combined, fields_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, MutableMapping
 
     from app_cache.codec import Entry
     from app_cache.rules.messages import Headers
@@ -40,6 +41,8 @@ SLOW_BODY_S = 1.0
 """Seconds after its first body message at which an answer that still goes on is not waited for any longer."""
 MARKER_S = 2.0
 """Seconds in which requests of a key whose answer could not be shared do not wait for each other."""
+FEW = 4
+"""Requests of one key that run the handler at once where a run has been waited for in vain."""
 MAX_MARKERS = 10_000
 
 
@@ -119,6 +122,7 @@ class Run(ABC, Generic[OutcomeT]):
         self.not_shared = not_shared
         self.begun = False
         self.loop = asyncio.get_running_loop()
+        self.began_at = self.loop.time()
         self.outcome: asyncio.Future[OutcomeT] = self.loop.create_future()
         self.task: asyncio.Task[Any] | None = None
         self._led = False
@@ -400,6 +404,13 @@ async def _after_content(receive: Receive) -> Message:
     return message
 
 
+@dataclass(slots=True)
+class _Few:
+    places: asyncio.Semaphore
+    users: int = 0
+    """Those who are inside, and those who wait."""
+
+
 class Flight(Generic[RunT]):
     """The runs under way, by key, and the keys whose answers lately could not be shared."""
 
@@ -407,14 +418,42 @@ class Flight(Generic[RunT]):
         self._clock = clock
         self._runs: dict[str, RunT] = {}
         self._markers: OrderedDict[str, float] = OrderedDict()
+        self._few: dict[tuple[asyncio.AbstractEventLoop, str], _Few] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def under_way(self, key: str) -> RunT | None:
         """Return the run of *key* that a request in the running loop may wait for, or None."""
         run = self._runs.get(key)
-        if run is None or run.outcome.done() or run.loop is not asyncio.get_running_loop():
+        if run is None or run.outcome.done() or run.loop is not asyncio.get_running_loop() or self._hangs(run):
             return None
         return run
+
+    def is_hung(self, key: str) -> bool:
+        """Return whether the run of *key* goes on for longer than anybody waits for one."""
+        run = self._runs.get(key)
+        return run is not None and not run.outcome.done() and self._hangs(run)
+
+    def _hangs(self, run: RunT) -> bool:
+        return run.loop.time() - run.began_at >= FILL_TIMEOUT_S
+
+    @asynccontextmanager
+    async def one_of_few(self, key: str, timeout: float) -> AsyncIterator[bool]:
+        """Wait until few others of *key* are in here, and give whether that was so within *timeout* seconds."""
+        place = (asyncio.get_running_loop(), key)
+        few = self._few.setdefault(place, _Few(asyncio.Semaphore(FEW)))
+        few.users += 1
+        inside = False
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    inside = await few.places.acquire()
+            yield inside
+        finally:
+            few.users -= 1
+            if inside:
+                few.places.release()
+            if not few.users:
+                del self._few[place]
 
     def take_off(self, key: str, run: RunT, *, alone: bool = False) -> None:
         """Make *run* that of *key*: later requests find it until it has its outcome, unless it flies *alone*."""

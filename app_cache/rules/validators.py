@@ -44,9 +44,9 @@ def not_modified(
     """Return whether *request* is to get a 304 for a response with *status* and the fields *response*.
 
     Only a 200 to GET or HEAD has one, and to QUERY, whose representation is that of a GET (RFC 9110 §13.2.1).
-    If-None-Match decides alone where it is there (§13.2.2). An If-Modified-Since that is no date is ignored.
-    Without Last-Modified, what is *stored* is compared by its Date (RFC 9111 §4.3.2), and what the handler gave
-    just now not at all (RFC 9110 §13.1.3).
+    If-None-Match decides alone where it is there (§13.2.2). An If-Modified-Since is ignored that is no date, or in
+    another method than GET and HEAD. Without Last-Modified, what is *stored* is compared by its Date (RFC 9111
+    §4.3.2), and what the handler gave just now not at all (RFC 9110 §13.1.3).
     """
     if status != 200 or request.method == "POST":
         return False
@@ -57,7 +57,7 @@ def not_modified(
         tag = entity_tag(response)
         return tag is not None and any(weakly_equal(tag, member) for member in _ENTITY_TAGS.findall(wanted))
     since = single_date(request.headers, b"if-modified-since", received_at)
-    if since is None:
+    if since is None or request.method not in ("GET", "HEAD"):
         return False
     modified = single_date(response, b"last-modified", received_at)
     if modified is None and stored:

@@ -57,14 +57,14 @@ def _by_preference(members: list[str]) -> list[str]:
 
 
 def _weighed(member: str) -> tuple[str, str | None]:
-    """Return what *member* prefers, and its weight (RFC 9110 §12.4.2); None where that cannot be read."""
+    """Return what *member* prefers, and its weight (RFC 9110 §12.4.2); None where one of them cannot be read."""
     if '"' in member:
         return member, None
     preferred, *parameters = [part.strip(" \t") for part in member.split(";")]
     weights = [part[2:] for part in parameters if part[:2].lower() == "q="]
     text = ";".join([preferred.lower(), *(part for part in parameters if part[:2].lower() != "q=")])
     weight = weights[0] if weights else "1"
-    return text, weight if _WEIGHT.fullmatch(weight) else None
+    return text, weight if preferred and _WEIGHT.fullmatch(weight) else None
 
 
 def announced(headers: Headers, names: tuple[str, ...]) -> Headers:

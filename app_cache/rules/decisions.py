@@ -21,7 +21,7 @@ from app_cache.rules.directives import (
     response_directives,
 )
 from app_cache.rules.freshness import current_age, explicit_lifetime, heuristic_lifetime
-from app_cache.rules.messages import combined, connection_options, field_lines
+from app_cache.rules.messages import combined, connection_options, field_lines, has_field
 from app_cache.rules.validators import entity_tag
 from app_cache.rules.variants import vary_fields
 
@@ -109,10 +109,9 @@ def asked_by(request: RequestHead, policy: CachePolicy) -> RequestDirectives:
 
 def why_pass(request: RequestHead, asked: RequestDirectives) -> Refusal | None:
     """Return why a request is neither answered from the cache nor stored, or None."""
-    names = {name.lower() for name, _ in request.headers}
     if asked.no_store:
         return Refusal.REQUEST_NO_STORE
-    if b"if-match" in names or b"if-unmodified-since" in names:
+    if has_field(request.headers, b"if-match") or has_field(request.headers, b"if-unmodified-since"):
         return Refusal.PRECONDITION
     if request.method in ("GET", "HEAD") and has_content(request.headers):
         return Refusal.BODY
@@ -131,11 +130,12 @@ def unshared_credential(request: RequestHead, said: ResponseDirectives, policy: 
     By RFC 9111 §3.5 one of three directives shares what was asked with Authorization. Cookie is our own
     safeguard: only ``public``, or the policy, shares that.
     """
-    names = {name.lower() for name, _ in request.headers}
     by_rfc = said.public or said.must_revalidate or said.s_maxage is not None
-    if b"authorization" in names and not by_rfc and not policy.declares("authorization"):
+    if has_field(request.headers, b"authorization") and not by_rfc and not policy.declares("authorization"):
         return Refusal.AUTHORIZATION
-    cookie_matters = b"cookie" in names and not policy.http_only and not policy.declares("cookie")
+    cookie_matters = (
+        has_field(request.headers, b"cookie") and not policy.http_only and not policy.declares("cookie")
+    )
     return Refusal.COOKIE if cookie_matters and not said.public else None
 
 

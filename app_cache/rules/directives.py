@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from app_cache.rules.messages import Headers, combined, field_lines, is_token, list_members, token_of
@@ -133,6 +134,7 @@ class ResponseDirectives:
 NOTHING_SAID = ResponseDirectives()
 
 
+@lru_cache(maxsize=1024)
 def response_directives(headers: Headers) -> ResponseDirectives:
     """Return what the response says to a shared cache, in the first targeted field or in Cache-Control."""
     for name in TARGETED:

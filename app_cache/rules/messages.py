@@ -65,7 +65,18 @@ def fields_of(start: Mapping[str, Any]) -> Headers:
 
 def field_lines(headers: Headers, name: bytes) -> list[str]:
     """Return the values of the field lines called *name* (lower case), in order, without outer blanks."""
-    return [value.decode("latin-1").strip(" \t") for each, value in headers if each.lower() == name]
+    length = len(name)  # most names differ in length, which is cheaper to see than their case
+    return [
+        value.decode("latin-1").strip(" \t")
+        for each, value in headers
+        if len(each) == length and each.lower() == name
+    ]
+
+
+def has_field(headers: Headers, name: bytes) -> bool:
+    """Return whether there is a field called *name* (lower case)."""
+    length = len(name)
+    return any(len(each) == length and each.lower() == name for each, _ in headers)
 
 
 def combined(headers: Headers, name: bytes) -> str | None:

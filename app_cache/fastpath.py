@@ -7,6 +7,7 @@ is left out would be a wrong answer: the tests hold that both ways answer alike,
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from app_cache.answers import answer_of
@@ -137,6 +138,8 @@ class FastPath:
     def __init__(self, table: RouteTable) -> None:
         self._table = table
         self._ready: dict[_Key, Ready] = {}
+        self._paths: Counter[str] = Counter()
+        """How many hits there are for a path; requests for others need no look at their fields."""
         self._bytes = 0
         self._services: CacheServices | None = None
         self._parts_now: Callable[[], object] = tuple
@@ -145,6 +148,8 @@ class FastPath:
 
     def answer(self, scope: Scope, services: CacheServices) -> tuple[Message, Message] | None:
         """Return the messages that answer the request of *scope*, or None: the exchange decides."""
+        if scope["path"] not in self._paths:
+            return None
         seen = 0
         host = tag = b""
         for name, value in scope["headers"]:
@@ -192,12 +197,14 @@ class FastPath:
         for each in (ready, *earlier[: MAX_FORMS - 1])[::-1]:
             each.next, self._ready[key] = self._ready.get(key), each
             self._bytes += len(each.whole.body)
+            self._paths[key[0]] += 1
         while len(self._ready) > MAX_REQUESTS or self._bytes > MAX_BYTES:
             self._forget(next(iter(self._ready)))
 
     def _begin_anew_if_changed(self, services: CacheServices) -> None:
         if self._has_changed(services):
             self._ready.clear()
+            self._paths.clear()
             self._bytes = 0
             self._services, self._parts_now = services, parts_in_force(services)
             self._parts, self._version = self._parts_now(), self._table.current_version()
@@ -205,6 +212,9 @@ class FastPath:
     def _forget(self, key: _Key) -> None:
         for each in _forms(self._ready.pop(key, None)):
             self._bytes -= len(each.whole.body)
+            self._paths[key[0]] -= 1
+            if not self._paths[key[0]]:
+                del self._paths[key[0]]
 
 
 def _key_of(scope: Scope, host: bytes) -> _Key:

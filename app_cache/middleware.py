@@ -91,12 +91,12 @@ class CacheMiddleware:
             raise ConfigurationError("CacheMiddleware needs either backend=… or container=…")
         if container is not None and namespace:
             raise ConfigurationError("the container has its own namespace: set CACHE_NAMESPACE")
-        if container is not None:
-            resolved(container)
         self.app = app
         self._container = container
         self._key_generator = key_generator
         self._plain = None if backend is None else PlainServices(backend, key_generator, namespace, clock)
+        services = self._plain or resolved(container)
+        self._services = None if callable(container) else services
         self._table = RouteTable(app, Fallbacks(policies, default_policy))
         self._fast = FastPath(self._table)
         overridden = type(self).generate_cache_key is not CacheMiddleware.generate_cache_key
@@ -111,7 +111,7 @@ class CacheMiddleware:
         if SCOPE_KEY in scope and scope[ANNOUNCED_FOR] is routes:
             await self.app(scope, receive, send)
             return
-        services = self._plain or resolved(self._container)
+        services = self._services or resolved(self._container)
         if scope["type"] == "http" and SCOPE_KEY not in scope:
             messages = self._fast.answer(scope, services)
             if messages is not None:

@@ -14,7 +14,6 @@ from app_cache.answers import (
     send_plain,
     send_start,
 )
-from app_cache.clock.base import Verdict
 from app_cache.codec import entity_tag_of
 from app_cache.filling import Filling
 from app_cache.flight import FILL_TIMEOUT_S, NOT_SHARED, UNADMITTED, Fill
@@ -274,11 +273,11 @@ class Exchange:
         fill = self.store.flight.under_way(self.found.key) or self.earlier
         if fill is None or not fill.begun:
             return fill
-        leader, reading = cast("Filling", fill.judge), self.found.reading
-        if reading is None or leader.mark is None:
-            unknown_to_both = reading is None and leader.mark is None
-            return fill if unknown_to_both and leader.invalidations == self.store.invalidations else None
-        return fill if reading.judge(leader.mark, leader.identity.subject) is Verdict.VALID else None
+        leader = cast("Filling", fill.judge)
+        valid = self.store.would_be_valid(
+            self.found.reading, leader.mark, leader.identity.subject, leader.invalidations
+        )
+        return fill if valid else None
 
     async def _follow(self, fill: Fill, receive: Receive, send: Send, *, waited: bool) -> None:
         """Wait for the answer that another request leads; go alone if it cannot be shared."""

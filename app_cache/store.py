@@ -265,6 +265,18 @@ class StoredResponses:
             return Verdict.INVALID, reading
         return verdict, reading
 
+    def would_be_valid(
+        self, reading: Reading | None, mark: Mark | None, subject: Subject, invalidations: int
+    ) -> bool:
+        """Return whether what began under *mark* would be valid for who has *reading*, were it stored now.
+
+        Where neither could read the clock, *invalidations*, the number of those that this process had carried out
+        when it began, must be what it is now.
+        """
+        if reading is None or mark is None:
+            return reading is None and mark is None and invalidations == self.invalidations
+        return reading.judge(mark, subject) is Verdict.VALID
+
     async def still_holds(self, entry: Entry | Value, invalidations: int) -> bool:
         """Return whether nothing that names *entry* was invalidated since its fill began.
 

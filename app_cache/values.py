@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from starlette.concurrency import run_in_threadpool
 
-from app_cache.clock.base import Order, Subject, Verdict, key_stamp, tag_stamp
+from app_cache.clock.base import Order, Subject, key_stamp, tag_stamp
 from app_cache.codec import Mark, Value
 from app_cache.errors import ConfigurationError, EncodingError
 from app_cache.flight import FILL_TIMEOUT_S, Run
@@ -294,10 +294,8 @@ class ValueCache:
         run = cast("_Making | None", self._store.value_flight.under_way(key))
         if run is None or not run.begun:
             return run
-        if reading is None or run.mark is None:
-            unknown_to_both = reading is None and run.mark is None
-            return run if unknown_to_both and run.invalidations == self._store.invalidations else None
-        return run if reading.judge(run.mark, run.asked.subject) is Verdict.VALID else None
+        valid = self._store.would_be_valid(reading, run.mark, run.asked.subject, run.invalidations)
+        return run if valid else None
 
     async def _follow(
         self, run: _Making, asked: _Asked, reading: Reading | None, rescue: Any, *, waited: bool

@@ -43,6 +43,7 @@ from app_cache.rules.validators import (
     not_modified,
     validating_headers,
 )
+from app_cache.rules.variants import selecting_fields
 from app_cache.store import Found, variant_key
 
 if TYPE_CHECKING:
@@ -332,7 +333,7 @@ class Exchange:
         It must be this request's variant; and unless its fill began after this request came, need no validation
         and not have been invalidated while it was waited for.
         """
-        vary = leader.vary(entry.headers)
+        vary = selecting_fields(entry.headers, self.policy)
         own = variant_key(self.known.key, vary, self.request.headers)
         if own != variant_key(self.known.key, vary, leader.request.headers):
             return False

@@ -23,7 +23,7 @@ from app_cache.rules.directives import NOTHING_SAID, delta_seconds, response_dir
 from app_cache.rules.messages import ResponseHead, StoredResponse, combined, end_to_end, field_lines, without
 from app_cache.rules.structured import strings
 from app_cache.rules.validators import freshened, head_agrees, identifies, same_strongly
-from app_cache.rules.variants import announced, vary_fields
+from app_cache.rules.variants import announced, selecting_fields
 
 if TYPE_CHECKING:
     from app_cache.codec import Entry
@@ -222,7 +222,7 @@ class Filling:
     async def _store(self, entry: Entry, seconds: float, headers: Headers) -> bool:
         replaces = None if self.found.entry is None or self._validates() else self.found.key
         return await self.store.keep(
-            entry, seconds, self.request.headers, self.vary(headers), self._turn, replaces
+            entry, seconds, self.request.headers, selecting_fields(headers, self.policy), self._turn, replaces
         )
 
     def _entry(self, head: ResponseHead, body: bytes) -> tuple[Entry, float]:
@@ -249,8 +249,3 @@ class Filling:
         windows = stale_windows(head.headers, self.policy)
         response = StoredResponse(head.status, headers, body, self._requested_at, received_at, lifetime, *windows)
         return response, keep_for(head, lifetime, self.policy)
-
-    def vary(self, headers: Headers) -> frozenset[str]:
-        """Return the request fields beyond the key that a response with *headers* varies by (RFC 9111 §4.1)."""
-        declared = {"authorization", "cookie"} & {*self.policy.exclude_headers}
-        return (vary_fields(headers) or frozenset()) - {*self.policy.include_headers} - declared

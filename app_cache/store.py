@@ -14,7 +14,7 @@ import weakref
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, replace
 from itertools import count, groupby, islice
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -27,9 +27,8 @@ from app_cache.errors import BackendError, Fault
 from app_cache.flight import Flight
 from app_cache.keys import checked_namespace, digest
 from app_cache.logger_config import logger
-from app_cache.rules.freshness import date_value
 from app_cache.rules.glob import compile_glob
-from app_cache.rules.variants import variant, vary_fields
+from app_cache.rules.variants import precedence, variant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -216,13 +215,13 @@ class StoredResponses:
         """Return the most recent response that *request* selects, one with Vary before others (RFC 9111 §4.1)."""
         known = self._remember_variants(varies)
         found = [await self._look_up_one(varies.key, fields, subject, request) for fields in known.fields]
-        selected = [each for each in found if each.entry is not None]
+        selected = [(each, each.entry) for each in found if each.entry is not None]
         if not selected:
             return replace(found[0], varies=True) if found else Found(varies.key)
-        chosen = max(selected, key=_precedence)
-        self._use_variant(varies.key, chosen.key)
-        others = [each.entry for each in selected if each is not chosen and each.entry is not None]
-        return replace(chosen, others=tuple(others))
+        selected.sort(key=lambda each: precedence(each[1].headers, each[1].received_at), reverse=True)
+        chosen, *others = selected
+        self._use_variant(varies.key, chosen[0].key)
+        return replace(chosen[0], others=tuple(entry for _, entry in others))
 
     async def _look_up_one(self, key: str, fields: tuple[str, ...], subject: Subject, request: Headers) -> Found:
         key = variant_key(key, frozenset(fields), request)
@@ -665,12 +664,6 @@ def _watch(backend: WatchedBackend, store: StoredResponses) -> None:
             here._drop_pending(key)  # noqa: SLF001
 
     backend.watch(told)
-
-
-def _precedence(found: Found) -> tuple[bool, float]:
-    """Return what decides between several that match: Vary, then the later Date (RFC 9111 §4, §4.1)."""
-    entry = cast("Entry", found.entry)
-    return vary_fields(entry.headers) != frozenset(), date_value(entry.headers, entry.received_at)
 
 
 def _merged(orders: list[Order]) -> Order:

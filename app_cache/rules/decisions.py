@@ -48,7 +48,6 @@ class Fwd(Enum):
     """Why a request went to the handler (RFC 9211 §2.2)."""
 
     BYPASS = "bypass"
-    METHOD = "method"
     URI_MISS = "uri-miss"
     VARY_MISS = "vary-miss"
     REQUEST = "request"
@@ -237,15 +236,15 @@ def why_not_store(
 ) -> Refusal | None:
     """Return the first reason a shared cache does not store *response*, or None (RFC 9111 §3)."""
     said = response_directives(response.headers)
-    understood = said.must_understand and response.status in UNDERSTOOD_STATUSES
-    if said.no_store and not understood:
-        return Refusal.NO_STORE
-    if said.private or not DECIDING.isdisjoint(connection_options(response.headers)):
-        return Refusal.PRIVATE
-    if response.status != 200 and field_lines(request.headers, b"range"):
+    understood = response.status in UNDERSTOOD_STATUSES
+    if response.status != 200 and has_field(request.headers, b"range"):
         return Refusal.RANGE
     if response.status < 200 or response.status in (206, 304) or (said.must_understand and not understood):
         return Refusal.STATUS
+    if said.no_store and not said.must_understand:
+        return Refusal.NO_STORE
+    if said.private or not DECIDING.isdisjoint(connection_options(response.headers)):
+        return Refusal.PRIVATE
     credential = unshared_credential(request, said, policy)
     if credential is not None:
         return credential

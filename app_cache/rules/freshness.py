@@ -108,14 +108,15 @@ def heuristic_lifetime(response: ResponseHead, said: ResponseDirectives, receive
     return max(0.0, HEURISTIC_FRACTION * (date_value(response.headers, received_at) - modified))
 
 
+def corrected_initial_age(response: StoredResponse) -> float:
+    """Return the age of *response* when it was received, in seconds (RFC 9111 §4.2.3)."""
+    apparent_age = max(0.0, response.received_at - date_value(response.headers, response.received_at))
+    response_delay = max(0.0, response.received_at - response.requested_at)
+    corrected_age_value = age_value(response.headers) + response_delay
+    return max(apparent_age, corrected_age_value)
+
+
 def current_age(response: StoredResponse, now: float) -> float:
     """Return the age of *response* at *now*, in seconds, never negative (RFC 9111 §4.2.3)."""
-    apparent_age = max(0.0, response.received_at - date_value(response.headers, response.received_at))
-    corrected_age_value = age_value(response.headers) + max(0.0, response.received_at - response.requested_at)
     resident_time = max(0.0, now - response.received_at)
-    return min(max(apparent_age, corrected_age_value) + resident_time, float(LONGEST))
-
-
-def is_fresh(response: StoredResponse, now: float) -> bool:
-    """Return whether *response* is fresh at *now* (RFC 9111 §4.2)."""
-    return response.freshness_lifetime > current_age(response, now)
+    return min(corrected_initial_age(response) + resident_time, float(LONGEST))

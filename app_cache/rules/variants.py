@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
+from app_cache.rules.freshness import date_value
 from app_cache.rules.messages import Headers, combined, field_lines, field_members, is_token
+
+if TYPE_CHECKING:
+    from app_cache.policy import CachePolicy
 
 Variant = tuple[tuple[str, str | None], ...]
 """The fields that Vary names, sorted, with their values in the request; None where the field is absent."""
@@ -65,6 +70,20 @@ def _weighed(member: str) -> tuple[str, str | None]:
     text = ";".join([preferred.lower(), *(part for part in parameters if part[:2].lower() != "q=")])
     weight = weights[0] if weights else "1"
     return text, weight if preferred and _WEIGHT.fullmatch(weight) else None
+
+
+def selecting_fields(headers: Headers, policy: CachePolicy) -> frozenset[str]:
+    """Return the request fields beyond the key that a response with *headers* varies by, as *policy* has it.
+
+    What joins the key selects already; of credentials the author may say that they do not matter.
+    """
+    declared = {"authorization", "cookie"} & {*policy.exclude_headers}
+    return (vary_fields(headers) or frozenset()) - {*policy.include_headers} - declared
+
+
+def precedence(headers: Headers, received_at: float) -> tuple[bool, float]:
+    """Return what decides between several that match: Vary, then the later Date (RFC 9111 §4, §4.1)."""
+    return vary_fields(headers) != frozenset(), date_value(headers, received_at)
 
 
 def announced(headers: Headers, names: tuple[str, ...]) -> Headers:

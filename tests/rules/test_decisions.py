@@ -203,7 +203,7 @@ MODIFIED = f"Last-Modified: {http_date(NOW - 100)}"
             299,
             ["Cache-Control: must-understand, no-store, max-age=9"],
             PLAIN,
-            Refusal.NO_STORE,
+            Refusal.STATUS,
             id="must, but not",
         ),
         pytest.param(

@@ -16,7 +16,6 @@ from app_cache.rules.freshness import (
     date_value,
     explicit_lifetime,
     heuristic_lifetime,
-    is_fresh,
     parse_http_date,
     single_date,
 )
@@ -278,17 +277,3 @@ def test_age_grows(value: int, delay: float, one: float, other: float) -> None:
     response = stored(f"Age: {value}", delay=delay)
     earlier, later = (current_age(response, NOW + resident) for resident in sorted([one, other]))
     assert min(value, LONGEST) <= earlier <= later <= LONGEST
-
-
-@pytest.mark.parametrize(
-    ("resident", "fresh"),
-    [
-        pytest.param(59.9, True, id="before the edge"),
-        pytest.param(60, False, id="at the edge"),
-        pytest.param(61, False, id="behind the edge"),
-        pytest.param(-1000, True, id="a clock that went back"),
-    ],
-)
-def test_is_fresh(resident: float, fresh: bool) -> None:
-    """A response is fresh while its lifetime is greater than its age, and not when they are equal (§4.2)."""
-    assert is_fresh(stored(lifetime=60), NOW + resident) is fresh

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
+import time
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from app_cache.policy import ERROR_TIMEOUT, CachePolicy
@@ -31,7 +33,13 @@ from app_cache.rules.decisions import (
     why_pass,
     withheld_fields,
 )
-from app_cache.rules.directives import NOTHING_ASKED, RequestDirectives, request_directives, response_directives
+from app_cache.rules.directives import (
+    LONGEST,
+    NOTHING_ASKED,
+    RequestDirectives,
+    request_directives,
+    response_directives,
+)
 from app_cache.rules.messages import RequestHead, ResponseHead, StoredResponse
 from tests.rules.samples import NOW, fields, http_date, request, response, stored
 
@@ -639,6 +647,143 @@ def test_only_the_same_origin(value: str, name: str) -> None:
     target, *others = to_invalidate("POST", TARGET, 200, headers)
     assert target == TARGET
     assert all(url == "http://h" or url.startswith(("http://h/", "http://h?")) for url in others)
+
+
+SCHEMES = ("http:", "https:", "mailto:")
+HOSTS = ("//h", "//H:80", "//h:81", "//evil")
+REST = (
+    "/",
+    "//",
+    "..",
+    "../",
+    "./",
+    ".",
+    "/../",
+    "a",
+    "b;x=1",
+    "7",
+    "%2e%2e",
+    "?",
+    "?a=1",
+    "#",
+    "#f",
+    ":",
+    "=",
+    "@",
+)
+_pieces = st.sampled_from([*SCHEMES, *HOSTS, *REST])
+
+
+@settings(deadline=None, max_examples=500)
+@given(st.lists(_pieces, max_size=5).map("".join))
+def test_references_by_the_rules(reference: str) -> None:
+    """A reference is resolved step by step as RFC 3986 §5.2.2 writes it, and counts if its origin is the target's.
+
+    Those with a scheme or slashes before no authority are no URLs of HTTP (RFC 9110 §4.2.1). The library joins
+    paths without their empty segments, and leaves dots in absolute URLs.
+    """
+    their_scheme, their_authority, their_path, _ = taken_apart(reference)
+    assume(their_authority if their_scheme is not None else their_authority != "")
+    assume("//" not in their_path and not (their_authority and "/." in their_path))
+    scheme, authority, rest = resolved_by_rule(TARGET, reference)
+    same = scheme == "http" and authority is not None and authority.lower() in ("h", "h:80", "h:")
+    expected = [TARGET, f"http://h{rest}"] if same else [TARGET]
+    found = to_invalidate("PUT", TARGET, 200, fields(f"Location: {reference}"))
+    assert list(found) == list(dict.fromkeys(expected))
+
+
+def resolved_by_rule(base: str, reference: str) -> tuple[str | None, str | None, str]:
+    """Return scheme, authority, and path with query, by the pseudocode of RFC 3986 §5.2.2."""
+    scheme, authority, path, query = taken_apart(base)
+    their_scheme, their_authority, their_path, their_query = taken_apart(reference)
+    if their_scheme is not None:
+        return their_scheme, their_authority, without_dots(their_path) + written_query(their_query)
+    if their_authority is not None:
+        return scheme, their_authority, without_dots(their_path) + written_query(their_query)
+    if not their_path:
+        return scheme, authority, path + written_query(query if their_query is None else their_query)
+    merged = their_path if their_path.startswith("/") else path[: path.rfind("/") + 1] + their_path
+    return scheme, authority, without_dots(merged) + written_query(their_query)
+
+
+def taken_apart(text: str) -> tuple[str | None, str | None, str, str | None]:
+    """Return scheme, authority, path and query of a reference (RFC 3986, appendix B)."""
+    match = re.fullmatch(r"(?:([A-Za-z][A-Za-z0-9+.-]*):)?(?://([^/?#]*))?([^?#]*)(?:\?([^#]*))?(?:#.*)?", text)
+    assert match is not None
+    return match[1], match[2], match[3], match[4]
+
+
+def written_query(query: str | None) -> str:
+    """Return *query* behind its mark; an empty one is none to an invalidation, which reaches all queries."""
+    return f"?{query}" if query else ""
+
+
+def without_dots(path: str) -> str:
+    """Return *path* without the segments ``.`` and ``..`` (RFC 3986 §5.2.4)."""
+    done = ""
+    while path:
+        if path.startswith(("../", "./")):
+            path = path.partition("/")[2]
+        elif path.startswith("/./") or path == "/.":
+            path = "/" + path[3:]
+        elif path.startswith("/../") or path == "/..":
+            path = "/" + path[4:]
+            done = done[: max(done.rfind("/"), 0)]
+        elif path in (".", ".."):
+            path = ""
+        else:
+            end = path.find("/", 1)
+            end = len(path) if end < 0 else end
+            done, path = done + path[:end], path[end:]
+    return done
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                "Cache-Control: max-age=99999999999",
+                "Cache-Control: s-maxage=x",
+                "Cache-Control: public",
+                "Expires: 0",
+            ]
+            + [
+                f"{name}: {http_date(each)}"
+                for name in ("Date", "Expires", "Last-Modified")
+                for each in (0, NOW, 1e11)
+            ]
+        ),
+        max_size=4,
+    ),
+    st.sampled_from([200, 404, 500]),
+    st.sampled_from([PLAIN, HTTP, GENEROUS]),
+)
+def test_bounds_of_lifetimes(lines: list[str], status: int, policy: CachePolicy) -> None:
+    """A lifetime is never negative, nor is what the backend is told, and that is never less (§4.2.1)."""
+    head = response(*lines, status=status)
+    lifetime = freshness_lifetime(head, policy, NOW)
+    if lifetime is not None:
+        assert 0 <= lifetime <= keep_for(head, lifetime, policy) < 1e12
+        stated = "max-age" in str(lines) or "s-maxage" in str(lines)
+        assert lifetime <= LONGEST or not stated
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param("/.." * 66_000, id="dots"),
+        pytest.param("/" * 200_000, id="slashes"),
+        pytest.param("http://" + "[" * 200_000, id="brackets"),
+        pytest.param("//h:" + "9" * 200_000, id="port"),
+        pytest.param("?#" * 100_000, id="marks"),
+    ],
+)
+def test_time(value: str) -> None:
+    """A reference of 200 KB is resolved in time in proportion to it: some 50 ms, at most 1000 here."""
+    started_at = time.process_time()
+    to_invalidate("POST", TARGET, 200, fields(f"Location: {value}"))
+    assert time.process_time() - started_at < 1.0
 
 
 anything = st.lists(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import calendar
 import time
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 
 import pytest
 from hypothesis import given, settings
@@ -118,6 +120,86 @@ def test_dates_return(seconds: int) -> None:
     year = f"{moment.tm_year:04}"
     assert parse_http_date(time.strftime(f"%a, %d %b {year} %H:%M:%S GMT", moment), NOW) == seconds
     assert parse_http_date(time.strftime(f"%a %b %e %H:%M:%S {year}", moment), NOW) == seconds
+
+
+FORMATS = ("%a, %d %b {year:04} %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %e %H:%M:%S {year:04}")
+
+
+@st.composite
+def nearly_dates(draw: st.DrawFn) -> str:
+    """Give a date in one of the three formats, a few characters of it changed."""
+    moment = time.gmtime(draw(st.integers(-(10**10), 10**11)))
+    text = time.strftime(draw(st.sampled_from(FORMATS)).format(year=moment.tm_year), moment)
+    for at in draw(st.lists(st.integers(0, len(text)), max_size=3)):
+        text = text[:at] + draw(st.sampled_from([*"0123456789 :,-+GmtSN", "", "Feb", "\u0661"])) + text[at + 1 :]
+    return text
+
+
+@settings(deadline=None, max_examples=300)
+@given(nearly_dates(), st.integers(0, 10**10))
+def test_dates_by_the_grammar(text: str, now: int) -> None:
+    """A text is a date just if the grammar of RFC 9110 §5.6.7 makes it, and then the second that it names."""
+    assert parse_http_date(text, now) == date_by_rule(text, now)
+
+
+@settings(deadline=None)
+@given(st.integers(0, calendar.timegm((9999, 12, 31, 23, 59, 59))))
+def test_dates_as_the_library_reads_them(seconds: int) -> None:
+    """Dates that other programs write are read as others read them."""
+    text = http_date(seconds)
+    assert parse_http_date(text, NOW) == parsedate_to_datetime(text).timestamp() == seconds
+
+
+def date_by_rule(text: str, now: float) -> float | None:
+    """Return what *text* means, piece by piece: what cannot be a piece of its format makes it no date."""
+    day_name, _, rest = text.partition(" ")
+    parts = rest.split(" ")
+    if day_name.endswith(",") and len(parts) == 5:  # day SP month SP year SP time SP "GMT"
+        day, month, year, clock, zone = parts
+        names, sizes = days("Mon Tue Wed Thu Fri Sat Sun", ","), (2, 4)
+    elif day_name.endswith(",") and len(parts) == 3 and parts[0].count("-") == 2:  # day "-" month "-" year SP time
+        (day, month, year), clock, zone = parts[0].split("-"), parts[1], parts[2]
+        names, sizes = days("Monday Tuesday Wednesday Thursday Friday Saturday Sunday", ","), (2, 2)
+    elif len(parts) == 5 and not parts[1]:  # month SP SP digit SP time SP year
+        month, _, day, clock, year = parts
+        names, sizes, zone = days("Mon Tue Wed Thu Fri Sat Sun", ""), (1, 4), "GMT"
+    elif len(parts) == 4:
+        month, day, clock, year = parts
+        names, sizes, zone = days("Mon Tue Wed Thu Fri Sat Sun", ""), (2, 4), "GMT"
+    else:
+        return None
+    months = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
+    numbers = [day, year, *clock.split(":")]
+    wanted = [*sizes, 2, 2, 2]
+    if [len(number) for number in numbers] != wanted or any(c not in "0123456789" for c in "".join(numbers)):
+        return None
+    if not text.isascii() or day_name.lower() not in names or month.lower() not in months or zone.lower() != "gmt":
+        return None
+    hour, minute, second = map(int, numbers[2:])
+    return second_of(int(year), len(year), months.index(month.lower()) + 1, int(day), (hour, minute, second), now)
+
+
+def days(names: str, end: str) -> list[str]:
+    """Return the names of days with what follows each."""
+    return [name.lower() + end for name in names.split()]
+
+
+def second_of(
+    year: int, digits: int, month: int, day: int, clock: tuple[int, int, int], now: float
+) -> float | None:
+    """Return the second that a calendar gives, None if it has no such day; a leap second is the next one."""
+    hour, minute, second = clock
+    epoch = datetime(1970, 1, 1, tzinfo=UTC)
+    try:
+        if digits == 2:
+            today = epoch + timedelta(seconds=now)
+            year += today.year // 100 * 100
+            later = (year, month, day, *clock) > (today.year + 50, *today.timetuple()[1:6])
+            year -= 100 if later else 0
+        start = datetime(year, month, day, hour, minute, tzinfo=UTC)
+    except ValueError:
+        return None
+    return (start - epoch).total_seconds() + second if second <= 60 else None
 
 
 @settings(deadline=None)
@@ -277,3 +359,40 @@ def test_age_grows(value: int, delay: float, one: float, other: float) -> None:
     response = stored(f"Age: {value}", delay=delay)
     earlier, later = (current_age(response, NOW + resident) for resident in sorted([one, other]))
     assert min(value, LONGEST) <= earlier <= later <= LONGEST
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(["Age: 9", "Age: x", f"Date: {http_date(NOW - 50)}", f"Date: {http_date(NOW + 50)}"])
+    ),
+    st.floats(0, 100),
+    st.lists(st.floats(0, 1e10), min_size=2, max_size=6),
+)
+def test_age_by_the_formula(lines: list[str], delay: float, moments: list[float]) -> None:
+    """An age is never less than the time since, never falls, and grows as the clock does (§4.2.3)."""
+    response = stored(*lines, delay=delay)
+    moments.sort()
+    ages = [current_age(response, NOW + moment) for moment in moments]
+    assert ages == sorted(ages)
+    for moment, age in zip(moments, ages, strict=True):
+        assert age >= min(moment + delay, LONGEST) - 1e-5
+        assert age == pytest.approx(min(ages[0] + moment - moments[0], LONGEST), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("Sun, " * 40_000, id="days"),
+        pytest.param("Sunday, 06-Nov-" * 13_000, id="obsolete days"),
+        pytest.param("Sun Nov " + " " * 200_000, id="blanks"),
+        pytest.param("Sun, 06 Nov 1994 08:49:37 GMT" + "0" * 200_000, id="digits"),
+    ],
+)
+def test_time(text: str) -> None:
+    """A text of 200 KB is found to be no date in time in proportion to it: some ms, at most 500 here."""
+    started_at = time.process_time()
+    parse_http_date(text, NOW)
+    explicit_lifetime(response_directives(()), fields(f"Expires: {text}"), NOW)
+    age_value(fields(f"Age: {text}"))
+    assert time.process_time() - started_at < 0.5

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app_cache.rules.messages import combined, end_to_end, field_lines, list_members, without
+from app_cache.rules.messages import combined, end_to_end, field_lines, field_members, list_members, without
 from tests.rules.samples import fields
 
 ALPHABET = 'ab ,"\\\t='
@@ -85,6 +85,15 @@ def test_list_members_of_anything(value: str) -> None:
         assert found
         assert not before.strip(" \t,")
     assert not rest.strip(" \t,")
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(ALPHABET, max_size=12), max_size=4))
+def test_field_members_by_the_grammar(values: list[str]) -> None:
+    """The members of a field are those of its lines, each read by itself, and no other field's (§5.3)."""
+    lines = [(b"A" if at % 2 else b"a", value.encode("latin-1")) for at, value in enumerate(values)]
+    expected = [member for value in values for member in members_by_rule(value.strip(" \t"))]
+    assert field_members((*lines, (b"b", b"c")), b"a") == expected
 
 
 @pytest.mark.parametrize(

@@ -245,6 +245,26 @@ def test_identifies(update: list[str], stored_lines: list[str], expected: bool) 
     assert identifies(fields(*update), fields(*stored_lines)) is expected
 
 
+_tags = st.lists(st.sampled_from(['"a"', 'W/"a"', '"b"', 'W/"b"']), max_size=1)
+_dates = st.lists(st.sampled_from([CHANGED_THEN, CHANGED_LATER]), max_size=2)
+
+
+@settings(deadline=None, max_examples=300)
+@given(_tags, _dates, _tags, _dates)
+def test_identifies_by_the_rules(
+    new_tags: list[str], new_dates: list[str], old_tags: list[str], old_dates: list[str]
+) -> None:
+    """Of the three rules of §4.3.4 the first that matches decides; Last-Modified counts as weak."""
+    if any(not tag.startswith("W/") for tag in new_tags):
+        expected = new_tags == old_tags
+    elif new_tags:
+        expected = [tag.removeprefix("W/") for tag in old_tags] == [tag.removeprefix("W/") for tag in new_tags]
+    else:
+        expected = not new_dates or new_dates == old_dates
+    update = fields(*map("ETag: {}".format, new_tags), *new_dates)
+    assert identifies(update, fields(*map("ETag: {}".format, old_tags), *old_dates)) is expected
+
+
 @pytest.mark.parametrize(
     ("update", "stored_lines", "expected"),
     [

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app_cache.rules.variants import announced, variant, vary_fields
+from app_cache.rules.variants import Variant, announced, variant, vary_fields
+from tests.conformance.oracle import alike
 from tests.rules.samples import fields
 
 
@@ -103,6 +104,36 @@ def test_other_variant(vary: set[str], one: list[str], other: list[str]) -> None
     assert variant(frozenset(vary), fields(*one)) != variant(frozenset(vary), fields(*other))
 
 
+_weights = st.sampled_from(
+    ["", ";q=1", "; q=1.000", ";Q=0.5", " ;\tq=0.50", ";q=0", ";q=0.", ";q=2", ";q=x", ";x=q"]
+)
+_members = st.tuples(st.sampled_from(["a", "A", "b", "c;x=1", "c ; x=1", '"a, b"', "*", ""]), _weights).map(
+    "".join
+)
+_lines = st.lists(st.lists(_members, max_size=4).map(",".join), max_size=2)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.sampled_from(["accept", "accept-language", "te", "x-a"]), _lines, _lines)
+def test_variant_by_meaning(name: str, one: list[str], other: list[str]) -> None:
+    """Two requests select one variant just if a slow reading of both finds the same meaning."""
+    same = selected(name, one) == selected(name, other)
+    assert same is alike(name, [line.strip(" \t") for line in one], [line.strip(" \t") for line in other])
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.sampled_from(["accept", "accept-encoding", "via"]), _lines)
+def test_form_of_a_form(name: str, lines: list[str]) -> None:
+    """What is in its one form stays as it is."""
+    ((_, form),) = selected(name, lines)
+    assert form is None or selected(name, [form]) == ((name, form),)
+
+
+def selected(name: str, lines: list[str]) -> Variant:
+    """Return the variant by one field that has *lines*."""
+    return variant(frozenset({name}), tuple((name.encode(), line.encode()) for line in lines))
+
+
 def test_names_of_a_variant() -> None:
     """A variant names all its fields, sorted, so that one field's value is never taken for another's."""
     assert variant(frozenset({"b", "a", "c"}), fields("C: 1", "B: 2")) == (("a", None), ("b", "2"), ("c", "1"))
@@ -120,11 +151,21 @@ def test_variant_of_anything(names: frozenset[str], lines: list[tuple[bytes, byt
     variant(names, headers)
 
 
-def test_time() -> None:
-    """A list of 100 KB is brought to its form in time in proportion to it: some 10 ms, at most 500 here."""
-    headers = fields("Accept: " + '"a" , ' * 16_000)
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param('"a" , ' * 33_000, id="quotes"),
+        pytest.param("a;q=0.5," * 25_000, id="weights"),
+        pytest.param("a" + ";" * 200_000, id="parameters"),
+        pytest.param("a;q=0." + "0" * 200_000, id="digits"),
+    ],
+)
+def test_time(value: str) -> None:
+    """A list of 200 KB is brought to its form in time in proportion to it: some 10 ms, at most 500 here."""
+    headers = fields(f"Accept: {value}", f"Vary: {value}")
     started_at = time.process_time()
     variant(frozenset({"accept"}), headers)
+    vary_fields(headers)
     assert time.process_time() - started_at < 0.5
 
 

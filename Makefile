@@ -3,12 +3,15 @@
 PORT ?= 8000
 VENV ?= .venv
 ARGS ?=
+FUZZ_SECONDS ?= 60
+EXAMPLES ?= 20000
 export PYTHON VENV
 
 BIN := $(VENV)/bin
 # The stamps are older than pyproject.toml, or missing, when something must be installed.
 DEMO := $(VENV)/.demo$(addprefix -,$(notdir $(PYTHON)))
 DEV := $(VENV)/.dev$(addprefix -,$(notdir $(PYTHON)))
+FUZZ := $(VENV)-fuzz/.fuzz$(addprefix -,$(notdir $(PYTHON)))
 # What the tests need holds all that the demo needs.
 READY_FOR_DEMO := $(firstword $(wildcard $(DEV)) $(DEMO))
 
@@ -22,6 +25,8 @@ help:
 	@echo 'make test    run all tests, against real servers; ARGS="-k memory" chooses some'
 	@echo 'make soak    run two workers for minutes while everything breaks; ARGS="--seconds 600 --seed 7"'
 	@echo 'make lint    check style, types and the order of imports'
+	@echo 'make fuzz    let atheris try the rules with any bytes for FUZZ_SECONDS=60, in $(VENV)-fuzz'
+	@echo 'make differential  compare random applications with their cached twins, EXAMPLES=20000 a policy'
 	@echo 'make clean   remove what these made'
 	@echo 'All of them: PYTHON=python3.12 chooses the interpreter.'
 
@@ -41,8 +46,14 @@ lint: $(DEV)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+fuzz: $(FUZZ)
+	$(VENV)-fuzz/bin/python -m tests.fuzz.rules -max_total_time=$(FUZZ_SECONDS) $(ARGS)
+
+differential: $(DEV)
+	DIFFERENTIAL_EXAMPLES=$(EXAMPLES) $(BIN)/pytest -q -o faulthandler_timeout=0 tests/conformance/test_differential.py $(ARGS)
+
 clean:
-	rm -rf $(VENV) examples/cities/cities.sqlite3 .coverage .coverage.* dist build
+	rm -rf $(VENV) $(VENV)-fuzz examples/cities/cities.sqlite3 .coverage .coverage.* dist build
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -51,6 +62,9 @@ $(DEMO): pyproject.toml
 
 $(DEV): pyproject.toml
 	@.ci/environment dev $@
+
+$(FUZZ): pyproject.toml
+	@VENV=$(VENV)-fuzz .ci/environment fuzz $@
 
 # An environment whose interpreter is gone is made anew.
 ifeq ($(realpath $(BIN)/python),)

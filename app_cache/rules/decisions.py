@@ -236,15 +236,15 @@ def why_not_store(
 ) -> Refusal | None:
     """Return the first reason a shared cache does not store *response*, or None (RFC 9111 §3)."""
     said = response_directives(response.headers)
-    understood = response.status in UNDERSTOOD_STATUSES
+    understood = said.must_understand and response.status in UNDERSTOOD_STATUSES
+    if said.no_store and not understood:
+        return Refusal.NO_STORE
+    if said.private or not DECIDING.isdisjoint(connection_options(response.headers)):
+        return Refusal.PRIVATE
     if response.status != 200 and has_field(request.headers, b"range"):
         return Refusal.RANGE
     if response.status < 200 or response.status in (206, 304) or (said.must_understand and not understood):
         return Refusal.STATUS
-    if said.no_store and not said.must_understand:
-        return Refusal.NO_STORE
-    if said.private or not DECIDING.isdisjoint(connection_options(response.headers)):
-        return Refusal.PRIVATE
     credential = unshared_credential(request, said, policy)
     if credential is not None:
         return credential

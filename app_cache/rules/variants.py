@@ -66,10 +66,10 @@ def _weighed(member: str) -> tuple[str, str | None]:
     if '"' in member:
         return member, None
     preferred, *parameters = [part.strip(" \t") for part in member.split(";")]
-    weights = [part[2:] for part in parameters if part[:2].lower() == "q="]
+    weight, *others = [part[2:] for part in parameters if part[:2].lower() == "q="] or ["1"]
     text = ";".join([preferred.lower(), *(part for part in parameters if part[:2].lower() != "q=")])
-    weight = weights[0] if weights else "1"
-    return text, weight if preferred and _WEIGHT.fullmatch(weight) else None
+    readable = preferred and not others and _WEIGHT.fullmatch(weight)
+    return text, weight if readable else None
 
 
 def selecting_fields(headers: Headers, policy: CachePolicy) -> frozenset[str]:

@@ -211,7 +211,7 @@ MODIFIED = f"Last-Modified: {http_date(NOW - 100)}"
             299,
             ["Cache-Control: must-understand, no-store, max-age=9"],
             PLAIN,
-            Refusal.STATUS,
+            Refusal.NO_STORE,
             id="must, but not",
         ),
         pytest.param(

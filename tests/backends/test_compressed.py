@@ -314,11 +314,12 @@ async def test_watch(inner: Callable[[], CacheBackend]) -> None:
 
 @pytest.mark.parametrize("inner", [MemoryBackend, TextBackend, ServerBackend])
 def test_offers_what_the_inner_has(inner: Callable[[], CacheBackend]) -> None:
-    """The wrapper has the verbs of the backend within and no others."""
+    """The wrapper has the verbs of the backend within, but the one that would take a value past it."""
     kept_in = inner()
     backend = CompressedBackend(kept_in)
     verbs = {verb for verbs in VERBS.values() for verb in verbs}
-    assert {verb for verb in verbs if hasattr(backend, verb)} == {v for v in verbs if hasattr(kept_in, v)}
+    there = {verb for verb in verbs if hasattr(kept_in, verb)}
+    assert {verb for verb in verbs if hasattr(backend, verb)} == there - {"get_now"}
 
 
 def test_overridden_text_verb() -> None:

@@ -184,7 +184,7 @@ def _order(patterns: list[str], tags: list[str], urls: list[str]) -> Order:
 
 
 async def _stats(connection: HTTPConnection) -> dict[str, Any]:
-    """Return what the cache of this process did since it started."""
+    """Return what the cache of this process did since it started, and whether it asks its backend."""
     services = services_of(connection.scope)
     backend, store = services.backend(), services.store()
     sized = capability(backend, SizedBackend)
@@ -196,6 +196,7 @@ async def _stats(connection: HTTPConnection) -> dict[str, Any]:
         "backend": type(backend).__name__,
         "namespace": store.namespace,
         "size": size,
+        "breaker": None if store.breaker is None else store.breaker.state.value,
         "counts": dict(sorted(store.stats.items())),
     }
 

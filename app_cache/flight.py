@@ -21,7 +21,7 @@ from app_cache.rules.directives import delta_seconds
 from app_cache.rules.messages import combined, fields_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, MutableMapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, MutableMapping
 
     from app_cache.codec import Entry
     from app_cache.rules.messages import Headers
@@ -237,7 +237,7 @@ class Fill(Run[Outcome]):
     async def _tee(self, send: Send) -> None:
         while True:
             while self._kept:
-                await send(self._kept[0])
+                await send(_sendable(self._kept[0]))
                 self._kept.popleft()
                 self._taken.set()
             if self.task is None or self.task.done() or self._is_withheld:
@@ -323,7 +323,11 @@ class Fill(Run[Outcome]):
                 self._timer = self.loop.call_later(SLOW_BODY_S, self._let_go)
             self._forward(message)
             return
-        outcome = await self.judge.finished(b"".join(self._body))
+        body = b"".join(self._body)
+        outcome = await self.judge.finished(body)
+        if len(self._body) > 1:
+            self._body.clear()
+            self._kept = _views(self._kept, body, len(body) - len(part))
         self.complete = True
         if self._share is Share.FAIL:
             self._release_start()
@@ -395,6 +399,26 @@ class Fill(Run[Outcome]):
         self._news.set()
         if self._timer is not None:
             self._timer.cancel()
+
+
+class _View(dict[str, Any]):
+    """A message whose body is a view of the whole one, which is in memory anyway."""
+
+
+def _views(messages: Iterable[Message], body: bytes, end: int) -> deque[Message]:
+    """Return *messages* with views of *body* in place of their parts of it, the last of which ends at *end*."""
+    views: deque[Message] = deque()
+    for message in reversed([*messages]):
+        if message["type"] == "http.response.body":
+            start = end - memoryview(message.get("body", b"")).nbytes
+            message, end = _View(message, body=memoryview(body)[start:end]), start
+        views.appendleft(message)
+    return views
+
+
+def _sendable(message: Message) -> Message:
+    """Return *message* as the application would have sent it."""
+    return {**message, "body": bytes(message["body"])} if isinstance(message, _View) else message
 
 
 async def _after_content(receive: Receive) -> Message:

@@ -17,6 +17,7 @@ from app_cache import (
     ConfigurationError,
     MemoryBackend,
     NotWiredError,
+    RedisBackend,
 )
 from app_cache.fastapi import cache_router
 from containers import CacheContainer, install
@@ -25,6 +26,7 @@ from tests.clients import HIT, MISS, client_of, counting_app, get, post, told_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tests.conftest import StartServer
     from tests.servers import Server
 
 pytestmark = pytest.mark.anyio
@@ -269,6 +271,7 @@ class TestStats:
         await told_of(app, "/count", "/count", "/count")
         stats = (await get(app, "/cache-stats")).json()
         assert (stats["backend"], stats["namespace"], stats["size"]) == ("MemoryBackend", "", 1)
+        assert stats["breaker"] is None
         assert (stats["counts"]["hit"], stats["counts"]["uri-miss"]) == (2, 1)
 
     async def test_server_away(self) -> None:
@@ -280,6 +283,15 @@ class TestStats:
 
         response = await get(app_with(backend=Away()), "/cache-stats")
         assert (response.status_code, response.json()["size"]) == (200, None)
+
+    async def test_breaker(self, start_server: StartServer) -> None:
+        """Whether the backend is asked is told as well: not any more, once it lets nobody in."""
+        server = start_server(password="s3cret")
+        app = app_with(backend=RedisBackend(f"redis://:wr0ng@127.0.0.1:{server.port}"))
+        seen = [(await get(app, "/cache-stats")).json()["breaker"]]
+        await get(app, "/count")
+        seen.append((await get(app, "/cache-stats")).json()["breaker"])
+        assert seen == ["closed", "open"]
 
 
 class Unfaithful(MemoryBackend):

@@ -223,6 +223,22 @@ async def test_runs_at_its_own_pace(scene: Scene) -> None:
     assert scene.client.body == b"oneend"
 
 
+async def test_slow_leader_costs_one_body(scene: Scene) -> None:
+    """What a leader has yet to get of a complete answer is in memory once, and it gets each message as it was."""
+    scene.client.takes.clear()
+    parts = [START, part(b"abc"), part(b""), part(b"defg"), END]
+    for message in parts:
+        await scene.handler.send(message)
+    await scene.handler.end()
+    (body,) = scene.judge.bodies
+    kept = [message["body"] for message in scene.fill._kept if message.get("more_body")]
+    assert [each.obj is body for each in kept] == [True] * 3
+    scene.client.takes.set()
+    await scene.leader
+    assert scene.client.got[1:] == parts[1:]
+    assert {type(message["body"]) for message in scene.client.got[1:]} == {bytes}
+
+
 async def test_content_and_no_disconnect(scene: Scene) -> None:
     """The run gets the content once, and learns of no client that leaves until its answer is complete."""
     scene.client.gone.set()

@@ -462,6 +462,7 @@ def test_bounded_memory() -> None:
         assert table.find(scope_of(f"/{number}")) is not None
     assert table.find(scope_of("/" + "a" * 10_000)) is not None
     assert len(table._plans) == MAX_PLANS
+    assert max(len(path) for _, path, *_ in table._plans) < 10
 
 
 BY_PATH = {

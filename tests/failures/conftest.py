@@ -11,8 +11,10 @@ from tests.failures.proxy import FaultProxy
 from tests.failures.rig import Rig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from _pytest.terminal import TerminalReporter
 
     from tests.servers import Server
 
@@ -39,3 +41,17 @@ def proxy(redis_server: Server) -> Iterator[FaultProxy]:
     """A proxy before an empty server, which passes on everything."""
     with FaultProxy(redis_server.port) as proxy:
         yield proxy
+
+
+@pytest.fixture
+def figure(record_property: Callable[[str, object], None]) -> Callable[[str, float], None]:
+    """Note what a promise costs: ``figure("after the breaker opened", seconds)``; ``-v`` shows it at the end."""
+    return lambda name, seconds: record_property(name, f"{seconds * 1000:.1f} ms")
+
+
+def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
+    """Show with ``-v`` what was measured."""
+    if terminalreporter.verbosity > 0:
+        for report in terminalreporter.getreports("passed"):
+            for name, value in report.user_properties:
+                terminalreporter.write_line(f"{report.nodeid}: {name}: {value}")

@@ -99,6 +99,11 @@ class Worker:
         return HOST, self._listening.getsockname()[1]
 
     @property
+    def is_running(self) -> bool:
+        """Whether it has a process that was not ended from here."""
+        return self._process is not None and self._process.pid is not None
+
+    @property
     def pid(self) -> int:
         """The number of its process."""
         assert self._process is not None

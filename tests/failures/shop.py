@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from app_cache import cache
 from app_cache.fastapi import cache_router
 from containers import CacheContainer, install
 from tests.clients import HIT, client_of, told
+from tests.failures.timing import Stopwatch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 SOON_S = 10.0
 """A bound that only what hangs passes."""
+BUDGET_S = 0.25
+"""Seconds of an operation of the backend, with all its waits and attempts."""
+BACK_WITHIN_S = 1.5
+"""Seconds from the return of a server to the first hit."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +79,9 @@ class Shop:
 
     async def get(self, number: int = 1) -> Answer:
         """Return what a page answers."""
-        begun = time.monotonic()
+        watch = Stopwatch()
         response = await self.client.get(f"/pages/{number}")
-        return Answer(response.status_code, response.json(), told(response), time.monotonic() - begun)
+        return Answer(response.status_code, response.json(), told(response), watch.seconds)
 
     async def invalidate(self, number: int = 1) -> httpx.Response:
         """Return what the endpoint answers that invalidates a page."""
@@ -85,11 +89,17 @@ class Shop:
 
     async def seconds_to_a_hit(self, number: int = 1) -> float:
         """Return how long it is from now until a page is answered from the cache."""
-        begun = time.monotonic()
+        watch = Stopwatch()
         async with asyncio.timeout(SOON_S):
             while (await self.get(number)).told != HIT:  # noqa: ASYNC110 - another process comes back
                 await asyncio.sleep(0.01)
-        return time.monotonic() - begun
+        return watch.seconds
+
+    async def runs_of(self, number: int) -> None:
+        """Return when the handler of a page has begun."""
+        async with asyncio.timeout(SOON_S):
+            while not self.runs[number]:  # noqa: ASYNC110 - counts have no event
+                await asyncio.sleep(0)
 
     async def settled(self) -> None:
         """Return when no write is on its way."""
@@ -100,10 +110,10 @@ class Shop:
 
 @asynccontextmanager
 async def open_shop(backend: CacheBackend) -> AsyncIterator[Shop]:
-    """Open a shop on *backend*; close both, and see that no task is left over."""
+    """Open a shop on *backend*, its lifespan and all; close both, and see that no task is left over."""
     before = asyncio.all_tasks()
     shop = Shop(backend)
-    async with client_of(shop.app) as shop.client:
+    async with shop.app.router.lifespan_context(shop.app), client_of(shop.app) as shop.client:
         yield shop
     await shop.store.close()
     await backend.close()

@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import random
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.clients import told
-from tests.failures.proxy import Delay, Drop, FaultProxy, Garbage, Mode, Pass, Reset, Slow, Truncate
+from tests.failures.proxy import Delay, Drop, FaultProxy, Garbage, Mode, Pass, Refuse, Reset, Slow, Truncate
 from tests.failures.rig import Rig
+from tests.failures.timing import Stopwatch
 from tests.servers import HOST, Server, found_binaries
 
 if TYPE_CHECKING:
@@ -37,8 +39,20 @@ ITEMS = 200
 CHANGES, FAILURES, ABORTS = 0.05, 0.01, 0.01
 """Parts of the requests."""
 BUDGET_S = 0.25
-MOST_S = 5.0
-"""Seconds in which each answer must be there, but for a worker that is dead."""
+MOST_S = 1.0
+"""Seconds in which each answer must be there: its look-up, that of a run which it joins, and what follows both."""
+SETTLES_S = 1.0
+"""Seconds in which a worker that was started answers those who have waited for it."""
+OPENS_WITHIN_S = 2.0
+"""Seconds of a trouble after which a server that is away is left alone."""
+AT_ONCE_S, MOST_LATE = 0.1, 0.1
+"""Seconds that an answer takes which asks nobody, and the part of all that may take longer then: the probes."""
+BACK_WITHIN_S = 1.5
+"""Seconds from the end of a trouble to the first hit."""
+LATER_S = 5.0
+"""Seconds in which everything must be done that nobody waits for."""
+EACH_MODE_S = 0.3
+"""Seconds from one mode of the network to the next, where it breaks in several."""
 CALM_S = 10.0
 """Seconds in which everything must be as before, when all is over."""
 PASSWORD = "the-password-of-the-soak"
@@ -55,6 +69,12 @@ class Report:
     """Requests by what they were, and ``excused``: lost with a worker that was told to end."""
     hits: Counter[str] = field(default_factory=Counter)
     """Answers from the cache, by what went on when they were asked for."""
+    took: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    """The seconds of answers that were asked for long after a trouble began, by the trouble."""
+    opened: int = 0
+    """How often the workers that ended had taken the server to be away."""
+    slowest: float = 0.0
+    """The seconds of the slowest answer, without those in which the machine ran something else."""
     wrong: list[str] = field(default_factory=list)
 
 
@@ -79,6 +99,8 @@ class Target:
         self.under_way: set[Asked] = set()
         self.ends = False
         """Whether it was told to end, and so may close a connection that it has just accepted."""
+        self.up_since = time.monotonic()
+        """When it was started; infinite while it is dead."""
         self.known = [0] * ITEMS
         """The version of each item whose change it was told, and has told as done."""
 
@@ -87,6 +109,10 @@ class Target:
         for asked in self.under_way:
             asked.excused = True
         self.known = [0] * ITEMS
+
+
+AWAY = ("hang", "restart", "later", "dropped", "wrong password", "no permission")
+"""Troubles in which the server is left alone, but for a probe each second."""
 
 
 class Soak:
@@ -108,50 +134,65 @@ class Soak:
         """The version of each item whose change was told as done everywhere."""
         self._chance = random.Random(seed)
         self._weights = [*accumulate(1 / rank for rank in range(1, ITEMS + 1))]
-        self._phase = "start"
+        self._begin("start")
 
     @property
     def phases(self) -> dict[str, Callable[[], AbstractAsyncContextManager[None]]]:
         """What goes on in turn, by its name."""
-        wire: dict[str, Mode] = {
-            "late": Delay(0.1),
-            "later": Delay(1),
-            "dropped": Drop(),
-            "slow": Slow(20_000),
-            "reset": Reset(),
-            "garbage": Garbage(),
-            "truncated": Truncate(500),
+        wire: dict[str, list[Mode]] = {
+            "late": [Delay(0.1)],
+            "later": [Delay(1)],
+            "dropped": [Drop()],
+            "slow": [Slow(20_000)],
+            "reset and refused": [Reset(), Refuse()],
+            "garbage and truncated": [Garbage(), Truncate(500)],
+            "by turns": [Drop(), Pass()],
         }
         return {
             "hang": self._hang,
             "restart": self._restart,
-            **{name: partial(self._broken, mode) for name, mode in wire.items()},
+            **{name: partial(self._broken, modes) for name, modes in wire.items()},
             "full": self._full,
             "read-only": self._read_only,
             "wrong password": self._wrong_password,
+            "no permission": self._no_permission,
             "worker killed": partial(self._ended, self.targets[0], gently=False),
             "shutdown": partial(self._ended, self.targets[1], gently=True),
         }
 
     async def run(self, seconds: float) -> None:
-        """Go through all phases, each with as much time without anything after it."""
-        each = seconds / (2 * len(self.phases) + 1)
+        """Go through all phases, after each of them half its time without anything."""
+        each = seconds / (3 * len(self.phases) + 2)
         async with asyncio.TaskGroup() as tasks:
             asking = tasks.create_task(self._ask_at_rate(tasks))
-            await self._steady(each)
+            await self._steady(2 * each)
             for name, phase in self.phases.items():
-                self._phase = name
+                self._begin(name)
                 async with phase():
-                    await asyncio.sleep(each)
-                self._phase = f"after {name}"
+                    await asyncio.sleep(2 * each)
+                self._begin(f"after {name}")
+                await self._until_hits()
                 await asyncio.sleep(each)
-                if not self.report.hits[self._phase]:
-                    self._wrong("nothing comes from the cache again")
             asking.cancel()
+        for name, took in self.report.took.items():
+            late = sum(each > AT_ONCE_S for each in took)
+            if late > MOST_LATE * len(took) + 1:
+                self._wrong(f"{late} of {len(took)} were late in {name} while the server was left alone")
+
+    def _begin(self, phase: str) -> None:
+        self._phase, self._began_at = phase, time.monotonic()
+
+    async def _until_hits(self) -> None:
+        """Return when there is a hit again."""
+        watch = Stopwatch()
+        while not self.report.hits[self._phase] and watch.passed < LATER_S:  # noqa: ASYNC110 - counts have no event
+            await asyncio.sleep(0.01)
+        if watch.seconds > BACK_WITHIN_S:
+            self._wrong(f"the first hit comes after {watch.seconds:.1f} s")
 
     async def _steady(self, seconds: float) -> None:
         """Let time pass in which nothing breaks, and compare the runs of handlers with what made them needed."""
-        self._phase = "steady"
+        self._begin("steady")
         changes = self.report.asked["change"]
         await asyncio.sleep(seconds)
         changed = self.report.asked["change"] - changes
@@ -190,20 +231,28 @@ class Soak:
 
     async def _read(self, target: Target, item: int) -> None:
         oldest = max(self.durable[item], target.known[item])
-        known, phase, began = target.known, self._phase, time.monotonic()
+        known, phase = target.known, self._phase
+        watch = Stopwatch(target.worker.pid if target.worker.is_running else None)
+        is_timed = time.monotonic() - target.up_since > SETTLES_S
+        is_left_alone = phase in AWAY and time.monotonic() - self._began_at > OPENS_WITHIN_S
         answer = await target.worker.ask(f"/items/{item}")
-        took = time.monotonic() - began
+        took = watch.seconds
         if answer.status_code != 200:
             self._wrong(f"{answer.status_code} for {item}")
             return
         self.report.hits[phase] += told(answer) == "hit"
         served = answer.json()
         if known is not target.known:
-            oldest, took = self.durable[item] if oldest == self.durable[item] else 0, 0.0
+            oldest = self.durable[item] if oldest == self.durable[item] else 0
+        if known is not target.known or not is_timed:
+            took = 0.0
+        if is_left_alone:
+            self.report.took[phase].append(took)
+        self.report.slowest = max(self.report.slowest, took)
         if served["item"] != item or served["version"] < oldest:
             self._wrong(f"{answer.text} for {item} when {oldest} was known")
         if took > MOST_S:
-            self._wrong(f"{took:.1f} s for {item}")
+            self._wrong(f"{took:.2f} s for {item}")
 
     async def _change(self, target: Target, item: int) -> None:
         known = target.known
@@ -244,10 +293,18 @@ class Soak:
         await asyncio.to_thread(self.server.start)
 
     @asynccontextmanager
-    async def _broken(self, mode: Mode) -> AsyncIterator[None]:
-        self.proxy.mode = mode
+    async def _broken(self, modes: list[Mode]) -> AsyncIterator[None]:
+        """Have the network break in one of *modes*, and where there are several, in one after the other."""
+        changing = asyncio.create_task(self._change_mode(modes))
         yield
+        changing.cancel()
+        await asyncio.wait({changing})
         self.proxy.mode = Pass()
+
+    async def _change_mode(self, modes: list[Mode]) -> None:
+        for mode in cycle(modes):
+            self.proxy.mode = mode
+            await asyncio.sleep(EACH_MODE_S if len(modes) > 1 else 1e6)
 
     @asynccontextmanager
     async def _full(self) -> AsyncIterator[None]:
@@ -269,8 +326,16 @@ class Soak:
         self.server.command("ACL", "SETUSER", "default", "<another", f">{PASSWORD}")
 
     @asynccontextmanager
+    async def _no_permission(self) -> AsyncIterator[None]:
+        self.server.command("ACL", "SETUSER", "default", "-mget", "-get", "-eval", "-evalsha")
+        yield
+        self.server.command("ACL", "SETUSER", "default", "+@all")
+
+    @asynccontextmanager
     async def _ended(self, target: Target, *, gently: bool) -> AsyncIterator[None]:
+        self.report.opened += (await target.client.state())["stats"].get("breaker_opened", 0)
         target.excuse()
+        target.up_since = math.inf
         if gently:
             target.ends = True
             target.worker.terminate()
@@ -280,6 +345,7 @@ class Soak:
         target.ends = False
         yield
         await asyncio.to_thread(target.worker.start)
+        target.up_since = time.monotonic()
 
     async def look_after(self, before: list[dict[str, Any]], rig: Rig) -> None:
         """Write down what is not as it was *before*."""
@@ -300,7 +366,7 @@ class Soak:
                 self._wrong(f"the log says {word!r}")
 
     async def _look_at(self, target: Target, before: dict[str, Any]) -> None:
-        async with asyncio.timeout(CALM_S + MOST_S):
+        async with asyncio.timeout(CALM_S + LATER_S):
             await target.client.written()
         state = await target.client.state()
         left = Counter(state["tasks"]) - Counter(before["tasks"])
@@ -331,6 +397,12 @@ async def soak(directory: Path, seconds: float, seed: int) -> Report:
                 return run.report
 
 
+def _quantiles(took: list[float]) -> str:
+    ordered = sorted(took)
+    shown = {part: ordered[int(part / 100 * (len(ordered) - 1))] * 1000 for part in (50, 90, 99, 100)}
+    return f"{len(took)} answers, " + ", ".join(f"{part} % in {ms:.0f} ms" for part, ms in shown.items())
+
+
 def main() -> None:
     """Run it from the command line, and exit with 1 if anything went wrong."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -339,7 +411,12 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         report = asyncio.run(soak(Path(directory), options.seconds, options.seed))
-    said = [f"seed {options.seed}: {dict(report.asked)}, hits: {dict(report.hits)}", *report.wrong]
+    said = [
+        f"seed {options.seed}: {dict(report.asked)}, hits: {dict(report.hits)}",
+        f"the slowest answer took {report.slowest:.2f} s; the server was {report.opened} times taken to be away",
+        *(f"left alone, {name}: {_quantiles(took)}" for name, took in report.took.items()),
+        *report.wrong,
+    ]
     sys.stdout.write("\n".join(said) + "\n")
     sys.exit(bool(report.wrong))
 

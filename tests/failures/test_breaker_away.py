@@ -11,20 +11,22 @@ import pytest
 from app_cache.backends.redis import RedisBackend
 from app_cache.breaker import FAILURES, State
 from tests.clients import HIT
-from tests.failures.shop import SOON_S, events_of, open_shop
+from tests.failures.shop import BACK_WITHIN_S, BUDGET_S, SOON_S, events_of, open_shop
 from tests.servers import free_port
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.servers import Server
 
 pytestmark = pytest.mark.anyio
 
-BUDGET_S = 0.25
-BACK_WITHIN_S = 1.5
+AT_ONCE_S = 0.01
+"""Seconds beside the handler's own of a request that does not ask the server."""
 
 
-async def test_away_at_start(caplog: pytest.LogCaptureFixture) -> None:
-    """With no server requests are answered at once, 50 at once by one run, with one line in the log (F1)."""
+async def test_away_at_start(caplog: pytest.LogCaptureFixture, figure: Callable[[str, float], None]) -> None:
+    """With no server it starts, answers at once, 50 requests by one run, and says one line in the log (F1)."""
     async with open_shop(RedisBackend(f"redis://127.0.0.1:{free_port()}")) as shop:
         shop.open.clear()
         requests = [asyncio.create_task(shop.get()) for _ in range(50)]
@@ -37,52 +39,70 @@ async def test_away_at_start(caplog: pytest.LogCaptureFixture) -> None:
         assert {(answer.status, answer.body) for answer in at_once} == {(200, "1: 1")}
         one_by_one = [await shop.get() for _ in range(50)]
         assert {answer.status for answer in one_by_one} == {200}
-        assert sorted(answer.took for answer in one_by_one)[40] < 0.05
+        slowest = max(answer.took for answer in one_by_one)
+        figure("F1: the slowest of 50 requests", slowest)
+        assert slowest < 0.05
         assert shop.breaker.state is State.OPEN
         assert events_of(caplog) == ["WARNING cache.backend_failed reason=away"]
         health = await shop.client.get("/health/cache")
         assert (health.status_code, health.json()["status"]) == (503, "degraded")
 
 
-async def test_killed_and_started_again(redis_server: Server, caplog: pytest.LogCaptureFixture) -> None:
+async def test_killed_and_started_again(
+    redis_server: Server, caplog: pytest.LogCaptureFixture, figure: Callable[[str, float], None]
+) -> None:
     """A server that is killed under load and started again costs no request, and soon gives hits again (F2)."""
     async with open_shop(RedisBackend(redis_server.url)) as shop:
-        answers = []
+        answers, back = [], SOON_S
         for wave in range(30):
             if wave == 10:
                 redis_server.kill()
             if wave == 20:
                 redis_server.start()
+                back = await shop.seconds_to_a_hit()
             answers += await asyncio.gather(*(shop.get(number) for number in range(10)))
-        assert await shop.seconds_to_a_hit() < BACK_WITHIN_S
+        slowest = max(answer.took for answer in answers)
+        figure("F2: hits again after", back)
+        figure("F2: the slowest of 300 requests", slowest)
+        assert back < BACK_WITHIN_S
         assert [answer.status for answer in answers] == [200] * 300
-        assert max(answer.took for answer in answers) < 2 * BUDGET_S
+        assert slowest < 0.3
         assert {answer.told for answer in answers[50:100]} == {HIT}
         assert events_of(caplog) == ["WARNING cache.backend_failed reason=away"]
 
 
-async def test_hangs(redis_server: Server, caplog: pytest.LogCaptureFixture) -> None:
+async def test_hangs(
+    redis_server: Server, caplog: pytest.LogCaptureFixture, figure: Callable[[str, float], None]
+) -> None:
     """A server that hangs costs five requests the budget, then one a second, and soon gives hits again (F3)."""
     async with open_shop(RedisBackend(redis_server.url)) as shop:
         await shop.get()
         assert await shop.seconds_to_a_hit() < BACK_WITHIN_S
         redis_server.pause()
         try:
+            waited = []
             while shop.breaker.state is State.CLOSED:
-                answer = await shop.get()
-                assert (answer.status, answer.told) == (200, "fwd=uri-miss")
-                assert answer.took < 2 * BUDGET_S
+                waited.append(await shop.get())
             failed, begun = shop.store.stats["failed_away"], time.monotonic()
             answers = [await shop.get() for _ in range(300)]
+            late = [answer.took for answer in answers if answer.took > AT_ONCE_S]
+            probes = time.monotonic() - begun + 1
             for number in range(10):
                 answers += await asyncio.gather(*(shop.get(number) for _ in range(50)))
             took = time.monotonic() - begun
         finally:
             redis_server.resume()
         back = await shop.seconds_to_a_hit()
+        figure("F3: the slowest of those that wait for it", max(answer.took for answer in waited))
+        typical = sorted(answer.took for answer in answers[:300])[150]
+        figure("F3: half of those that do not wait take at most", typical)
+        figure("F3: hits again after", back)
         assert failed >= FAILURES
+        assert {(answer.status, answer.told) for answer in waited} == {(200, "fwd=uri-miss")}
+        assert max(answer.took for answer in waited) < BUDGET_S + 0.05
         assert {answer.status for answer in answers} == {200}
-        assert sum(answer.took > BUDGET_S / 2 for answer in answers[:300]) <= took + 1
+        assert len(late) <= probes + 3  # of 300; now and then garbage is collected
+        assert max(late, default=0.0) < BUDGET_S + 0.05
         assert shop.store.stats["failed_away"] - failed <= took + 1
         assert back < BACK_WITHIN_S
         assert events_of(caplog) == ["WARNING cache.backend_failed reason=away"]
@@ -98,5 +118,5 @@ async def test_many_wait_while_it_hangs(redis_server: Server) -> None:
         finally:
             redis_server.resume()
         assert {answer.status for answer in answers} == {200}
-        assert max(answer.took for answer in answers) < 3 * BUDGET_S
+        assert max(answer.took for answer in answers) < 2 * BUDGET_S
         assert shop.breaker.state is State.CLOSED

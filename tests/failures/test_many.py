@@ -13,10 +13,14 @@ from app_cache import exchange, flight
 from app_cache.keys import prefix
 from tests.clients import told
 from tests.failures.rig import request
+from tests.failures.timing import Stopwatch
+from tests.failures.worker import MAX_BODY
 from tests.middleware.test_single_flight import Gated, Patient
 from tests.stored import written
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import httpx
 
     from tests.failures.conftest import StartRig
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 MANY = 200
+HANDLER_S = 0.2
+"""Seconds that the handler is taken to need in what is promised; here it is let go when the watch begins."""
 WITHIN_S = 20
 DIGEST_LENGTH = 64
 
@@ -63,7 +69,9 @@ async def test_clients_leave(redis_server: Server, start_rig: StartRig) -> None:
         assert (await client.state())["runs"] == {"/items/1": 1}
 
 
-async def test_handler_fails(redis_server: Server, start_rig: StartRig) -> None:
+async def test_handler_fails(
+    redis_server: Server, start_rig: StartRig, figure: Callable[[str, float], None]
+) -> None:
     """While 200 wait a handler raises: one run, 200 answers of 500, one traceback in a short log (F16)."""
     rig = start_rig(redis_server.url)
     (worker,) = rig.workers
@@ -71,7 +79,11 @@ async def test_handler_fails(redis_server: Server, start_rig: StartRig) -> None:
         await client.gate(is_open=False)
         asked = await wave(worker, client, "/fails")
         await client.gate(is_open=True)
+        watch = Stopwatch(worker.pid)
         failed = await answers(asked)
+        took = watch.seconds
+        figure("F16: 200 answers after the handler has raised", watch.passed)
+        assert took < 3 * HANDLER_S
         assert {(answer.status_code, answer.text) for answer in failed} == {(500, "Internal Server Error")}
         assert (await client.state())["runs"] == {"/fails": 1}
     log = rig.logs()
@@ -127,21 +139,30 @@ async def test_handler_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     await app.waves([each for each in asked if not each.done()])
 
 
-async def test_not_shared(redis_server: Server, start_rig: StartRig) -> None:
+async def test_not_shared(redis_server: Server, start_rig: StartRig, figure: Callable[[str, float], None]) -> None:
     """What is private is each client's own; who comes next does not wait for others at all (F18)."""
     (worker,) = start_rig(redis_server.url).workers
     async with worker.client() as client:
         await client.gate(is_open=False)
         asked = await wave(worker, client, "/private")
+        await client.until("inside", "/private", 1)
         await client.gate(is_open=True)
+        watch = Stopwatch(worker.pid)
         bodies = {answer.text for answer in await answers(asked)}
+        took = watch.seconds
+        figure("F18: 200 answers after the first one was private", watch.passed)
         assert len(bodies) == MANY
+        assert took < 2 * HANDLER_S + 0.2
         await client.gate(is_open=False)
         asked = await wave(worker, client, "/private")
         await client.until("inside", "/private", MANY)
         await client.gate(is_open=True)
+        watch = Stopwatch(worker.pid)
         bodies |= {answer.text for answer in await answers(asked)}
+        took = watch.seconds
+        figure("F18: the next 200, which wait for nobody", watch.passed)
         assert len(bodies) == 2 * MANY
+        assert took < HANDLER_S + 0.2
 
 
 async def test_four_workers(redis_server: Server, start_rig: StartRig) -> None:
@@ -166,8 +187,10 @@ async def test_four_workers(redis_server: Server, start_rig: StartRig) -> None:
         await client.aclose()
 
 
-async def test_slow_leader(redis_server: Server, start_rig: StartRig) -> None:
-    """A leader that reads nothing holds up nobody, and gets all of its answer when it reads at last (F34)."""
+async def test_slow_leader(
+    redis_server: Server, start_rig: StartRig, figure: Callable[[str, float], None]
+) -> None:
+    """A leader that reads nothing holds up nobody, costs no more than its body, and gets it in the end (F34)."""
     (worker,) = start_rig(redis_server.url).workers
     size, path = 8_000_000, "/text/8000000"
     async with worker.client() as client:
@@ -175,9 +198,17 @@ async def test_slow_leader(redis_server: Server, start_rig: StartRig) -> None:
         with await asyncio.to_thread(unread, worker, path) as leader:
             await client.until("inside", path, 1)
             asked = await wave(worker, client, path, 3)
+            before = (await client.state())["memory"]
             await client.gate(is_open=True)
+            watch = Stopwatch(worker.pid)
             assert {len(answer.content) for answer in await answers(asked)} == {size}
+            took = watch.seconds
+            figure("F34: three answers of 8 MB though the leader reads nothing", watch.passed)
+            assert took < 0.2 + HANDLER_S
+            await client.written()
+            grown = (await client.state())["memory"] - before
             assert told(await worker.ask(path)) == "hit"
+            assert grown < MAX_BODY
             assert await asyncio.to_thread(received, leader) > size
         assert (await client.state())["runs"] == {path: 1}
 

@@ -20,4 +20,5 @@ async def test_soak(tmp_path: Path) -> None:
     """While everything breaks, no answer is an error or older than what was known, and all is calm at the end."""
     report = await soak(tmp_path, SECONDS, SEED)
     assert report.wrong == []
+    assert report.opened > 0
     assert report.asked.total() > SECONDS * RATE / 2

@@ -11,11 +11,12 @@ from fastapi.responses import StreamingResponse
 
 from app_cache import cache
 from tests.failures.rig import request
+from tests.failures.timing import Stopwatch
 from tests.failures.worker import MEBIBYTE, WITHIN_S
 from tests.middleware.apps import messages_of, put_cache, scope_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from tests.failures.conftest import StartRig
     from tests.failures.rig import Worker
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 HEAD_END = b"\r\n\r\n"
+FIRST_WITHIN_S = 0.05
+LEAVES_WITHIN_S = 1.0
 
 
 class Reader:
@@ -58,38 +61,53 @@ class Reader:
         return self.received
 
 
-async def test_a_gibibyte(start_rig: StartRig) -> None:
-    """Every byte of a body beyond ``max_body`` arrives, the first at once; nothing of it is kept (F19)."""
+async def test_a_gibibyte(start_rig: StartRig, figure: Callable[[str, float], None]) -> None:
+    """Every byte of a body beyond ``max_body`` arrives, the first at once; nothing of it is kept (F19).
+
+    Who waits goes on by himself when the limit passes, long before the leader has all of it.
+    """
     (worker,) = start_rig(None).workers
     path, size = "/large/1024", 1024 * MEBIBYTE
     async with worker.client() as client:
         await client.gate(is_open=False)
         await client.get("/control/state")
+        watch = Stopwatch(worker.pid)
         async with Reader(worker, path) as leader, Reader(worker, path) as waiting:
             assert b"p" in await leader.first()
+            took = watch.seconds
+            figure("F19: first byte after", took)
+            assert took < FIRST_WITHIN_S
             await client.until("asked", path, 2)
             await client.settled()
             await client.peak()
             before = await client.peak()
             await client.gate(is_open=True)
-            rest = asyncio.create_task(leader.rest())
             assert b"p" in await waiting.first()
             waiting._writer.transport.abort()
-            assert size < await rest < size * 1.01
+            assert size < await leader.rest() < size * 1.01
             assert await client.peak() - before < 8 * MEBIBYTE
         state = await client.state()
         assert (state["runs"], state["stats"].get("stored", 0)) == ({path: 2}, 0)
 
 
-async def test_events(start_rig: StartRig) -> None:
+async def test_events(start_rig: StartRig, figure: Callable[[str, float], None]) -> None:
     """The first event is with the client before there is a second; the handler sees its client leave (F20)."""
     (worker,) = start_rig(None).workers
     async with worker.client() as client:
+        await client.get("/control/state")
         await client.gate(is_open=False)
+        watch = Stopwatch(worker.pid)
         async with Reader(worker, "/events") as reader:
             assert b"data: 0\n\n" in await reader.first()
+            first = watch.seconds
             assert (await client.state())["left"] == {}
+        watch = Stopwatch(worker.pid)
         await client.until("left", "/events", 1)
+        left = watch.seconds
+        figure("F20: first event after", first)
+        figure("F20: the handler sees its client leave after", left)
+        assert first < FIRST_WITHIN_S
+        assert left < LEAVES_WITHIN_S
 
 
 async def events(request: Request) -> StreamingResponse:

@@ -1,4 +1,4 @@
-"""Processes that are killed, told to end, or forked, and requests that are cancelled (F26, F29, F31 to F33)."""
+"""Processes that are killed, told to end, or forked, and requests that end early (F25, F26, F29, F31 to F33)."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from app_cache import RedisBackend, cache
 from app_cache.store import PENDING_S
 from tests.clients import told
+from tests.failures.shop import open_shop
 from tests.middleware.apps import client_of, put_cache
 from tests.stored import written
 
@@ -121,6 +122,53 @@ async def test_told_to_end(redis_server: Server, start_rig: StartRig) -> None:
     assert [answer.json()["version"] for answer in answers] == [1, 0]
     assert [told(answer) for answer in answers] == ["hit", "hit"]
     assert [word for word in ("Traceback", "never", "destroyed", "unclosed") if word in rig.logs()] == []
+
+
+async def test_changed_by_another_during_a_run(redis_server: Server, start_rig: StartRig) -> None:
+    """What one process began to fill before another changed it is never served once the change is told (F25)."""
+    rig = start_rig(redis_server.url, 2)
+    filling, changing = rig.workers
+    async with filling.client() as one, changing.client() as other:
+        for item in range(6):
+            path = f"/items/{item}"
+            await one.gate(is_open=False)
+            old = asyncio.create_task(filling.ask(path))
+            await one.until("inside", path, 1)
+            assert await other.change(item) == (1, True)
+            if item % 2:
+                assert (await changing.ask(path)).json()["version"] == 1
+                await other.written()
+            await one.gate(is_open=True)
+            assert (await old).json()["version"] == 0
+            await one.written()
+            for worker in (filling, changing, filling):
+                assert (await worker.ask(path)).json()["version"] == 1
+
+
+async def test_ended_in_this_process(redis_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An application that ends cancels the run that goes on too long, and leaves no task, no connection (F29)."""
+    monkeypatch.setattr("app_cache.store.PENDING_S", 0.05)
+    begun, cancelled = asyncio.Event(), list[str]()
+    async with open_shop(RedisBackend(redis_server.url)) as shop:
+
+        @shop.app.get("/hangs")
+        @cache(timeout=60)
+        async def hang() -> None:
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancelled.append("hangs")
+                raise
+
+        await shop.get()
+        asked = asyncio.create_task(shop.client.get("/hangs"))
+        await asyncio.wait_for(begun.wait(), 10)
+        asked.cancel()
+        await asyncio.wait({asked})
+        assert (cancelled, len(redis_server.clients()) > 0) == ([], True)
+    assert cancelled == ["hangs"]
+    assert redis_server.clients() == []
 
 
 def app_over(backend: RedisBackend) -> FastAPI:

@@ -250,6 +250,9 @@ async def test_head(clock: FakeClock) -> None:
         assert told(await client.head("/")) == "fwd=uri-miss"
         get = await client.get("/")
         assert (told(get), get.text) == (MISS, "text")
+        for _ in range(2):  # the second is given again without an exchange
+            _, *parts = await messages_of(app, scope_of("/", method="HEAD"))
+            assert [part["body"] for part in parts] == [b""]
         head = await client.head("/")
     assert (told(head), head.content, head.headers["content-length"]) == ("hit", b"", "4")
     assert head.headers["etag"] == get.headers["etag"]

@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app_cache import CacheMiddleware, CachePolicy, MemoryBackend, cache
+from app_cache.keys import prefix
 from tests.middleware.apps import client_of, put_cache, told
+from tests.stored import FourMethods, written
 
 if TYPE_CHECKING:
     from app_cache.testing import FakeClock
@@ -185,11 +187,30 @@ async def test_exclude_headers_does_not_override_vary() -> None:
     assert (told(other_cookie), told(other_user)) == ("hit", "fwd=vary-miss; stored")
 
 
+async def test_no_key_is_told() -> None:
+    """No field of any answer shows a key, a tag, or what another client asked for (S30)."""
+    app, backend = FastAPI(), FourMethods()
+    app.get("/")(cache(timeout=60, tags=["a-tag"])(lambda: "text"))
+    container = put_cache(app, backend=backend)
+    async with client_of(app) as client:
+        answers = [
+            await client.get("/?secret=1", headers=asked)
+            for asked in ({}, {}, {"if-none-match": "*"}, {"cookie": "a"}, {"cache-control": "no-cache"})
+        ]
+    await written(container.store())
+    keys = [key.removeprefix(prefix("")) for key in backend.values if key.count(":") == 1]
+    assert [answer.status_code for answer in answers] == [200, 200, 304, 200, 200]
+    said = repr([answer.headers.raw for answer in answers])
+    assert len(keys) == 1
+    assert [word for word in (*keys, keys[0][:16], "a-tag", "secret", "key=") if word in said] == []
+
+
 async def test_hosts_and_schemes_are_apart() -> None:
     """What was stored for one host or scheme is not served for another (S5)."""
     app = reflecting()
     async with client_of(app) as client:
-        await client.get("/")
+        for _ in range(3):  # the third is given again without an exchange
+            await client.get("/")
         for url, expected in (
             ("http://other/", "fwd=uri-miss; stored"),
             ("https://test/", "fwd=uri-miss; stored"),

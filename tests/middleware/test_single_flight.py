@@ -14,7 +14,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 
 from app_cache import BackendError, CacheBackend, MemoryBackend, add_tags, cache
-from tests.middleware.apps import client_of, put_cache, served, told
+from tests.middleware.apps import client_of, put_cache, scope_of, served, told
 from tests.stored import FourMethods
 
 if TYPE_CHECKING:
@@ -255,6 +255,49 @@ async def test_failing_handler(caplog: pytest.LogCaptureFixture) -> None:
     assert (len(app.runs), len(raised), caplog.text) == (1, 1, "")
 
 
+async def test_failing_handler_and_the_answer_of_its_own() -> None:
+    """What an exception handler answers goes to all where the cache sees it, else to the leader alone (F16)."""
+    for kind, seen in ((RuntimeError, True), (Exception, False)):
+        app = Gated(failing(RuntimeError("boom")))
+        app.app.add_exception_handler(kind, lambda request, error: Response("sorry", 500))
+        answers = await app.waves(await app.ask(20))
+        others = "sorry" if seen else "Internal Server Error"
+        assert [answer.text for answer in answers] == ["sorry", *[others] * 19]
+        assert {answer.status_code for answer in answers} == {500}
+        assert len(app.runs) == 1
+
+
+async def test_handler_that_asks_whether_its_leader_left() -> None:
+    """A handler whose leader has left is not told so while others wait for its answer (F14)."""
+    left: list[bool] = []
+    app, gate = FastAPI(), asyncio.Event()
+
+    @app.get("/")
+    @cache(timeout=60)
+    async def answer(request: Request) -> str:
+        await gate.wait()
+        left.extend([await request.is_disconnected() for _ in range(3)])  # the first one takes the content
+        return "text"
+
+    put_cache(app)
+    gone = asyncio.Event()
+
+    async def receive() -> dict[str, Any]:
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None: ...
+
+    leader = asyncio.create_task(app(scope_of("/"), receive, send))
+    await anyio.wait_all_tasks_blocked()
+    waiting = asyncio.create_task(client_of(app).get("/"))
+    await anyio.wait_all_tasks_blocked()
+    gone.set()
+    gate.set()
+    assert (told(await waiting), left) == (COLLAPSED, [False] * 3)
+    await leader
+
+
 async def test_failing_answer() -> None:
     """An answer of 5xx goes to all who wait, as it is, and is not stored."""
     app = Gated(lambda request: Response("busy", 503, headers={"retry-after": "9"}))
@@ -331,6 +374,7 @@ async def test_invalidation_during_a_run(backend: Any, *, late: bool) -> None:
     before = await app.ask(5)
     await app.container.invalidation().by_tag("x")
     after = await app.ask(5)
+    assert len(app.runs) == (1 if late else 2)
     answers = await app.waves(before, after)
     assert {answer.text for answer in answers[5:]} == {"1"}
     await anyio.wait_all_tasks_blocked()

@@ -78,11 +78,11 @@ def test_escaped(text: str) -> None:
 )
 @pytest.mark.parametrize("text", ["a" * 100_000, "/" + "ab/" * 33_333], ids=["one letter", "path"])
 def test_time(pattern: str, text: str) -> None:
-    """A pattern of 256 characters takes time in proportion to the text: 0.3 ms for 1 KB, at most 5 here."""
+    """A pattern of 256 characters takes less than 1 ms for each KB of a text: 0.3 ms are measured (S25)."""
     matches = compile_glob(pattern)
     started_at = time.process_time()
     matches(text)
-    assert time.process_time() - started_at < 0.5
+    assert time.process_time() - started_at < 0.1
 
 
 def test_too_long() -> None:

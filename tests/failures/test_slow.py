@@ -1,0 +1,82 @@
+"""A server that answers, but late: nobody waits for it longer than a budget, and nobody for a store (F4)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from app_cache.backends.redis import RedisBackend
+from app_cache.breaker import FAILURES, State
+from tests.clients import HIT
+from tests.failures.proxy import Delay, FaultProxy, Pass
+from tests.failures.shop import BACK_WITHIN_S, BUDGET_S, SOON_S, open_shop
+from tests.failures.timing import Stopwatch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.servers import Server
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_hits_fall_back(proxy: FaultProxy, figure: Callable[[str, float], None]) -> None:
+    """What is stored in a server that answers after 0.3 s is answered by the handler after the budget (F4)."""
+    async with open_shop(RedisBackend(proxy.url)) as shop:
+        await shop.get()
+        await shop.settled()
+        assert (await shop.get()).told == HIT
+        proxy.mode = Delay(0.3)
+        waited = []
+        while shop.breaker.state is State.CLOSED:
+            waited.append(await shop.get())
+        figure("F4: the slowest of those that wait for it", max(answer.took for answer in waited))
+        assert len(waited) >= FAILURES
+        assert {(answer.status, answer.told) for answer in waited} == {(200, "fwd=uri-miss")}
+        assert max(answer.took for answer in waited) < BUDGET_S + 0.05
+        proxy.mode = Pass()
+        assert await shop.seconds_to_a_hit() < BACK_WITHIN_S
+
+
+async def test_answered_before_it_is_stored(redis_server: Server) -> None:
+    """A miss is answered at once though the server takes nothing, and is stored when it does (F4)."""
+    async with open_shop(RedisBackend(redis_server.url)) as shop:
+        shop.open.clear()
+        asked = asyncio.create_task(shop.get())
+        await shop.runs_of(1)
+        redis_server.pause()
+        try:
+            watch = Stopwatch()
+            shop.open.set()
+            answer = await asked
+            took = watch.seconds
+        finally:
+            redis_server.resume()
+        assert (answer.body, answer.told) == ("1: 1", "fwd=uri-miss; stored")
+        assert took < BUDGET_S / 2
+        await shop.settled()
+        assert (await shop.get()).told == HIT
+
+
+async def test_bounded_queue(redis_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits to be stored is bounded, the oldest is dropped and counted, and the rest arrives (F4)."""
+    monkeypatch.setattr("app_cache.store.MAX_PENDING", 20)
+    async with open_shop(RedisBackend(redis_server.url, operation_timeout=SOON_S)) as shop:
+        shop.open.clear()
+        asked = [asyncio.create_task(shop.get(number)) for number in range(50)]
+        for number in range(50):
+            await shop.runs_of(number)
+        redis_server.pause()
+        try:
+            shop.open.set()
+            answers = await asyncio.gather(*asked)
+            waiting = len(shop.store._pending)
+        finally:
+            redis_server.resume()
+        assert [answer.status for answer in answers] == [200] * 50
+        assert (waiting, shop.store.stats["store_dropped"]) == (20, 30)
+        await shop.settled()
+        kept = [number for number in range(50) if (await shop.get(number)).told == HIT]
+        assert len(kept) >= 20

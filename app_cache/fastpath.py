@@ -138,6 +138,8 @@ class FastPath:
     def __init__(self, table: RouteTable) -> None:
         self._table = table
         self._ready: dict[_Key, Ready] = {}
+        self._hit_once: set[int] = set()
+        """The hashes of requests that were hit while there was no room for them."""
         self._paths: Counter[str] = Counter()
         """How many hits there are for a path; requests for others need no look at their fields."""
         self._bytes = 0
@@ -182,7 +184,10 @@ class FastPath:
         )
 
     def learn(self, exchange: Exchange, response: StoredResponse, hit: Hit) -> None:
-        """Remember the *hit* that *exchange* gives, if it is a plain one."""
+        """Remember the *hit* that *exchange* gives, if it is a plain one and no rare one where there is no room."""
+        key = _key_of(exchange.scope, _host_of(exchange.scope))
+        if not self._has_room(len(response.body)) and not self._is_hit_again(key):
+            return
         backend, gate = capability(exchange.store.backend, InstantBackend), exchange.store.clock.gate
         if backend is None or gate is None or not _is_plain(exchange, hit):
             return
@@ -190,7 +195,6 @@ class FastPath:
         if value is None or len(response.body) > MAX_BYTES:
             return
         self._begin_anew_if_changed(exchange.services)
-        key = _key_of(exchange.scope, _host_of(exchange.scope))
         ready = Ready(exchange, response, hit, backend, gate, value)
         earlier = [each for each in _forms(self._ready.get(key)) if each.selects != ready.selects]
         self._forget(key)
@@ -200,6 +204,22 @@ class FastPath:
             self._paths[key[0]] += 1
         while len(self._ready) > MAX_REQUESTS or self._bytes > MAX_BYTES:
             self._forget(next(iter(self._ready)))
+
+    def _has_room(self, size: int) -> bool:
+        return len(self._ready) < MAX_REQUESTS and self._bytes + size <= MAX_BYTES
+
+    def _is_hit_again(self, key: _Key) -> bool:
+        """Return whether the request of *key* was hit lately: to learn costs half a hit, and puts another out."""
+        if key in self._ready:
+            return True
+        mark = hash(key)
+        if mark in self._hit_once:
+            self._hit_once.remove(mark)
+            return True
+        if len(self._hit_once) >= MAX_REQUESTS:
+            self._hit_once.clear()
+        self._hit_once.add(mark)
+        return False
 
     def _begin_anew_if_changed(self, services: CacheServices) -> None:
         if self._has_changed(services):

@@ -358,8 +358,21 @@ async def test_bounded_requests() -> None:
     twin = Twin(reference=False)
     for number in range(MAX_REQUESTS + 50):
         for _ in range(2):
-            await twin.ask("GET", "/shared", b"", [(b"host", b"%d" % number)])
-    assert remembered(twin.cache._fast)[0] <= MAX_REQUESTS
+            await twin.ask("GET", "/shared", b"n=%d" % number, [])
+    assert remembered(twin.cache._fast)[0] == MAX_REQUESTS
+
+
+async def test_rare_requests() -> None:
+    """Where there is no room left, a request is remembered from its second hit on: rare ones put out none."""
+    twin = Twin(reference=False)
+    for number in range(MAX_REQUESTS):
+        for _ in range(2):
+            await twin.ask("GET", "/shared", b"n=%d" % number, [])
+    twin.again = 0
+    for expected in (0, 0, 0, 1):  # a miss, a hit, the one that is remembered, and then
+        await twin.ask("GET", "/shared", b"n=rare", [])
+        assert twin.again == expected
+    assert remembered(twin.cache._fast)[0] == MAX_REQUESTS
 
 
 async def test_bounded_forms() -> None:

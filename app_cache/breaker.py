@@ -21,8 +21,6 @@ FAILURES = 5
 """Failures one after the other, nothing that succeeds between them, after which a backend is taken to be away."""
 PROBE_EVERY_S = 1.0
 """Seconds from one probe of a backend that is away to the next."""
-STALLED_S = 0.05
-"""Seconds past the end of its time after which an operation that ends was held up by this process."""
 STEADY_S = 10.0
 """Seconds for which all must go well before a trouble is said to be over."""
 

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from app_cache.backends.base import BytesBackend, LocalBackend, WatchedBackend, capability
-from app_cache.breaker import OUTCOMES, STALLED_S, Breaker, Outcome, Troubles, fault_of
+from app_cache.breaker import OUTCOMES, Breaker, Outcome, Troubles, fault_of
 from app_cache.clock.base import InvalidationResult, Order, Subject, Verdict, end
 from app_cache.clock.choose import clock_for
 from app_cache.codec import Entry, Mark, Value, Variants, decode, encode, from_text, to_text
-from app_cache.errors import BackendError, Fault
+from app_cache.errors import STALLED_S, BackendError, Fault
 from app_cache.flight import Flight
 from app_cache.keys import checked_namespace, digest
 from app_cache.logger_config import logger

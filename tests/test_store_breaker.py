@@ -9,9 +9,9 @@ import time
 import pytest
 
 from app_cache.backends.memory import MemoryBackend
-from app_cache.breaker import FAILURES, PROBE_EVERY_S, STALLED_S, Breaker, State
+from app_cache.breaker import FAILURES, PROBE_EVERY_S, Breaker, State
 from app_cache.clock.base import Order, tag_stamp
-from app_cache.errors import BackendError, Fault
+from app_cache.errors import STALLED_S, BackendError, Fault
 from app_cache.store import MAX_OWED, StoredResponses
 from app_cache.testing import FakeClock
 from tests.stored import FourMethods, Page, body_of, fill, look_up, written

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import os
 import threading
 from contextlib import suppress
@@ -33,12 +34,14 @@ from redis.exceptions import (
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
+    ResponseError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from app_cache.backends.base import CacheBackend, checked_timeout
+from app_cache.backends.reader import LANES, Reader, RefusedError
 from app_cache.backends.redis_options import (
     SECONDS,
     TEXT_ENCODING,
@@ -106,7 +109,8 @@ class RedisBackend(CacheBackend):
         encoding: How `set` writes text and `get` reads it.
         default_timeout: For how many seconds a value is kept that is set with the timeout None.
         operation_timeout: In how many seconds the middleware wants an operation done, the wait for a connection
-            and the second attempt included. Calls that are made directly are bound by *socket_timeout* instead.
+            and the second attempt included. Reads of many keys are bound by it too, other calls that are made
+            directly by *socket_timeout* instead.
         url_source: The environment variable that *url* came from, for the error that names it.
         **options: How to connect: see `RedisOptions`.
 
@@ -267,8 +271,7 @@ class RedisBackend(CacheBackend):
         Raises:
             BackendError: If the server does not answer.
         """
-        values: list[bytes | None] = await self._ask("get_many", "MGET", *keys) if keys else []
-        return values
+        return await self._read("get_many", keys) if keys else []
 
     async def get_beside(self, key: str, others: Sequence[str]) -> tuple[bytes | None, list[bytes | None]]:
         """Return the bytes under *key*, and those under each of *others*, all read at one instant.
@@ -276,7 +279,7 @@ class RedisBackend(CacheBackend):
         Raises:
             BackendError: If the server does not answer.
         """
-        value, *beside = await self._ask("get", "MGET", key, *others)
+        value, *beside = await self._read("get", [key, *others])
         return value, beside
 
     async def run_script(self, script: str, keys: Sequence[str], args: Sequence[str | int]) -> Any:
@@ -329,22 +332,40 @@ class RedisBackend(CacheBackend):
         command = _command(name, *args)
         return await self._run(operation, lambda client: client.execute_command(*command, **RAW))
 
+    async def _read(self, operation: str, keys: Sequence[str]) -> list[bytes | None]:
+        """Return the bytes under each of *keys*, read at one instant, by one command with what others ask now."""
+        try:
+            client = await self._client()
+        except FAILURES as error:
+            failure = self._failure(operation, error)
+            raise failure from failure.__cause__
+        answer = await client.reader.ask(keys)
+        if isinstance(answer, Exception):
+            raise self._failure(operation, answer)
+        return answer
+
     async def _run(self, operation: str, ask: Callable[[Any], Awaitable[T]]) -> T:
         try:
             client = await self._client()
             return await client.run(ask)
         except FAILURES as error:
-            said = str(error) or type(error).__name__
-            reason = _without(self._server.address.password, said)
-            cause = error if reason == said else None
-            message = f"{operation} failed at {self._server.address}: {reason}"
-            raise BackendError(message, fault=_fault_of(error)) from cause
+            failure = self._failure(operation, error)
+            raise failure from failure.__cause__
+
+    def _failure(self, operation: str, error: Exception) -> BackendError:
+        """Return what is raised for *error*, which is its cause unless it shows the password."""
+        said = str(error) or type(error).__name__
+        reason = _without(self._server.address.password, said)
+        message = f"{operation} failed at {self._server.address}: {reason}"
+        failure = BackendError(message, fault=_fault_of(error))
+        failure.__cause__ = error if reason == said else None
+        return failure
 
     async def _client(self) -> _Client:
         loop, pid = asyncio.get_running_loop(), os.getpid()
         client = self._clients.get((loop, pid))
         if client is None:
-            client = self._server.client()
+            client = self._server.client(self._operation_timeout)
             with self._clients_lock:
                 self._forget_ended_loops(pid)
                 self._clients[loop, pid] = client
@@ -361,10 +382,11 @@ class RedisBackend(CacheBackend):
 class _Client:
     """The connections that one event loop has in one process, and the turns that calls take at them."""
 
-    def __init__(self, redis: Any, connections: int, wait: float, *owned: Closing) -> None:
+    def __init__(self, redis: Any, connections: int, read_timeout: float, *owned: Closing) -> None:
         self._redis = redis
         self._turns = asyncio.Semaphore(connections)
-        self._wait = wait
+        lender = _Lender(redis.connection_pool, self._turns)
+        self.reader = Reader(lender.lend, read_timeout, min(LANES, max(1, connections - 1)))
         self._calls = 0
         self._idle = asyncio.Event()
         self._life = _until_closed(owned, os.getpid())
@@ -375,11 +397,13 @@ class _Client:
 
     async def close(self) -> None:
         """Close what is owned, if it was not closed before, once the calls under way have ended."""
-        if self._calls:
-            self._idle.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(MAX_CLOSE_S):
+        with suppress(TimeoutError):
+            async with asyncio.timeout(MAX_CLOSE_S):
+                await self.reader.settle()
+                if self._calls:
+                    self._idle.clear()
                     await self._idle.wait()
+        await self.reader.close()
         await self._life.aclose()
 
     async def run(self, ask: Callable[[Any], Awaitable[T]]) -> T:
@@ -398,12 +422,73 @@ class _Client:
 
     async def _run(self, ask: Callable[[Any], Awaitable[T]]) -> T:
         try:
-            async with asyncio.timeout(self._wait):
+            async with asyncio.timeout(MAX_WAIT_S):
                 await self._turns.acquire()
         except TimeoutError:
-            raise MaxConnectionsError(f"no connection became free within {self._wait} s") from None
+            raise MaxConnectionsError(f"no connection became free within {MAX_WAIT_S} s") from None
         try:
             return await ask(self._redis)
+        finally:
+            self._turns.release()
+
+
+class _Lender:
+    """Lends connections of *pool*, each with one of the *turns* that all calls take at them."""
+
+    def __init__(self, pool: Any, turns: asyncio.Semaphore) -> None:
+        self._pool = pool
+        self._turns = turns
+
+    async def lend(self) -> _Line:
+        """Return a connection when it is the reader's turn to have one."""
+        await self._turns.acquire()
+        try:
+            return _Line(self._pool, await self._pool.get_connection(), self._turns)
+        except BaseException:
+            self._turns.release()
+            raise
+
+
+class _Line:
+    """A connection of a pool, and the turn that goes with it, while the reader has them.
+
+    The reader has one timer for all that it does, and ends what comes too late; two more for each command would
+    cost as much as the command.
+    """
+
+    def __init__(self, pool: Any, connection: Any, turns: asyncio.Semaphore) -> None:
+        self._pool = pool
+        self._connection = connection
+        self._turns = turns
+        self._socket_timeout, connection.socket_timeout = connection.socket_timeout, None
+
+    @property
+    def is_wanted(self) -> bool:
+        return self._turns.locked()
+
+    async def ask(self, keys: Sequence[str]) -> list[bytes | None]:
+        command = _command("MGET", *keys)
+        try:
+            values = await self._connection.retry.call_with_retry(lambda: self._ask(command), self._lost)
+        except ResponseError as error:
+            raise RefusedError(error) from error
+        if not isinstance(values, list) or len(values) != len(keys):
+            await self._connection.disconnect(nowait=True)
+            raise InvalidResponse("an answer was no answer to MGET")
+        return values
+
+    async def _ask(self, command: Sequence[str | bytes | int]) -> Any:
+        await self._connection.send_command(*command)
+        return await self._connection.read_response(disable_decoding=True, timeout=math.inf)
+
+    async def _lost(self, error: Exception) -> None:
+        await self._connection.disconnect(nowait=True, error=error)
+
+    async def give_back(self) -> None:
+        self._connection.socket_timeout = self._socket_timeout
+        try:
+            with suppress(*FAILURES):
+                await self._pool.release(self._connection)
         finally:
             self._turns.release()
 
@@ -423,8 +508,10 @@ class _Server(Protocol):
 
     address: RedisUrl
 
-    def client(self) -> _Client:
-        """Return a client for the running event loop; it connects with its first call.
+    def client(self, read_timeout: float) -> _Client:
+        """Return a client for the running event loop, which reads within *read_timeout* seconds.
+
+        It connects with its first call.
 
         Raises:
             OSError: If a file of certificates cannot be read.
@@ -439,11 +526,11 @@ class _PlannedServer:
         self.address = plan.server
         self._plan = plan
 
-    def client(self) -> _Client:
+    def client(self, read_timeout: float) -> _Client:
         redis, owned = (
             self._single() if self.address.service is None else self._under_sentinel(self.address.service)
         )
-        return _Client(redis, self._plan.max_connections, MAX_WAIT_S, *owned)
+        return _Client(redis, self._plan.max_connections, read_timeout, *owned)
 
     def _single(self) -> tuple[Redis, list[Closing]]:
         options = self._session() | self._endpoint()
@@ -520,8 +607,8 @@ class _GivenPool:
         self.address = _address(pool)
         self._pool = pool
 
-    def client(self) -> _Client:
-        return _Client(Redis(connection_pool=self._pool), self._pool.max_connections, MAX_WAIT_S)
+    def client(self, read_timeout: float) -> _Client:
+        return _Client(Redis(connection_pool=self._pool), self._pool.max_connections, read_timeout)
 
 
 class _PromptHello:
@@ -622,6 +709,8 @@ async def _in_one_round_trip(client: Any, commands: Sequence[Sequence[str | byte
 
 def _fault_of(error: Exception) -> Fault:
     """Return what *error* says of the server: whatever it answers shows that it is there."""
+    if isinstance(error, BackendError):
+        return error.fault
     if str(error).startswith(DENIED_IN_SCRIPT):
         return Fault.DENIED
     return next((fault for kinds, fault in FAULTS if isinstance(error, kinds)), Fault.REFUSED)

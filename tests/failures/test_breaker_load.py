@@ -12,7 +12,8 @@ import pytest
 import redis
 
 from app_cache.backends.redis import RedisBackend
-from app_cache.breaker import FAILURES, STALLED_S, State
+from app_cache.breaker import FAILURES, State
+from app_cache.errors import STALLED_S
 from app_cache.store import StoredResponses
 from tests.clients import HIT
 from tests.failures.shop import BUDGET_S, events_of, open_shop

@@ -1,0 +1,227 @@
+"""Look-ups that are asked for in one turn of an event loop, and leave together in one command.
+
+The command is the reader's: who asked may leave at any moment, and takes nothing along but its own future. Nobody
+joins what was sent, for its answer may be older than an invalidation that has been carried out since. Failure is a
+value, handed to each who asked. A reader lives with one event loop of one process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from contextvars import Context
+from typing import TYPE_CHECKING, Protocol
+
+from app_cache.errors import STALLED_S, BackendError, Fault
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
+
+    Values = list[bytes | None]
+    Answer = Values | Exception
+    Waiting = tuple[asyncio.Future[Answer], list[int]]
+
+MAX_KEYS = 256
+"""Keys in one command; those of one look-up stay together however many they are."""
+LANES = 2
+"""Commands under way at once; while both are, what is asked gathers in the next."""
+CLOSED = "the connection was closed meanwhile"
+
+
+class RefusedError(Exception):
+    """The server answered that it will not; *why* is what is told to who asked."""
+
+    def __init__(self, why: Exception) -> None:
+        super().__init__(why)
+        self.why = why
+
+
+class Line(Protocol):
+    """A connection that is lent to a reader."""
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether somebody else may be waiting for a connection."""
+        ...
+
+    async def ask(self, keys: Sequence[str]) -> Values:
+        """Return the bytes under each of *keys*, read at one instant.
+
+        If it is cancelled, or raises anything but `RefusedError`, the answer is never read by another.
+
+        Raises:
+            RefusedError: If the server answered with an error.
+        """
+        ...
+
+    async def give_back(self) -> None:
+        """Let others have it; nothing that ends badly here is raised."""
+        ...
+
+
+class _Batch:
+    """Look-ups that leave together; as long as it is *open* others may join."""
+
+    def __init__(self) -> None:
+        self.keys: dict[str, int] = {}
+        self.waiting: list[Waiting] = []
+        self.open = True
+        self.begun = time.monotonic()
+        self.timer: asyncio.TimerHandle | None = None
+        self.lane: asyncio.Task[None] | None = None
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether anybody still waits for an answer."""
+        return any(not future.done() for future, _ in self.waiting)
+
+    def has_room_for(self, keys: Sequence[str]) -> bool:
+        return self.open and len(self.keys) + len(keys) <= MAX_KEYS
+
+    def add(self, keys: Sequence[str], future: asyncio.Future[Answer]) -> None:
+        known = self.keys
+        self.waiting.append((future, [known.setdefault(key, len(known)) for key in keys]))
+
+    def answer(self, values: Values) -> None:
+        for future, places in self.waiting:
+            if not future.done():
+                future.set_result([values[place] for place in places])
+        self.end()
+
+    def fail(self, why: Exception) -> None:
+        for future, _ in self.waiting:
+            if not future.done():
+                future.set_result(why)
+        self.end()
+
+    def end(self) -> None:
+        """Let go of everybody: the batch itself may be remembered for long."""
+        self.open = False
+        self.waiting = []
+        self.lane = None
+        if self.timer is not None:
+            self.timer.cancel()
+
+    def one_by_one(self) -> Iterator[_Batch]:
+        """Yield the look-ups that are still awaited, each as a batch of its own, without a timer."""
+        keys = [*self.keys]
+        for future, places in self.waiting:
+            if not future.done():
+                alone = _Batch()
+                alone.add([keys[place] for place in places], future)
+                yield alone
+
+
+class Reader:
+    """Reads for all who ask in the running event loop.
+
+    Args:
+        lend: Gives a connection when one is free.
+        timeout: Seconds that a look-up may take, all waits included.
+        lanes: Commands under way at once.
+    """
+
+    def __init__(self, lend: Callable[[], Awaitable[Line]], timeout: float, lanes: int = LANES) -> None:
+        self._lend = lend
+        self._timeout = timeout
+        self._most = lanes
+        self._loop = asyncio.get_running_loop()
+        self._context = Context()
+        """Of nobody: what is asked for many is done in the context of none of them."""
+        self._lanes: set[asyncio.Task[None]] = set()
+        self._queue: deque[_Batch] = deque()
+        """Those that have no lane yet."""
+        self._newest = _Batch()
+        self._newest.end()
+
+    def ask(self, keys: Sequence[str]) -> asyncio.Future[Answer]:
+        """Return a future of the bytes under each of *keys*, read at one instant, or of why they are not known."""
+        future: asyncio.Future[Answer] = self._loop.create_future()
+        if not self._newest.has_room_for(keys):
+            self._begin()
+        self._newest.add(keys, future)
+        return future
+
+    async def settle(self) -> None:
+        """Return when nothing that was asked is under way any more."""
+        self._fill_lanes()
+        while self._lanes:
+            await asyncio.wait(self._lanes)
+
+    async def close(self) -> None:
+        """End what is under way, and tell who waits for it."""
+        while self._queue:
+            self._queue.popleft().fail(BackendError(CLOSED))
+        lanes = [*self._lanes]
+        for lane in lanes:
+            lane.cancel()
+        await asyncio.gather(*lanes, return_exceptions=True)
+
+    def _begin(self) -> None:
+        batch = self._newest = _Batch()
+        batch.timer = self._loop.call_later(self._timeout, self._give_up, batch, context=self._context)
+        self._queue.append(batch)
+        self._loop.call_soon(self._fill_lanes, context=self._context)
+
+    def _give_up(self, batch: _Batch) -> None:
+        """Tell who waits for *batch* that its time is over, and let nobody read what may still come."""
+        late = time.monotonic() - batch.begun - self._timeout
+        fault = Fault.STALLED if late > STALLED_S else Fault.AWAY
+        lane = batch.lane
+        batch.fail(BackendError(f"no answer within {self._timeout:g} s", fault=fault))
+        if lane is None:
+            self._queue.remove(batch)
+        else:
+            lane.cancel()
+
+    def _fill_lanes(self) -> None:
+        while len(self._lanes) < self._most and (batch := self._next()) is not None:
+            lane = batch.lane = self._loop.create_task(self._serve(batch), context=self._context)
+            self._lanes.add(lane)
+            lane.add_done_callback(self._ended, context=self._context)
+
+    def _next(self) -> _Batch | None:
+        """Take the oldest batch out of the queue that somebody still waits for."""
+        while self._queue:
+            batch = self._queue.popleft()
+            if batch.is_awaited:
+                return batch
+            batch.end()
+        return None
+
+    def _ended(self, lane: asyncio.Task[None]) -> None:
+        self._lanes.discard(lane)
+        self._fill_lanes()
+
+    async def _serve(self, batch: _Batch) -> None:
+        """Ask for *batch*, then for what has gathered, until nothing has or others want the connection."""
+        line: Line | None = None
+        try:
+            line = await self._lend()
+            await _fetch(batch, line)
+            while not line.is_wanted and (following := self._next()) is not None:
+                batch, following.lane = following, batch.lane
+                await _fetch(batch, line)
+        except asyncio.CancelledError:
+            batch.fail(BackendError(CLOSED))
+            raise
+        except Exception as error:  # noqa: BLE001  whatever it is, it is told to who asked
+            batch.fail(error)
+        finally:
+            if line is not None:
+                await line.give_back()
+
+
+async def _fetch(batch: _Batch, line: Line) -> None:
+    """Ask *line* for all of *batch*; where that is refused, for each alone: one may want what it must not have."""
+    batch.open = False
+    try:
+        batch.answer(await line.ask([*batch.keys]))
+    except RefusedError as refused:
+        if len(batch.waiting) == 1:
+            batch.fail(refused.why)
+            return
+        for alone in batch.one_by_one():
+            await _fetch(alone, line)
+        batch.end()

@@ -184,7 +184,7 @@ class FastPath:
         )
 
     def learn(self, exchange: Exchange, response: StoredResponse, hit: Hit) -> None:
-        """Remember the *hit* that *exchange* gives, if it is a plain one and, where room is short, not a rare one."""
+        """Remember the *hit* that *exchange* gives, if it is plain and, where room is short, not a rare one."""
         key = _key_of(exchange.scope, _host_of(exchange.scope))
         if not self._has_room(len(response.body)) and not self._is_hit_again(key):
             return

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import doctest
+import functools
 import gc
 import inspect
 import os
@@ -63,6 +64,8 @@ LINK = re.compile(r"\[[^\]\[]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 PASSING = re.compile(r"(ttl=|age: |port=)\d+")
 ROW = re.compile(r"^\| `(\w+)` \| (?:`([^|]+)`|[^|`]+) \|", re.MULTILINE)
+TEST = re.compile(r"tests/[\w/]+\.py::[\w:]+")
+PROMISE = re.compile(r"^\| [FS]\d+ \|.*$", re.MULTILINE)
 EVENT = re.compile(r"logger\.(?:debug|info|warning|error)\(\s*\"([\w.]+)\"")
 
 
@@ -364,6 +367,41 @@ def test_every_event() -> None:
     events = {event for source in sources for event in EVENT.findall(source.read_text(encoding="utf-8"))}
     assert events
     assert [event for event in sorted(events) if f"`{event}`" not in text] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_test_that_is_named(page: Path) -> None:
+    """Each test that a page names as a proof exists."""
+    named = {*TEST.findall(page.read_text(encoding="utf-8"))}
+    assert [each for each in sorted(named) if each not in tests_of(each.partition("::")[0])] == []
+
+
+@functools.cache
+def tests_of(file: str) -> frozenset[str]:
+    """Return the tests in *file*, as pytest names them without their parameters."""
+    source = ROOT / file
+    body = ast.parse(source.read_text(encoding="utf-8")).body if source.exists() else []
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    alone = [f"{file}::{each.name}" for each in body if isinstance(each, functions)]
+    classes = [each for each in body if isinstance(each, ast.ClassDef)]
+    inside = [
+        f"{file}::{kind.name}::{each.name}"
+        for kind in classes
+        for each in kind.body
+        if isinstance(each, functions)
+    ]
+    return frozenset([*alone, *inside])
+
+
+def test_every_promise_is_proven() -> None:
+    """Each row of promises names a test."""
+    rows_of_promises = [
+        row
+        for page in ("reliability.md", "security.md")
+        for row in PROMISE.findall((DOCS / page).read_text("utf-8"))
+    ]
+    assert len(rows_of_promises) > 60
+    assert [row for row in rows_of_promises if not TEST.search(row)] == []
 
 
 def test_libraries_are_imported_where_the_plan_says() -> None:

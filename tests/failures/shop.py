@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 
 from app_cache import cache
+from app_cache.breaker import FAILURES, State
 from app_cache.fastapi import cache_router
 from containers import CacheContainer, install
 from tests.clients import HIT, client_of, told
@@ -82,6 +83,14 @@ class Shop:
         watch = Stopwatch()
         response = await self.client.get(f"/pages/{number}")
         return Answer(response.status_code, response.json(), told(response), watch.seconds)
+
+    async def until_open(self) -> list[Answer]:
+        """Return the answers to the requests after which the backend is taken to be away."""
+        answers = []
+        while self.breaker.state is State.CLOSED:
+            answers.append(await self.get())
+            assert len(answers) < 10 * FAILURES
+        return answers
 
     async def invalidate(self, number: int = 1) -> httpx.Response:
         """Return what the endpoint answers that invalidates a page."""

@@ -80,9 +80,7 @@ async def test_hangs(
         assert await shop.seconds_to_a_hit() < BACK_WITHIN_S
         redis_server.pause()
         try:
-            waited = []
-            while shop.breaker.state is State.CLOSED:
-                waited.append(await shop.get())
+            waited = await shop.until_open()
             failed, begun = shop.store.stats["failed_away"], time.monotonic()
             answers = [await shop.get() for _ in range(300)]
             late = [answer.took for answer in answers if answer.took > AT_ONCE_S]

@@ -34,8 +34,7 @@ async def test_by_the_endpoint(redis_server: Server) -> None:
             assert (await other.get(number)).told == HIT
         redis_server.pause()
         try:
-            while shop.breaker.state is State.CLOSED:
-                await shop.get()
+            await shop.until_open()
             invalidated = await shop.invalidate()
         finally:
             redis_server.resume()

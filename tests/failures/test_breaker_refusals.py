@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from tests.conftest import StartServer
 
 pytestmark = pytest.mark.anyio
+
+SECURITY = Path(__file__).parents[2] / "docs" / "security.md"
 
 
 async def filled(shop: Shop) -> None:
@@ -107,3 +111,22 @@ async def test_no_permission(
         assert (shop.breaker.state, shop.store.stats[f"{operation}_failed"]) == (State.OPEN, 1)
         assert events_of(caplog) == ["ERROR cache.backend_failed reason=denied"]
         assert "s3cret" not in caplog.text
+
+
+async def test_enough_permission(start_server: StartServer, caplog: pytest.LogCaptureFixture) -> None:
+    """The permissions that the documentation names are all that a cache needs."""
+    permissions = re.search(r"ACL SETUSER shop (.*)", SECURITY.read_text("utf-8"))
+    assert permissions is not None
+    server = start_server()
+    server.command("ACL", "SETUSER", "shop", *permissions[1].split())
+    server.command("ACL", "SETUSER", "shop", ">s3cret")
+    async with open_shop(RedisBackend(f"redis://shop:s3cret@127.0.0.1:{server.port}")) as shop:
+        for number in (1, 2):
+            await shop.get(number)
+            await shop.settled()
+            assert (await shop.get(number)).told == HIT
+        invalidations = [await shop.invalidate(), await shop.client.post("/invalidate-cache?pattern=/pages/*")]
+        assert [answer.json()["durable"] for answer in invalidations] == [True, True]
+        assert [(await shop.get(number)).body for number in (1, 2)] == ["1: 2", "2: 2"]
+        assert (await shop.client.get("/health/cache")).status_code == 200
+        assert events_of(caplog) == []

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from app_cache.backends.redis import RedisBackend
-from app_cache.breaker import FAILURES, State
+from app_cache.breaker import FAILURES
 from tests.clients import HIT
 from tests.failures.proxy import Delay, FaultProxy, Pass
 from tests.failures.shop import BACK_WITHIN_S, BUDGET_S, SOON_S, open_shop
@@ -29,9 +29,7 @@ async def test_hits_fall_back(proxy: FaultProxy, figure: Callable[[str, float], 
         await shop.settled()
         assert (await shop.get()).told == HIT
         proxy.mode = Delay(0.3)
-        waited = []
-        while shop.breaker.state is State.CLOSED:
-            waited.append(await shop.get())
+        waited = await shop.until_open()
         figure("F4: the slowest of those that wait for it", max(answer.took for answer in waited))
         assert len(waited) >= FAILURES
         assert {(answer.status, answer.told) for answer in waited} == {(200, "fwd=uri-miss")}

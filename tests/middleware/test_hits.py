@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 from fastapi import BackgroundTasks, FastAPI, HTTPException, Request, Response, WebSocket
 from fastapi.responses import FileResponse, PlainTextResponse, RedirectResponse, StreamingResponse
@@ -14,8 +15,10 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.routing import Route
 
 from app_cache import CacheMiddleware, CachePolicy, MemoryBackend, cache
+from app_cache.codec import Entry, decode, encode, from_text, to_text
 from app_cache.fastapi import Backend, Invalidation
 from tests.middleware.apps import client_of, lasting, messages_of, put_cache, scope_of, served, told
+from tests.stored import FourMethods, written
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -75,6 +78,24 @@ async def test_hit_equals_miss(answer: Any, first: str) -> None:
         miss, hit = await client.get("/"), await client.get("/")
     assert (told(miss), told(hit)) == (first, "hit")
     assert lasting(hit) == lasting(miss)
+
+
+async def test_wrong_length_in_the_store() -> None:
+    """Whatever length is stored with a body, the length that is sent is that of the body (S29)."""
+    app, backend = FastAPI(), FourMethods()
+    app.get("/")(cache(timeout=60)(lambda: PlainTextResponse("text")))
+    container = put_cache(app, backend=backend)
+    async with client_of(app) as client:
+        await client.get("/")
+        await written(container.store())
+        (key,) = (key for key, value in backend.values.items() if from_text(value))
+        entry = decode(from_text(backend.values[key]), key)
+        assert isinstance(entry, Entry)
+        for length in (b"0", b"400", b"x"):
+            headers = ((b"content-length", length), *entry.headers[1:])
+            backend.values[key] = to_text(encode(msgspec.structs.replace(entry, headers=headers)))
+            hit = await client.get("/")
+            assert (told(hit), hit.headers["content-length"], hit.text) == ("hit", "4", "text")
 
 
 async def test_miss_equals_bare() -> None:

@@ -232,7 +232,8 @@ async def test_hosts_and_schemes_are_apart() -> None:
 async def test_different_queries(first: str, second: str) -> None:
     """Queries that an application may tell apart have keys of their own, but for a question mark alone (S15)."""
     async with client_of(reflecting()) as client:
-        await client.get(first)
+        for _ in range(3):  # the third is given again without an exchange
+            await client.get(first)
         assert (told(await client.get(second)) == "hit") is (second == "/?")
 
 

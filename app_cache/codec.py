@@ -84,11 +84,13 @@ class Variants(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
         key: The key that this stands under.
         fields: Sets of lower-case field names, each sorted, the newest first.
         kept: Digests of the variants, the least used first.
+        keep_for: Seconds that the backend holds this each time it is written: as long as any variant.
     """
 
     key: str
     fields: tuple[tuple[str, ...], ...]
     kept: tuple[str, ...]
+    keep_for: Finite
 
 
 class Value(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="o"):

@@ -337,8 +337,8 @@ class StoredResponses:
         own_key = entry.key
         if vary or entry.key in self._variants:
             key = variant_key(entry.key, vary, request)
-            varies = self._with_variant(entry.key, vary, key)
-            await self._put(varies, None, keep_for)
+            varies = self._with_variant(entry.key, vary, key, keep_for)
+            await self._put(varies, None, varies.keep_for)
             entry = _under(entry, key)
         if replaces is not None and replaces not in (own_key, entry.key):
             self.drop(replaces, turn)
@@ -387,23 +387,25 @@ class StoredResponses:
             self._doomed.append(key)
             self._start_writer()
 
-    def _with_variant(self, key: str, vary: frozenset[str], digest_key: str) -> Variants:
-        known = self._variants.get(key) or Variants(key, (), ())
+    def _with_variant(self, key: str, vary: frozenset[str], digest_key: str, keep_for: float) -> Variants:
+        known = self._variants.get(key) or Variants(key, (), (), 0.0)
         fields = tuple(dict.fromkeys([tuple(sorted(vary)), *known.fields]))[:MAX_FIELD_SETS]
         kept = (*(each for each in known.kept if each != digest_key), digest_key)
         for dropped in kept[:-MAX_VARIANTS]:
             self._drop_pending(dropped)
             self._doomed.append(dropped)
-        varies = Variants(key, fields, kept[-MAX_VARIANTS:])
+        varies = Variants(key, fields, kept[-MAX_VARIANTS:], max(keep_for, known.keep_for))
         self._remember(self._variants, key, varies)
         return varies
 
     def _remember_variants(self, found: Variants) -> Variants:
         known = self._variants.get(found.key)
-        if known is None or known.fields != found.fields or not {*found.kept} <= {*known.kept}:
+        is_news = known is None or known.fields != found.fields or known.keep_for < found.keep_for
+        if known is None or is_news or not {*found.kept} <= {*known.kept}:
             own = known.kept if known else ()
             kept = tuple(dict.fromkeys([*(each for each in found.kept if each not in own), *own]))
-            known = Variants(found.key, found.fields, kept)
+            keep_for = max(found.keep_for, known.keep_for) if known else found.keep_for
+            known = Variants(found.key, found.fields, kept, keep_for)
             self._remember(self._variants, found.key, known)
         return known
 
@@ -411,7 +413,7 @@ class StoredResponses:
         known = self._variants[key]
         if used in known.kept and known.kept[-1] != used:
             kept = (*(each for each in known.kept if each != used), used)
-            self._variants[key] = Variants(key, known.fields, kept)
+            self._variants[key] = msgspec.structs.replace(known, kept=kept)
 
     @staticmethod
     def _remember(memory: OrderedDict[str, T], key: str, value: T) -> None:

@@ -49,7 +49,7 @@ RESPONSE = StoredResponse(
     stale_if_error=7.0,
 )
 ENTRY = entry_of(KEY, Mark("abc", 7, {"a": "b"}), ("t:\xe4", "u:/"), "/\xe4", "logical", RESPONSE)
-VARIANTS = Variants(KEY, (("accept", "x-a"), ("accept",)), (f"{KEY}:1", f"{KEY}:2"))
+VARIANTS = Variants(KEY, (("accept", "x-a"), ("accept",)), (f"{KEY}:1", f"{KEY}:2"), 60.0)
 VALUE = Value(
     KEY, Mark("abc", 7, {"a": "b"}), ("k:\xe4", "t:b"), "\xe4", b"\x93\x01\x02\x03", 1.5e9, 60.0, 5.0, 7.0
 )
@@ -84,6 +84,7 @@ variants = st.builds(
     key=texts,
     fields=st.lists(st.lists(texts, max_size=2).map(tuple), max_size=2).map(tuple),
     kept=st.lists(texts, max_size=2).map(tuple),
+    keep_for=seconds,
 )
 stored_values = st.builds(
     Value,

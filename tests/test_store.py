@@ -178,6 +178,21 @@ async def test_variants() -> None:
     assert (found.entry, found.varies) == (None, True)
 
 
+@pytest.mark.parametrize("restarted", [False, True], ids=["one process", "another process"])
+async def test_variants_of_different_lifetimes(*, restarted: bool) -> None:
+    """A variant that is kept for a short time does not shorten the time of those beside it."""
+    clock = FakeClock()
+    backend = MemoryBackend(clock=clock)
+    store = StoredResponses(backend)
+    german, english = (((b"accept-language", name),) for name in (b"de", b"en"))
+    await fill(store, PAGE, b"hallo", keep_for=300.0, request=german, vary="accept-language")
+    if restarted:
+        store = StoredResponses(backend)
+    await fill(store, PAGE, b"hello", keep_for=10.0, request=english, vary="accept-language")
+    clock.advance(299)
+    assert (await body_of(store, PAGE, german), await body_of(store, PAGE, english)) == (b"hallo", None)
+
+
 async def test_least_used_variant_goes_first() -> None:
     """Under one key at most 32 variants are kept; one that was used lately outlives one that was not (S19)."""
     backend = MemoryBackend()

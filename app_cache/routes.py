@@ -265,8 +265,9 @@ class RouteTable:
         return getattr(self._routed, "routes", None)
 
     def current_version(self) -> object:
-        """Return what changes when a route is added to the application itself."""
-        return _version(self._routed)
+        """Return what changes when a route is added to the application itself; it must cost nothing."""
+        router = getattr(self._routed, "router", self._routed)
+        return getattr(router, "_routes_version", None), len(getattr(router, "routes", ()))
 
     def find(self, scope: Scope, method: str | None = None) -> Plan | None:
         """Return the plan for the request of *scope*, as if made by *method*; None: it is none of the cache's.
@@ -274,7 +275,8 @@ class RouteTable:
         Raises:
             ConfigurationError: If a policy on any route cannot work.
         """
-        self.routes(scope)
+        if self._routed is None:
+            self.routes(scope)
         version = self.current_version()
         if version != self._version:
             self._rebuild()
@@ -333,12 +335,6 @@ def routed_app(app: Any) -> Any:
             return app
         app = getattr(app, "app", None)
     return None
-
-
-def _version(routed: Any) -> Any:
-    """Return what changes when a route is added to the application itself; it must cost nothing."""
-    router = getattr(routed, "router", routed)
-    return getattr(router, "_routes_version", None), len(getattr(router, "routes", ()))
 
 
 def _host(scope: Scope) -> str:

@@ -373,11 +373,11 @@ def test_every_event() -> None:
 def test_every_test_that_is_named(page: Path) -> None:
     """Each test that a page names as a proof exists."""
     named = {*TEST.findall(page.read_text(encoding="utf-8"))}
-    assert [each for each in sorted(named) if each not in tests_of(each.partition("::")[0])] == []
+    assert [each for each in sorted(named) if each not in named_in(each.partition("::")[0])] == []
 
 
 @functools.cache
-def tests_of(file: str) -> frozenset[str]:
+def named_in(file: str) -> frozenset[str]:
     """Return the tests in *file*, as pytest names them without their parameters."""
     source = ROOT / file
     body = ast.parse(source.read_text(encoding="utf-8")).body if source.exists() else []

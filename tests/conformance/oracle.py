@@ -777,6 +777,8 @@ class Oracle:
                 groups_of(fields, "cache-groups"),
                 surely=useful,
             )
+            for older in self.kept:
+                older.surely &= not (selects(as_request, older) and useful)
             self.kept.append(kept)
 
     def _learn_from_post(self, asked: Asked) -> None:
@@ -808,7 +810,7 @@ class Oracle:
                 kept.dead = kept.dead or f"{asked.request.method} {asked.request.target}"
 
     def _learn_from_head(self, asked: Asked) -> None:
-        """Update what could have been chosen, or take it for stale (§4.3.5)."""
+        """Update what could have been chosen, or take it for stale: nothing if it has no validator (§4.3.5)."""
         answer = asked.answer
         chosen = [each for each in self.kept if self._why_never(each, asked.request, asked.at) is None]
         if answer.status != 200 or answer.raised or not chosen:
@@ -820,6 +822,8 @@ class Oracle:
             )
             length = lines_of(answer.fields, "content-length")
             if agrees and length in ([], [str(len(kept.body))]):
+                if not any(lines_of(answer.fields, name) for name in ("etag", "last-modified")):
+                    continue
                 updated = self._freshened(kept, asked)
                 updated.surely = self._surely_there(kept, asked.at)
                 self._update(kept, updated)

@@ -109,6 +109,7 @@ class Ready:
         self.unchanged = fields_of_304(self.whole.headers)
         self.tag = (entity_tag(self.whole.headers) or "").encode("latin-1")
         self.next: Ready | None = None
+        self._initial_age = current_age(response, response.received_at)
         self._changes_at = 0.0
         self._lines: Headers = ()
         self._status = CacheStatus()
@@ -124,7 +125,7 @@ class Ready:
     def told(self, now: float) -> tuple[Headers, CacheStatus]:
         """Return Age and Cache-Status at *now*; they are made anew when a second has passed."""
         if not self._changes_at - 1 <= now < self._changes_at:
-            age = current_age(self.response, now)
+            age = self._initial_age + max(0.0, now - self.response.received_at)
             ttl = self.response.freshness_lifetime - age
             self._status = CacheStatus(hit=True, ttl=int(ttl // 1))
             self._lines = ((b"age", b"%d" % int(age)), (b"cache-status", str(self._status).encode("ascii")))

@@ -268,6 +268,7 @@ def _is_plain(exchange: Exchange, hit: Hit) -> bool:
         and type(exchange.keys) is DefaultKeyGenerator
         and plan.invalidates is None
         and plan.has_tags_of_url(policy.tags)
+        and len(_lines_of(request.headers, b"host")) <= 1
         and not any(WATCHED.get(name, 0) & (TAGS | DECIDES) for name, _ in request.headers)
     )
 

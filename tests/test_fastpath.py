@@ -259,6 +259,15 @@ async def test_what_is_given_again() -> None:
             assert (path, fields, twin.again) == (path, fields, shared)
 
 
+async def test_two_hosts() -> None:
+    """A request that names two hosts has an answer of its own, which is given to nobody who names one (S5)."""
+    twin = Twin(reference=False)
+    for _ in range(3):
+        await twin.ask("GET", "/windows", b"", [(b"host", b"other")])
+    messages, _ = await twin.ask("GET", "/windows", b"", [])
+    assert (messages[1][2], twin.again) == (b"windows 2", 0)
+
+
 class Counting:
     """An application with a cached route in a container, and how many hits were given again."""
 

@@ -10,7 +10,7 @@ import asyncio
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, unquote_plus
+from urllib.parse import parse_qsl, unquote, unquote_plus
 
 import pytest
 from hypothesis import given
@@ -257,7 +257,7 @@ def test_one_answer_by_the_rfc() -> None:
 def recipe(asked: Asked) -> str:
     """Return what the recipe tells requests apart by that the keys of SPEC §4.1 take the place of."""
     parameters = "&".join(sorted(asked.query.decode().split("&")))
-    return f"{asked.method}:{asked.path.decode()}?{parameters}|{asked.body.decode()}"
+    return f"{asked.method}:{unquote(asked.path.decode())}?{parameters}|{asked.body.decode()}"
 
 
 def post(body: bytes, *lines: Line) -> Asked:
@@ -275,7 +275,10 @@ JSON, TEXT = (b"content-type", b"application/json"), (b"content-type", b"text/pl
         pytest.param(
             Asked("POST", query=b"a=1|", body=b""), Asked("POST", query=b"a=1", body=b"|"), id="border of the body"
         ),
+        pytest.param(Asked(path=b"/a%2Fb"), Asked(path=b"/a/b"), id="encoded slash"),
         pytest.param(Asked(), Asked(hosts=(b"g",)), id="host"),
+        pytest.param(Asked(), Asked(hosts=(b"h", b"g")), id="two hosts"),
+        pytest.param(Asked(hosts=(b"h", b"g")), Asked(), id="two hosts first"),
         pytest.param(Asked(), Asked(scheme="https"), id="scheme"),
         pytest.param(Asked(root_path="/r"), Asked(root_path="/s"), id="mount"),
         pytest.param(post(b"1", JSON), post(b"1", TEXT), id="content type"),
@@ -286,6 +289,20 @@ async def test_collisions_of_the_recipe(one: Asked, other: Asked) -> None:
     """What a recipe that joins parts by borders takes for one request is two here (SPEC §4.1)."""
     assert recipe(one) == recipe(other)
     assert not await Echo(POLICIES[0]).compare(one, other)
+
+
+@pytest.mark.parametrize(
+    ("policy", "one", "other"),
+    [
+        pytest.param(POLICIES[1], (b"x-a", b"1"), (b"x-a", b"2"), id="selected header"),
+        pytest.param(POLICIES[1], (b"x-a", b"1"), (b"x-b", b"1"), id="one selected header for another"),
+        pytest.param(POLICIES[1], (b"x-a", b""), (b"x-none", b""), id="selected header empty and absent"),
+        pytest.param(POLICIES[4], (b"x-by", b"1"), (b"x-by", b"2"), id="vary_by"),
+    ],
+)
+async def test_what_a_policy_adds(policy: CachePolicy, one: Line, other: Line) -> None:
+    """What a policy lets join the key tells requests apart."""
+    assert not await Echo(policy).compare(Asked(lines=(one,)), Asked(lines=(other,)))
 
 
 async def test_a_body_that_is_no_text() -> None:

@@ -1,7 +1,7 @@
 """What is stored, against a log of all that was said: nothing invalidated comes back, and nothing else is lost.
 
-Steps are taken one after the other, in random order. Each answer has a number, so that a look-up shows which one it
-is; the log tells what was invalidated since its handler began.
+Steps are taken one after the other, in random order. Each answer has a number, so that a look-up shows which one
+it is; the log tells what was invalidated since its handler began.
 Where the model is *sure* of an answer, it must be found: a cache that always misses fails as one that is stale.
 """
 

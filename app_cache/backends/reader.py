@@ -201,7 +201,7 @@ class Reader:
             line = await self._lend()
             await _fetch(batch, line)
             while not line.is_wanted and (following := self._next()) is not None:
-                batch, following.lane = following, batch.lane
+                batch, following.lane = following, asyncio.current_task()
                 await _fetch(batch, line)
         except asyncio.CancelledError:
             batch.fail(BackendError(CLOSED))

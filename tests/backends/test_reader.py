@@ -60,6 +60,15 @@ class Wire:
             await asyncio.sleep(0)
 
 
+class HangingWire(Wire):
+    """Answers the first command when the gate is open, and no other."""
+
+    async def ask(self, keys: Sequence[str]) -> list[bytes | None]:
+        if self.asked:
+            self.gate = asyncio.Event()
+        return await super().ask(keys)
+
+
 @pytest.fixture
 async def wire() -> Wire:
     """A wire that answers at once."""
@@ -196,6 +205,23 @@ async def test_no_answer(wire: Wire) -> None:
     assert wire.given_back == 1
     wire.gate.set()
     assert await answers(reader.ask(["c"])) == [[b"c"]]
+
+
+async def test_no_answer_to_what_took_over_a_lane() -> None:
+    """So it is for what came while a lane was busy: when its time is over, the lane ends and lends no longer."""
+    wire = HangingWire()
+    reader = Reader(wire.lend, BUDGET_S, lanes=1)
+    wire.gate.clear()
+    first = reader.ask(["first"])
+    await wire.holds(1)
+    second = reader.ask(["second"])
+    wire.gate.set()
+    await answers(first)
+    [said] = await answers(second)
+    assert isinstance(said, BackendError)
+    async with asyncio.timeout(SOON_S):
+        await reader.settle()
+    assert wire.given_back == wire.lent == 1
 
 
 async def test_time_begins_with_the_question(wire: Wire) -> None:

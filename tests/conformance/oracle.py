@@ -780,6 +780,9 @@ class Oracle:
             for older in self.kept:
                 older.surely &= not (selects(as_request, older) and useful)
             self.kept.append(kept)
+            return
+        for older in self.kept:  # it may be taken back with what is not kept
+            older.surely &= not selects(as_request, older)
 
     def _learn_from_post(self, asked: Asked) -> None:
         request, answer = asked.request, asked.answer

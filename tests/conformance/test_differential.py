@@ -141,6 +141,7 @@ def indented(text: str) -> str:
 
 @pytest.mark.parametrize("name", POLICIES)
 @settings(
+    derandomize="DIFFERENTIAL_EXAMPLES" not in os.environ,
     max_examples=EXAMPLES,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

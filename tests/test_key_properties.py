@@ -10,7 +10,7 @@ import asyncio
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, unquote, unquote_plus
+from urllib.parse import parse_qsl, unquote
 
 import pytest
 from hypothesis import given
@@ -57,7 +57,7 @@ class Asked:
             "method": self.method,
             "scheme": self.scheme,
             "root_path": self.root_path,
-            "path": self.root_path + unquote_plus(self.path.decode("latin-1")).replace(" ", "+"),
+            "path": unquote(self.path.decode("latin-1")),
             "raw_path": self.path,
             "query_string": self.query,
             "headers": [*((b"host", host) for host in self.hosts), *self.lines],

@@ -1,7 +1,7 @@
 """What is stored, against a log of all that was said: nothing invalidated comes back, and nothing else is lost.
 
-Steps are taken one after the other, in random order. Each answer has a number, so that a look-up shows which one
-it is; the log tells what was invalidated since its handler began.
+Steps are taken one after the other, in random order, by one process or by two over the same backend. Each answer
+has a number, so that a look-up shows which one it is; the log tells what was invalidated since its handler began.
 Where the model is *sure* of an answer, it must be found: a cache that always misses fails as one that is stale.
 """
 
@@ -17,12 +17,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
+    invariant,
     precondition,
     rule,
     run_state_machine_as_test,
 )
 
 from app_cache.backends.memory import MemoryBackend
+from app_cache.backends.redis import RedisBackend
 from app_cache.breaker import State
 from app_cache.invalidation import InvalidationService
 from app_cache.store import StoredResponses
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from app_cache.codec import Mark
     from app_cache.rules.messages import Headers
     from app_cache.store import Found
+    from tests.servers import Server
 
 PAGES = (
     Page("/a/1", ("one", "odd")),
@@ -67,6 +70,21 @@ ORDERS: st.SearchStrategy[tuple[Any, ...]] = st.one_of(
     st.tuples(st.just("stored key"), st.sampled_from(PAGES)),
     st.tuples(st.just("everything")),
 )
+
+MOVE_TIME = """
+for _, key in ipairs(redis.call('KEYS', '*')) do
+  local left = redis.call('PTTL', key)
+  if left >= 0 and left <= tonumber(ARGV[1]) then redis.call('DEL', key) end
+  if left > tonumber(ARGV[1]) then redis.call('PEXPIRE', key, left - ARGV[1]) end
+end
+"""
+IMMORTAL = """
+local found = {}
+for _, key in ipairs(redis.call('KEYS', '*')) do
+  if redis.call('PTTL', key) == -1 then found[#found + 1] = key end
+end
+return found
+"""
 
 
 @dataclass(eq=False)
@@ -458,6 +476,7 @@ class Stored(RuleBasedStateMachine):
 
     def _expected(self, process: int, page: Page, mood: str) -> Answer | None:
         """Return the answer that must be found, or None where the model is not sure of one."""
+        self._see_what_is_paid()
         last = next((each for each in reversed(self.answers) if each.kept and each.is_for(page, mood)), None)
         if last is None or not last.sure or not self._is_well(process) or self.clock() >= last.ends_at - 1:
             return None
@@ -659,6 +678,40 @@ class InFourMethods(Stored):
         self.run(self.four.set(key, value, 300))
 
 
+class InRedis(Stored):
+    """Two processes over one server, each with a connection that breaks."""
+
+    processes = 2
+    exact = True
+    server: Server
+
+    def set_up(self) -> None:
+        self.server.command("FLUSHALL")
+
+    def make_backend(self) -> CacheBackend:
+        return FlakyBackend(RedisBackend(self.server.url, operation_timeout=9.0, socket_timeout=9.0))
+
+    def keys(self) -> list[str]:
+        return sorted(key.decode() for key in self.server.command("KEYS", "*"))
+
+    def remove(self, key: str) -> None:
+        self.server.command("DEL", key)
+
+    def read(self, key: str) -> Any:
+        return self.server.command("GET", key)
+
+    def write(self, key: str, value: Any) -> None:
+        self.server.command("SET", key, value, "PX", 300_000)
+
+    def pass_time(self, seconds: float) -> None:
+        self.server.command("EVAL", MOVE_TIME, 0, int(seconds * 1000))
+
+    @invariant()
+    def nothing_lives_for_ever(self) -> None:
+        """Every key has an expiry (F26)."""
+        assert self.server.command("EVAL", IMMORTAL, 0) == []
+
+
 @pytest.mark.parametrize(
     ("machine", "examples"),
     [pytest.param(InMemory, 60, id="memory"), pytest.param(InFourMethods, 40, id="four methods")],
@@ -666,3 +719,9 @@ class InFourMethods(Stored):
 def test_one_process(machine: type[Stored], examples: int) -> None:
     """Whatever happens in whatever order, nothing invalidated is served, and what is not is found (F25)."""
     run_state_machine_as_test(machine, settings=trying(examples, steps=30))
+
+
+def test_two_processes(redis_server: Server) -> None:
+    """So it is with two processes on one Redis, which evicts what it likes, and breaks (F5, F25, F26)."""
+    machine = type("InThisRedis", (InRedis,), {"server": redis_server})
+    run_state_machine_as_test(machine, settings=trying(24, steps=30))

@@ -110,6 +110,8 @@ class Exchange:
         self.scope = scope
         self.request = RequestHead(scope["method"], tuple(scope["headers"]))
         self.asked = asked_by(self.request, policy)
+        self.asked_in_vain = False
+        """The backend was asked for this request, and failed: it is not asked again before the handler runs."""
         self.body: bytes | None = None
         self.identity: Identity | None = None
         self.found = Found("")
@@ -165,7 +167,7 @@ class Exchange:
     async def _answer_from_cache(self, receive: Receive, send: Send) -> bool:
         """Look up, and serve what is found if it may answer (RFC 9111 §4)."""
         self.earlier = self.store.flight.under_way(self.known.key)
-        self.found = await self.store.look_up(self.known.key, self.known.subject, self.request.headers)
+        self.found = await self._look_up()
         if self.found.entry is None:
             self.decision = Forward(Fwd.VARY_MISS if self.found.varies else Fwd.URI_MISS)
             return False
@@ -186,6 +188,12 @@ class Exchange:
             return False
         await self._give(partial(self._hit, response, decision), receive, send)
         return True
+
+    async def _look_up(self) -> Found:
+        if self.asked_in_vain:
+            self.asked_in_vain = False
+            return Found(self.known.key)
+        return await self.store.look_up(self.known.key, self.known.subject, self.request.headers)
 
     async def _hit(self, response: StoredResponse, hit: Hit, send: Send) -> None:
         if hit.refresh:

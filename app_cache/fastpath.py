@@ -1,8 +1,9 @@
 """Hits that are given again: what an exchange decided holds while nothing that it looked at has changed.
 
-`Exchange` is the reference and decides every case. Here the plain one is remembered, a fresh hit of a backend that
-answers at once, and given to requests that differ in nothing that was looked at. Nothing here awaits. A look that
-is left out would be a wrong answer: the tests hold that both ways answer alike, byte for byte.
+`Exchange` is the reference and decides every case. Here the plain one is remembered, a fresh hit, and given to
+requests that differ in nothing that was looked at. A backend that answers at once shows that all is as it was; one
+that is afar is asked for just that, in one trip. A look that is left out would be a wrong answer: the tests hold
+that both ways answer alike, byte for byte.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from app_cache.services import parts_in_force
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, MutableMapping
 
-    from app_cache.clock.base import Gate
+    from app_cache.clock.base import Basis, Gate
     from app_cache.exchange import Exchange
     from app_cache.policy import CachePolicy
     from app_cache.routes import RouteTable
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     Scope = MutableMapping[str, Any]
     Message = dict[str, Any]
+    Messages = tuple[Message, Message]
     Selection = tuple[tuple[bytes, tuple[bytes, ...]], ...]
     _Key = tuple[Any, ...]
 
@@ -79,6 +81,70 @@ class Ready:
         exchange: The one that decided it.
         response: What it answered with.
         hit: How.
+    """
+
+    def __init__(self, exchange: Exchange, response: StoredResponse, hit: Hit) -> None:
+        now = exchange.store.now()
+        self.response = response
+        self.store = exchange.store
+        self.selects = _selecting(exchange)
+        self.refused = _refused(exchange.policy, response.headers)
+        self.since, self.until = now, now + hit.ttl - EDGE_S
+        self.whole = answer_of(RequestHead("GET", ()), exchange.policy, response, None)
+        self.unchanged = fields_of_304(self.whole.headers)
+        self.tag = (entity_tag(self.whole.headers) or "").encode("latin-1")
+        self.next: Ready | None = None
+        self._initial_age = current_age(response, response.received_at)
+        self._changes_at = 0.0
+        self._lines: Headers = ()
+        self._status = CacheStatus()
+
+    @property
+    def size(self) -> int:
+        """The bytes that it counts."""
+        return len(self.whole.body)
+
+    def holds(self, now: float) -> bool:
+        """Return whether nothing has changed, as far as that is known without asking."""
+        return self.since <= now < self.until
+
+    def messages(self, scope: Scope, now: float, *, unchanged: bool) -> Messages:
+        """Return what answers the request of *scope*; *unchanged*: with a 304."""
+        lines, status = self.told(now)
+        answer = self.whole
+        code, fields, body = (
+            (304, self.unchanged, b"") if unchanged else (answer.status, answer.headers, answer.body)
+        )
+        if scope["method"] == "HEAD":
+            body = b""
+        scope.setdefault("state", {})["cache"] = status
+        self.store.stats["hit"] += 1
+        return (
+            {"type": "http.response.start", "status": code, "headers": [*fields, *lines]},
+            {"type": "http.response.body", "body": body, "more_body": False},
+        )
+
+    given: Callable[..., Messages | Question] = messages
+    """Returns what answers a request, or what gets it."""
+
+    def told(self, now: float) -> tuple[Headers, CacheStatus]:
+        """Return Age and Cache-Status at *now*; they are made anew when a second has passed."""
+        if not self._changes_at - 1 <= now < self._changes_at:
+            age = self._initial_age + max(0.0, now - self.response.received_at)
+            ttl = self.response.freshness_lifetime - age
+            self._status = CacheStatus(hit=True, ttl=int(ttl // 1))
+            self._lines = ((b"age", b"%d" % int(age)), (b"cache-status", str(self._status).encode("ascii")))
+            self._changes_at = now + min(1 - age % 1, ttl % 1)
+        return self._lines, self._status
+
+
+class ReadyHere(Ready):
+    """A hit of a backend that answers at once.
+
+    Args:
+        exchange: The one that decided it.
+        response: What it answered with.
+        hit: How.
         backend: The backend of its store.
         gate: That of its clock.
         value: What that holds, the very object.
@@ -93,26 +159,13 @@ class Ready:
         gate: Gate,
         value: bytes,
     ) -> None:
-        now = exchange.store.now()
-        self.response = response
-        self.store = exchange.store
+        super().__init__(exchange, response, hit)
         self.backend = backend
         self.key = exchange.found.key
         self.value = value
         self.varies = _variants_of(exchange, backend)
-        self.selects = _selecting(exchange)
         self.gate = gate
         self.epochs = gate.epochs
-        self.refused = _refused(exchange.policy, response.headers)
-        self.since, self.until = now, now + hit.ttl - EDGE_S
-        self.whole = answer_of(RequestHead("GET", ()), exchange.policy, response, None)
-        self.unchanged = fields_of_304(self.whole.headers)
-        self.tag = (entity_tag(self.whole.headers) or "").encode("latin-1")
-        self.next: Ready | None = None
-        self._initial_age = current_age(response, response.received_at)
-        self._changes_at = 0.0
-        self._lines: Headers = ()
-        self._status = CacheStatus()
 
     def holds(self, now: float) -> bool:
         """Return whether nothing has changed: time, invalidations, what the backend holds."""
@@ -122,15 +175,47 @@ class Ready:
             return False
         return self.varies is None or self.backend.get_now(self.varies[0]) is self.varies[1]
 
-    def told(self, now: float) -> tuple[Headers, CacheStatus]:
-        """Return Age and Cache-Status at *now*; they are made anew when a second has passed."""
-        if not self._changes_at - 1 <= now < self._changes_at:
-            age = self._initial_age + max(0.0, now - self.response.received_at)
-            ttl = self.response.freshness_lifetime - age
-            self._status = CacheStatus(hit=True, ttl=int(ttl // 1))
-            self._lines = ((b"age", b"%d" % int(age)), (b"cache-status", str(self._status).encode("ascii")))
-            self._changes_at = now + min(1 - age % 1, ttl % 1)
-        return self._lines, self._status
+
+class ReadyAfar(Ready):
+    """A hit of a backend that is to be asked, each time, for all that the hit rests on.
+
+    Args:
+        exchange: The one that decided it.
+        response: What it answered with.
+        hit: How.
+        basis: What it rests on.
+    """
+
+    def __init__(self, exchange: Exchange, response: StoredResponse, hit: Hit, basis: Basis) -> None:
+        super().__init__(exchange, response, hit)
+        self.basis = basis
+
+    @property
+    def size(self) -> int:
+        """The bytes that it counts, those to compare with included."""
+        return super().size + sum(len(value or b"") for value in self.basis.values)
+
+    def given(self, scope: Scope, now: float, *, unchanged: bool) -> Question:
+        """Return the question that gets the messages."""
+        return Question(self, scope, unchanged=unchanged)
+
+
+class Question:
+    """A hit that is given again if its backend says that all is as it was."""
+
+    def __init__(self, ready: ReadyAfar, scope: Scope, *, unchanged: bool) -> None:
+        self._ready = ready
+        self._scope = scope
+        self._unchanged = unchanged
+
+    async def asked(self) -> tuple[Messages | None, bool]:
+        """Return the messages that answer the request, None if the exchange decides; and whether asking failed."""
+        ready = self._ready
+        still = await ready.store.is_still(ready.basis)
+        now = ready.store.now()
+        if not still or not ready.holds(now):
+            return None, still is None
+        return ready.messages(self._scope, now, unchanged=self._unchanged), False
 
 
 class FastPath:
@@ -149,8 +234,8 @@ class FastPath:
         self._parts: object = None
         self._version: object = None
 
-    def answer(self, scope: Scope, services: CacheServices) -> tuple[Message, Message] | None:
-        """Return the messages that answer the request of *scope*, or None: the exchange decides."""
+    def answer(self, scope: Scope, services: CacheServices) -> Messages | Question | None:
+        """Return the messages that answer a request, or what gets them; None: the exchange decides."""
         if scope["path"] not in self._paths:
             return None
         seen = 0
@@ -174,7 +259,7 @@ class FastPath:
         now = found.store.now()
         if not found.holds(now) or (tag and tag != found.tag):
             return None
-        return _messages(found, scope, now, unchanged=bool(tag))
+        return found.given(scope, now, unchanged=bool(tag))
 
     def _has_changed(self, services: CacheServices) -> bool:
         """Return whether routes, or the parts of the cache, are others than those that hits were learned with."""
@@ -189,19 +274,17 @@ class FastPath:
         key = _key_of(exchange.scope, _host_of(exchange.scope))
         if not self._has_room(len(response.body)) and not self._is_hit_again(key):
             return
-        backend, gate = capability(exchange.store.backend, InstantBackend), exchange.store.clock.gate
-        if backend is None or gate is None or not _is_plain(exchange, hit):
+        if not _is_plain(exchange, hit) or len(response.body) > MAX_BYTES:
             return
-        value = backend.get_now(exchange.found.key)
-        if value is None or len(response.body) > MAX_BYTES:
+        ready = _ready_here(exchange, response, hit) or _ready_afar(exchange, response, hit)
+        if ready is None:
             return
         self._begin_anew_if_changed(exchange.services)
-        ready = Ready(exchange, response, hit, backend, gate, value)
         earlier = [each for each in _forms(self._ready.get(key)) if each.selects != ready.selects]
         self._forget(key)
         for each in (ready, *earlier[: MAX_FORMS - 1])[::-1]:
             each.next, self._ready[key] = self._ready.get(key), each
-            self._bytes += len(each.whole.body)
+            self._bytes += each.size
             self._paths[key[0]] += 1
         while len(self._ready) > MAX_REQUESTS or self._bytes > MAX_BYTES:
             self._forget(next(iter(self._ready)))
@@ -232,10 +315,26 @@ class FastPath:
 
     def _forget(self, key: _Key) -> None:
         for each in _forms(self._ready.pop(key, None)):
-            self._bytes -= len(each.whole.body)
+            self._bytes -= each.size
             self._paths[key[0]] -= 1
             if not self._paths[key[0]]:
                 del self._paths[key[0]]
+
+
+def _ready_here(exchange: Exchange, response: StoredResponse, hit: Hit) -> Ready | None:
+    backend, gate = capability(exchange.store.backend, InstantBackend), exchange.store.clock.gate
+    value = None if backend is None else backend.get_now(exchange.found.key)
+    if backend is None or gate is None or value is None:
+        return None
+    return ReadyHere(exchange, response, hit, backend, gate, value)
+
+
+def _ready_afar(exchange: Exchange, response: StoredResponse, hit: Hit) -> Ready | None:
+    """Return the hit if one trip can ask for what it rests on; a variant rests on more than one record."""
+    basis = exchange.store.basis(exchange.found)
+    if basis is None or exchange.found.key != exchange.known.key:
+        return None
+    return ReadyAfar(exchange, response, hit, basis)
 
 
 def _key_of(scope: Scope, host: bytes) -> _Key:
@@ -313,17 +412,3 @@ def _selected(ready: Ready, headers: Iterable[tuple[bytes, bytes]]) -> Ready | N
         if all(_lines_of(headers, name) == lines for name, lines in each.selects):
             return each
     return None
-
-
-def _messages(ready: Ready, scope: Scope, now: float, *, unchanged: bool) -> tuple[Message, Message]:
-    lines, status = ready.told(now)
-    answer = ready.whole
-    code, fields, body = (304, ready.unchanged, b"") if unchanged else (answer.status, answer.headers, answer.body)
-    if scope["method"] == "HEAD":
-        body = b""
-    scope.setdefault("state", {})["cache"] = status
-    ready.store.stats["hit"] += 1
-    return (
-        {"type": "http.response.start", "status": code, "headers": [*fields, *lines]},
-        {"type": "http.response.body", "body": body, "more_body": False},
-    )

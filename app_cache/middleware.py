@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 from app_cache.clock.base import Order, group_stamp, tag_stamp, url_stamp
 from app_cache.errors import ConfigurationError
 from app_cache.exchange import Exchange
-from app_cache.fastpath import FastPath
+from app_cache.fastpath import FastPath, Question
 from app_cache.identity import tags_of
 from app_cache.invalidation import stamp_of_url
 from app_cache.keys import DefaultKeyGenerator, KeyGenerator, full_path, host_of, origin, url_of
@@ -112,8 +112,11 @@ class CacheMiddleware:
             await self.app(scope, receive, send)
             return
         services = self._services or resolved(self._container)
+        in_vain = False
         if scope["type"] == "http" and SCOPE_KEY not in scope:
             messages = self._fast.answer(scope, services)
+            if isinstance(messages, Question):
+                messages, in_vain = await messages.asked()
             if messages is not None:
                 await send(messages[0])
                 await send(messages[1])
@@ -124,7 +127,7 @@ class CacheMiddleware:
             if scope["type"] == "websocket" or HANDLED in scope:
                 await self.app(scope, receive, send)
             else:
-                await self._answer(services, scope, receive, send)
+                await self._answer(services, scope, receive, send, in_vain=in_vain)
         finally:
             serving.reset(token)
 
@@ -142,7 +145,9 @@ class CacheMiddleware:
 
         return send_drained
 
-    async def _answer(self, services: CacheServices, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer(
+        self, services: CacheServices, scope: Scope, receive: Receive, send: Send, *, in_vain: bool
+    ) -> None:
         plan = self._table.find(scope)
         policy = None if plan is None else plan.policy
         changes = policy is None and scope["method"] not in SAFE_METHODS
@@ -155,6 +160,7 @@ class CacheMiddleware:
         scope[HANDLED] = True
         keys = policy.key or self._own_keys or services.key_generator()
         exchange = Exchange(self.app, services, plan, policy, keys, scope, self._fast.learn)
+        exchange.asked_in_vain = in_vain
         await exchange.answer(receive, send)
 
     async def _posted(self, services: CacheServices, scope: Scope) -> PostedAnswer | None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from app_cache.backends.base import BytesBackend, LocalBackend, WatchedBackend, capability
+from app_cache.backends.base import BatchingBackend, BytesBackend, LocalBackend, WatchedBackend, capability
 from app_cache.breaker import OUTCOMES, Breaker, Outcome, Troubles, fault_of
 from app_cache.clock.base import InvalidationResult, Order, Subject, Verdict, end
 from app_cache.clock.choose import clock_for
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from app_cache.backends.base import CacheBackend
-    from app_cache.clock.base import Reading, Shelf
+    from app_cache.clock.base import Basis, Reading, Shelf
     from app_cache.codec import Record
     from app_cache.flight import Fill, Run
     from app_cache.rules.messages import Headers
@@ -74,6 +74,7 @@ class Found:
         varies: Responses under this key vary, and none is of this request's variant.
         reading: The clock; None if the backend could not be asked.
         others: Valid entries that this request selects too, older than *entry*.
+        value: The bytes of *entry*.
     """
 
     key: str
@@ -82,6 +83,7 @@ class Found:
     varies: bool = False
     reading: Reading | None = None
     others: tuple[Entry, ...] = ()
+    value: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +166,7 @@ class StoredResponses:
         self.invalidations = 0
         self._monotonic = monotonic
         self._local = capability(backend, LocalBackend) is not None
+        self._batching = capability(backend, BatchingBackend) is not None
         self.breaker = None if self._local else Breaker(monotonic)
         self._timeout = getattr(backend, "operation_timeout", OPERATION_TIMEOUT_S)
         self._troubles = Troubles(type(backend).__name__, monotonic)
@@ -191,10 +194,45 @@ class StoredResponses:
 
     async def _look_up(self, key: str, subject: Subject, request: Headers) -> Found:
         await self._pay()
-        record, reading = await self._read(key, subject)
+        record, reading, value = await self._read(key, subject)
         if isinstance(record, Variants):
             return await self._look_up_variant(record, subject, request)
-        return await self._judged(key, record, reading, subject)
+        return await self._judged(key, record, reading, subject, value)
+
+    def basis(self, found: Found) -> Basis | None:
+        """Return what a hit with *found* rests on, if the backend can be asked for just that."""
+        if found.value is None or found.reading is None:
+            return None
+        return self.clock.basis(found.key, found.value, found.reading)
+
+    async def is_still(self, basis: Basis) -> bool | None:
+        """Return whether a look-up would find what *basis* says; None if the backend failed.
+
+        Where something else stands in the way, a look-up finds out.
+        """
+        if self.breaker is None or not self._may_be_still(basis):
+            return False
+        permit = self.breaker.admit(may_probe=False)
+        if permit is None:
+            return False
+        try:
+            still = await self.clock.is_still(basis)
+        except Exception as error:  # noqa: BLE001  as in `_attempt`
+            fault = fault_of(error)
+            self._note_failure("look_up", fault, error, opened=self.breaker.ended(permit, OUTCOMES[fault]))
+            return None
+        except BaseException:
+            self.breaker.ended(permit, Outcome.NOTHING)
+            raise
+        self.breaker.ended(permit, Outcome.THERE)
+        self._troubles.succeeded("look_up")
+        return still and self._may_be_still(basis)
+
+    def _may_be_still(self, basis: Basis) -> bool:
+        """Return whether what the backend has is what answers, and nothing is known that has changed of it."""
+        key = basis.keys[0]
+        answers = not (self._owed or key in self._pending or key in self._gone)
+        return answers and self.clock.may_be_still(basis)
 
     async def look_up_value(self, subject: Subject) -> FoundValue:
         """Return the value of *subject*; a backend that fails gives a miss without a reading."""
@@ -203,7 +241,7 @@ class StoredResponses:
 
     async def _look_up_value(self, subject: Subject) -> FoundValue:
         await self._pay()
-        record, reading = await self._read(subject.key, subject)
+        record, reading, _ = await self._read(subject.key, subject)
         if not isinstance(record, Value):
             return FoundValue(reading=reading)
         verdict, reading = await self._verdict(record, reading, subject)
@@ -226,30 +264,33 @@ class StoredResponses:
     async def _look_up_one(self, key: str, fields: tuple[str, ...], subject: Subject, request: Headers) -> Found:
         key = variant_key(key, frozenset(fields), request)
         subject = replace(subject, key=key)
-        record, reading = await self._read(key, subject)
-        return await self._judged(key, record if isinstance(record, Entry) else None, reading, subject)
+        record, reading, value = await self._read(key, subject)
+        return await self._judged(key, record if isinstance(record, Entry) else None, reading, subject, value)
 
-    async def _read(self, key: str, subject: Subject) -> tuple[Record | None, Reading]:
+    async def _read(self, key: str, subject: Subject) -> tuple[Record | None, Reading, bytes | None]:
+        """Return what stands under *key*, the clock, and the bytes of it."""
         before = self._pending_value(key)
         late = self._late_tags.get(key)
         asked = replace(subject, tags=subject.tags | late) if late else subject
         value, reading = await self.clock.look_up(key, asked)
         value = self._pending_value(key) or before or value
         if value is None or key in self._gone:
-            return None, reading
+            return None, reading, None
         record = decode(value, key)
         if record is None:
             self.stats["corrupt"] += 1
             await self._attempt("delete", self._delete(key))
-        return record, reading
+        return record, reading, value
 
-    async def _judged(self, key: str, record: Record | None, reading: Reading, subject: Subject) -> Found:
+    async def _judged(
+        self, key: str, record: Record | None, reading: Reading, subject: Subject, value: bytes | None
+    ) -> Found:
         if not isinstance(record, Entry):
             return Found(key, reading=reading)
         verdict, reading = await self._verdict(record, reading, subject)
         if verdict is Verdict.INVALID:
             return Found(key, reading=reading)
-        return Found(key, record, verdict is Verdict.STALE, reading=reading)
+        return Found(key, record, verdict is Verdict.STALE, reading=reading, value=value)
 
     async def _verdict(self, record: Entry | Value, reading: Reading, subject: Subject) -> tuple[Verdict, Reading]:
         """Return what the clock says of *record*, and the reading that says so, which covers *subject* too."""
@@ -612,7 +653,8 @@ class StoredResponses:
         loop = asyncio.get_running_loop()
         late_at = loop.time() + timeout + STALLED_S
         try:
-            result = await _in_time(work, timeout)
+            prompt = self._batching and operation == "look_up" and not self._owed
+            result = await (_ended_in_time(work, timeout) if prompt else _in_time(work, timeout))
         except Exception as error:  # noqa: BLE001  as above
             fault = fault_of(error, late=loop.time() > late_at)
             self._note_failure(operation, fault, error, opened=breaker.ended(permit, OUTCOMES[fault]))
@@ -650,6 +692,18 @@ async def _in_time(work: Coroutine[Any, Any, T], timeout: float) -> T:
         _give_up(task)
         raise BackendError(f"no answer within {timeout:g} s")
     return task.result()
+
+
+async def _ended_in_time(work: Coroutine[Any, Any, T], timeout: float) -> T:
+    """As `_in_time`, for *work* that ends as soon as it is cancelled, and so needs no task of its own."""
+    timer = asyncio.timeout(timeout)
+    try:
+        async with timer:
+            return await work
+    except TimeoutError:
+        if timer.expired():
+            raise BackendError(f"no answer within {timeout:g} s") from None
+        raise
 
 
 def _give_up(task: asyncio.Future[T]) -> None:

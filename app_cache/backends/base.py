@@ -7,11 +7,12 @@ those four. What a backend can do beyond them is a *capability*: a protocol belo
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 T = TypeVar("T")
 
@@ -127,6 +128,14 @@ class CombinedBackend(Protocol):
         ...
 
 
+class BatchingBackend(Protocol):
+    """Reads together what is asked at one moment, in bounded time; who is cancelled is let go at once."""
+
+    async def get_batched(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Return the bytes under each of *keys*, read at one instant, within its ``operation_timeout``."""
+        ...
+
+
 class InstantBackend(Protocol):
     """Answers at once, without awaiting anything."""
 
@@ -151,11 +160,23 @@ VERBS: dict[type[Any], tuple[str, ...]] = {
     LocalBackend: ("beside",),
     ScriptBackend: ("get_many", "run_script"),
     CombinedBackend: ("get_beside", "set_and_run"),
+    BatchingBackend: ("get_batched",),
     InstantBackend: ("get_now",),
     WatchedBackend: ("watch",),
 }
-STANDS_FOR = {"get_bytes": "get", "set_bytes": "set", "get_beside": "get", "set_and_run": "set", "get_now": "get"}
-"""The text verb that each bytes verb stands for: who overrides the text verb alone wants to be asked by it."""
+STANDS_FOR = {
+    "get_bytes": "get",
+    "set_bytes": "set",
+    "get_beside": "get",
+    "set_and_run": "set",
+    "get_now": "get",
+    "get_batched": "get_beside",
+}
+"""The verb that each stands for: who overrides that one alone wants to be asked by it."""
+
+
+NOWHERE = sys.maxsize
+"""The place of a verb that no class has, but the object itself, as a wrapper may."""
 
 
 def capability(backend: CacheBackend, kind: type[T]) -> T | None:
@@ -172,13 +193,19 @@ def capability(backend: CacheBackend, kind: type[T]) -> T | None:
 def _can(backend: CacheBackend, verb: str) -> bool:
     if not callable(getattr(backend, verb, None)):
         return False
-    text_verb = STANDS_FOR.get(verb)
-    if text_verb is None:
-        return True
-    order = type(backend).__mro__
-    written = next((order.index(cls) for cls in order if verb in vars(cls)), len(order))
-    overridden = next(order.index(cls) for cls in order if text_verb in vars(cls))
-    return written <= overridden or written == len(order)
+    written = _place(backend, verb)
+    return written == NOWHERE or all(written <= _place(backend, each) for each in _stood_for(verb))
+
+
+def _stood_for(verb: str) -> Iterator[str]:
+    while (stands_for := STANDS_FOR.get(verb)) is not None:
+        yield stands_for
+        verb = stands_for
+
+
+def _place(backend: CacheBackend, verb: str) -> int:
+    """Return how far up among the classes of *backend* the one is that has *verb*."""
+    return next((place for place, cls in enumerate(type(backend).__mro__) if verb in vars(cls)), NOWHERE)
 
 
 def checked_timeout(timeout: object) -> float:

@@ -205,7 +205,7 @@ class RedisBackend(CacheBackend):
         A call that is made later connects anew. A *connection_pool* stays open: who made it closes it.
         """
         with self._clients_lock:
-            client = self._clients.pop((asyncio.get_running_loop(), os.getpid()), None)
+            client = self._clients.pop((asyncio.get_running_loop(), _process.pid), None)
         if client is not None:
             await client.close()
 
@@ -282,6 +282,14 @@ class RedisBackend(CacheBackend):
         value, *beside = await self._read("get", [key, *others])
         return value, beside
 
+    async def get_batched(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Return the bytes under each of *keys*, read at one instant, within the *operation_timeout*.
+
+        Raises:
+            BackendError: If the server does not answer.
+        """
+        return await self._read("get", keys)
+
     async def run_script(self, script: str, keys: Sequence[str], args: Sequence[str | int]) -> Any:
         """Run the Lua *script* atomically and return its answer; strings in it are bytes.
 
@@ -334,19 +342,24 @@ class RedisBackend(CacheBackend):
 
     async def _read(self, operation: str, keys: Sequence[str]) -> list[bytes | None]:
         """Return the bytes under each of *keys*, read at one instant, by one command with what others ask now."""
-        try:
-            client = await self._client()
-        except FAILURES as error:
-            failure = self._failure(operation, error)
-            raise failure from failure.__cause__
+        client = self._clients.get((asyncio.get_running_loop(), _process.pid))
+        if client is None:
+            client = await self._opened(operation)
         answer = await client.reader.ask(keys)
         if isinstance(answer, Exception):
             raise self._failure(operation, answer)
         return answer
 
-    async def _run(self, operation: str, ask: Callable[[Any], Awaitable[T]]) -> T:
+    async def _opened(self, operation: str) -> _Client:
         try:
-            client = await self._client()
+            return await self._client()
+        except FAILURES as error:
+            failure = self._failure(operation, error)
+            raise failure from failure.__cause__
+
+    async def _run(self, operation: str, ask: Callable[[Any], Awaitable[T]]) -> T:
+        client = await self._opened(operation)
+        try:
             return await client.run(ask)
         except FAILURES as error:
             failure = self._failure(operation, error)
@@ -362,7 +375,7 @@ class RedisBackend(CacheBackend):
         return failure
 
     async def _client(self) -> _Client:
-        loop, pid = asyncio.get_running_loop(), os.getpid()
+        loop, pid = asyncio.get_running_loop(), _process.pid
         client = self._clients.get((loop, pid))
         if client is None:
             client = self._server.client(self._operation_timeout)
@@ -379,6 +392,21 @@ class RedisBackend(CacheBackend):
                 del self._clients[loop, of]
 
 
+class _Process:
+    """The number of this process, which a fork changes: to ask the system each time costs as much as a look-up."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._note)
+
+    def _note(self) -> None:
+        self.pid = os.getpid()
+
+
+_process = _Process()
+
+
 class _Client:
     """The connections that one event loop has in one process, and the turns that calls take at them."""
 
@@ -389,7 +417,7 @@ class _Client:
         self.reader = Reader(lender.lend, read_timeout, min(LANES, max(1, connections - 1)))
         self._calls = 0
         self._idle = asyncio.Event()
-        self._life = _until_closed(owned, os.getpid())
+        self._life = _until_closed(owned, _process.pid)
 
     async def open(self) -> None:
         """Have the running event loop close this when it ends."""
@@ -467,7 +495,7 @@ class _Line:
         return self._turns.locked()
 
     async def ask(self, keys: Sequence[str]) -> list[bytes | None]:
-        command = _command("MGET", *keys)
+        command = _mget(keys)
         try:
             values = await self._connection.retry.call_with_retry(lambda: self._ask(command), self._lost)
         except ResponseError as error:
@@ -477,8 +505,8 @@ class _Line:
             raise InvalidResponse("an answer was no answer to MGET")
         return values
 
-    async def _ask(self, command: Sequence[str | bytes | int]) -> Any:
-        await self._connection.send_command(*command)
+    async def _ask(self, command: bytes) -> Any:
+        await self._connection.send_packed_command(command)
         return await self._connection.read_response(disable_decoding=True, timeout=math.inf)
 
     async def _lost(self, error: Exception) -> None:
@@ -498,7 +526,7 @@ async def _until_closed(owned: Sequence[Closing], pid: int) -> AsyncGenerator[No
     try:
         yield
     finally:
-        for close in owned if os.getpid() == pid else ():
+        for close in owned if _process.pid == pid else ():
             with suppress(*FAILURES):
                 await close()
 
@@ -677,6 +705,13 @@ def _address(pool: ConnectionPool) -> RedisUrl:
 
 def _command(name: str, *args: str | bytes | int) -> tuple[str | bytes | int, ...]:
     return name, *(arg.encode("utf-8", "surrogatepass") if isinstance(arg, str) else arg for arg in args)
+
+
+def _mget(keys: Sequence[str]) -> bytes:
+    """Return MGET as it is sent; redis-py copies what it has packed with each key that it adds."""
+    encoded = [key.encode("utf-8", "surrogatepass") for key in keys]
+    parts = [b"$%d\r\n%b\r\n" % (len(key), key) for key in encoded]
+    return b"".join((b"*%d\r\n$4\r\nMGET\r\n" % (len(keys) + 1), *parts))
 
 
 def _script_call(script: str, keys: Sequence[str], args: Sequence[str | int]) -> tuple[str | bytes | int, ...]:

@@ -10,7 +10,14 @@ from functools import cached_property
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar, cast, overload
 
-from app_cache.backends.base import VERBS, CacheBackend, InstantBackend, capability, checked_timeout
+from app_cache.backends.base import (
+    VERBS,
+    BatchingBackend,
+    CacheBackend,
+    InstantBackend,
+    capability,
+    checked_timeout,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -92,8 +99,10 @@ class Offered(Generic[P, R]):
 
 SETTINGS = frozenset({"default_timeout", "operation_timeout"})
 """What others ask of a backend that may have it, and so of the wrapper around it."""
-ALL_VERBS = frozenset(verb for kind, verbs in VERBS.items() if kind is not InstantBackend for verb in verbs)
-"""The verbs that a wrapper passes on: all but those that would take a value past it."""
+PAST = (BatchingBackend, InstantBackend)
+"""Capabilities that would take a value past a wrapper."""
+ALL_VERBS = frozenset(verb for kind, verbs in VERBS.items() if kind not in PAST for verb in verbs)
+"""The verbs that a wrapper passes on."""
 
 
 def verbs_of(backend: CacheBackend) -> frozenset[str]:

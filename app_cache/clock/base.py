@@ -145,6 +145,21 @@ class Gate(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """What it rests on that an entry is valid: while all of it is as it was, nothing has been invalidated since.
+
+    Args:
+        keys: Where it is, that of the entry first.
+        values: The bytes that were found there.
+        mark: The state of the clock.
+    """
+
+    keys: tuple[str, ...]
+    values: list[bytes | None]
+    mark: Mark
+
+
 class InvalidationClock(ABC):
     """Reads, begins, stores and invalidates under one namespace of a backend.
 
@@ -155,6 +170,18 @@ class InvalidationClock(ABC):
     def gate(self) -> Gate | None:
         """What tells at once that nothing was invalidated; None where that takes asking somebody."""
         return None
+
+    def basis(self, key: str, value: bytes, reading: Reading) -> Basis | None:
+        """Return what it rests on that *value* under *key* is valid by *reading*, if one trip can ask for that."""
+        return None
+
+    def may_be_still(self, basis: Basis) -> bool:
+        """Return whether nothing is known yet that has changed of *basis*."""
+        return False
+
+    async def is_still(self, basis: Basis) -> bool:
+        """Ask whether all of *basis* is as it was, and return that."""
+        return False
 
     @abstractmethod
     async def look_up(self, key: str, subject: Subject) -> tuple[bytes | None, Reading]:

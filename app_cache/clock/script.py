@@ -16,8 +16,8 @@ import secrets
 from typing import TYPE_CHECKING, cast
 from urllib.parse import quote, unquote_to_bytes
 
-from app_cache.backends.base import CombinedBackend, ScriptBackend, capability
-from app_cache.clock.base import InvalidationClock, InvalidationResult, Reading, Verdict, end
+from app_cache.backends.base import BatchingBackend, CombinedBackend, ScriptBackend, capability
+from app_cache.clock.base import Basis, InvalidationClock, InvalidationResult, Reading, Verdict, end
 from app_cache.clock.epochs import MAX_BANS, Ban, Bans, Epochs, Passed, Seen, Stamp, ban, bans_of, judge
 from app_cache.codec import Mark
 from app_cache.keys import prefix
@@ -169,7 +169,15 @@ def _ban_parts(line: bytes) -> tuple[int, bool, str, str]:
 
 
 class _ScriptReading:
-    def __init__(self, epochs: Epochs | None, stamps: dict[str, Stamp | None], bans: Bans, passed: Passed) -> None:
+    def __init__(
+        self,
+        clock: bytes | None,
+        epochs: Epochs | None,
+        stamps: dict[str, Stamp | None],
+        bans: Bans,
+        passed: Passed,
+    ) -> None:
+        self.clock = clock
         self.epochs = epochs
         self.stamps = stamps
         self._bans = bans
@@ -195,6 +203,7 @@ class ScriptClock(InvalidationClock):
             raise TypeError(f"{type(backend).__name__} runs no scripts")
         self._backend = scripts
         self._combined = capability(backend, CombinedBackend)
+        self._batching = capability(backend, BatchingBackend)
         self._shelf = shelf
         slot = f"{{{prefix(namespace)}}}"
         self._clock, self._bans_key, self._stamp_prefix = f"{slot}clock", f"{slot}bans", f"{slot}s:"
@@ -203,6 +212,21 @@ class ScriptClock(InvalidationClock):
         self._passed = Passed()
         self._seen = Seen()
         self._beside: set[asyncio.Task[None]] = set()
+
+    def basis(self, key: str, value: bytes, reading: Reading) -> Basis | None:
+        # Without the stamps: each invalidation changes the clock, so none was raised while that is the same.
+        found = cast("_ScriptReading", reading)
+        if self._batching is None or found.mark is None:
+            return None
+        return Basis((key, self._clock), [value, found.clock], found.mark)
+
+    def may_be_still(self, basis: Basis) -> bool:
+        return self._seen.epoch == basis.mark.epoch and self._seen.generation == basis.mark.generation
+
+    async def is_still(self, basis: Basis) -> bool:
+        if self._batching is None:
+            return False
+        return await self._batching.get_batched(basis.keys) == basis.values
 
     async def look_up(self, key: str, subject: Subject) -> tuple[bytes | None, Reading]:
         tags, seen = sorted(subject.tags), self._seen
@@ -227,7 +251,7 @@ class ScriptClock(InvalidationClock):
             [text] = await self._backend.get_many([self._bans_key])
             bans = parse_bans(text, epochs, bans)
             self._bans, self._bans_of = bans, (epochs.generation, epochs.newest_ban)
-        return _ScriptReading(epochs, stamps, bans, self._passed)
+        return _ScriptReading(raw[0], epochs, stamps, bans, self._passed)
 
     async def _unless_it_went_back(self, epochs: Epochs | None, seen: Seen) -> Epochs | None:
         """Return *epochs*; None if they are older than what was *seen* before they were asked for.

@@ -8,6 +8,7 @@ import pytest
 
 from app_cache.backends.base import (
     VERBS,
+    BatchingBackend,
     BytesBackend,
     CacheBackend,
     CombinedBackend,
@@ -24,6 +25,7 @@ from app_cache.backends.base import (
 from app_cache.backends.compressed import CompressedBackend
 from app_cache.backends.memory import MemoryBackend
 from app_cache.backends.metrics import MetricsBackend
+from app_cache.backends.redis import RedisBackend
 from app_cache.backends.router import BackendRouter
 
 if TYPE_CHECKING:
@@ -181,6 +183,15 @@ def test_combined_needs_both_halves() -> None:
             return None, []
 
     assert capability(CompressedBackend(Half()), CombinedBackend) is None
+
+
+@pytest.mark.parametrize("verb", ["get", "get_beside"])
+def test_batched_reads_go_past_nothing(verb: str) -> None:
+    """Who overrides how a value is read is asked for it by what he wrote, and so is what is wrapped."""
+    overriding = type("Own", (RedisBackend,), {verb: getattr(RedisBackend, verb)})()
+    assert capability(RedisBackend(), BatchingBackend) is not None
+    assert capability(overriding, BatchingBackend) is None
+    assert capability(MetricsBackend(RedisBackend(), NoMetrics()), BatchingBackend) is None
 
 
 @pytest.mark.parametrize("backend", [CompressedBackend(MemoryBackend()), BackendRouter({"data": MemoryBackend()})])

@@ -396,6 +396,41 @@ async def test_forbidden_keys(redis_server: Server, connect: Connect) -> None:
     assert other.fault is Fault.DENIED
 
 
+@pytest.mark.parametrize("answer", [b"*1\r\n$1\r\nx\r\n", b"+OK\r\n", b":7\r\n"], ids=["short", "text", "number"])
+async def test_no_answer_to_mget(connect: Connect, answer: bytes) -> None:
+    """An answer to something else is an error, and nothing more is read from where it came."""
+    connections = 0
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        while asked := await reader.read(1000):
+            writer.write(b"%0\r\n" if b"HELLO" in asked else answer)
+        writer.close()
+
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    backend = connect(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}", operation_timeout=SOON_S)
+    for _ in range(2):
+        with pytest.raises(BackendError, match="no answer to MGET") as failure:
+            await backend.get_many(["a", "b"])
+        assert failure.value.fault is Fault.AWAY
+    assert connections == 2
+    server.close()
+
+
+async def test_other_calls_have_their_bound(redis_server: Server, connect: Connect) -> None:
+    """A connection that look-ups have had is bound by `socket_timeout` again."""
+    backend = connect(redis_server.url, operation_timeout=SOON_S, socket_timeout=0.2, max_connections=1)
+    await backend.get_many(["key"])
+    redis_server.pause()
+    try:
+        async with asyncio.timeout(SOON_S):
+            with pytest.raises(BackendError, match="Timeout"):
+                await backend.get("key")
+    finally:
+        redis_server.resume()
+
+
 async def test_close_under_load(redis_server: Server, backend: RedisBackend) -> None:
     """A backend that is closed under load answers those who asked before, and leaves no task and no connection."""
     before = asyncio.all_tasks()

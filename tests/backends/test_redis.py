@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from app_cache.backends.base import (
+    BatchingBackend,
     BytesBackend,
     CombinedBackend,
     LocalBackend,
@@ -50,6 +51,7 @@ CALLS: dict[str, Callable[[RedisBackend], Awaitable[object]]] = {
     "size": lambda backend: backend.size(),
     "get_many": lambda backend: backend.get_many(["key"]),
     "get_beside": lambda backend: backend.get_beside("key", ["other"]),
+    "get_batched": lambda backend: backend.get_batched(["key"]),
     "run_script": lambda backend: backend.run_script("return 1", [], []),
     "set_and_run": lambda backend: backend.set_and_run("key", b"value", 60, "return 1", [], []),
 }
@@ -73,6 +75,7 @@ class TestContract(BackendContract):
 @pytest.mark.parametrize(
     "kind",
     [
+        BatchingBackend,
         BytesBackend,
         PatternBackend,
         PingBackend,

@@ -1,22 +1,23 @@
 """Values in this process, bounded by their number and by their bytes.
 
-Nothing here waits, save `MemoryBackend.delete_pattern` between its steps; `get` and `set` look at a few entries,
-however many there are.
+`get` and `set` look at a few entries, however many there are. Whatever concerns many lets others run between its
+steps: `delete_pattern`, `close`, the sweeper, and a `set` for which more than `DROPS_PER_STEP` entries have to go.
+Nothing else waits.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
-import sys
 import time
-from collections import OrderedDict
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from math import frexp, inf, ldexp
+from sys import getsizeof
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from weakref import ref
 
 from app_cache.backends.base import CacheBackend, checked_timeout
+from app_cache.backends.eviction import Eviction, Resident
 from app_cache.backends.text import as_bytes, as_text
 from app_cache.errors import ConfigurationError
 from app_cache.rules.glob import compile_glob
@@ -26,12 +27,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-ENTRY_OVERHEAD: Final = 256
-"""The bytes that an entry counts beside its key and value: table slots, links, times."""
+ENTRY_OVERHEAD: Final = 336
+"""The bytes that an entry counts beside its key and value: what is known of it, its slots in four tables."""
 EXPIRED_PER_SET: Final = 4
 """How many expired entries a `set` drops at most: more than the one that it adds, so that none pile up."""
-KEYS_PER_STEP: Final = 1000
-"""How many keys the sweeper and `delete_pattern` take before they let others run."""
+DROPS_PER_STEP: Final = 100
+"""How many entries are dropped, at most, before others may run."""
+CHARACTERS_PER_STEP: Final = 2500
+"""How many characters of keys a pattern is matched with before others may run."""
 LONGEST_S: Final = 2.0**32
 """A timeout beyond this (136 years) counts as this."""
 
@@ -39,11 +42,14 @@ LONGEST_S: Final = 2.0**32
 class MemoryBackend(CacheBackend):
     """Keeps values in this process, at most *max_size* of them and at most *max_bytes*.
 
-    When one more does not fit, the entry that was read or set the longest time ago goes (LRU). An entry counts the
-    memory of its key, that of its value, and `ENTRY_OVERHEAD`; one that would count more than *max_entry_bytes* is
-    not kept, nor is what was under its key before. Expired entries are never given out; their memory comes back at
-    each `set`, a few at a time, and by a sweeper, which runs while there are entries and an event loop to run it.
-    An instance belongs to the event loops of one thread at a time.
+    When one more does not fit, what has expired goes. Then it is the entry that was set last before this one, or,
+    if that was asked for more often or its like come back more often, one that was not read of late
+    (`app_cache.backends.eviction`). Where bytes are wanted, large entries are worth less.
+
+    An entry counts the memory of its key, that of its value, and `ENTRY_OVERHEAD`; one that would count more than
+    *max_entry_bytes* is not kept, nor is what was under its key before. Expired entries are never given out; their
+    memory comes back at each `set`, a few at a time, and by a sweeper, which runs while there are entries and an
+    event loop to run it. An instance belongs to the event loops of one thread at a time.
 
     Args:
         max_size: How many entries are kept.
@@ -87,7 +93,8 @@ class MemoryBackend(CacheBackend):
         self.bytes_held = 0
         """What the entries count together, expired ones included until they are dropped."""
         self._clock = clock
-        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._entries: dict[str, _Entry] = {}
+        self._eviction: Eviction[_Entry] = Eviction()
         self._deadlines = _Deadlines()
         self._beside: dict[str, Any] = {}
         self._sweeper: _Sweeper | None = None
@@ -111,9 +118,10 @@ class MemoryBackend(CacheBackend):
             TypeError: If *value* is neither str nor bytes.
             ValueError: If *timeout* is not positive, or a bool.
         """
-        if not isinstance(value, str | bytes):
+        if not isinstance(value, (str, bytes)):
             raise TypeError(f"value must be str or bytes, not {type(value).__name__}")
-        self._keep(key, value, timeout, binary=False)
+        while not self._keep(key, value, timeout, binary=False):  # noqa: ASYNC110 - each time is a step of the work
+            await asyncio.sleep(0)
 
     async def get_bytes(self, key: str) -> bytes | None:
         """Return the bytes kept under *key*, or None; a value set as text comes as UTF-8."""
@@ -136,7 +144,8 @@ class MemoryBackend(CacheBackend):
         """
         if not isinstance(value, bytes):
             raise TypeError(f"value must be bytes, not {type(value).__name__}")
-        self._keep(key, value, timeout, binary=True)
+        while not self._keep(key, value, timeout, binary=True):  # noqa: ASYNC110 - each time is a step of the work
+            await asyncio.sleep(0)
 
     async def delete(self, key: str) -> None:
         """Forget *key*; one that is absent is no error."""
@@ -151,14 +160,15 @@ class MemoryBackend(CacheBackend):
             ConfigurationError: If *pattern* has more than 256 characters.
         """
         matches = compile_glob(pattern)
-        keys = list(self._entries)
-        count = 0
-        for start in range(0, len(keys), KEYS_PER_STEP):
-            if start:
+        count = looked_at = 0
+        for entry in self._eviction.each():
+            looked_at += len(entry.key) + 1
+            if matches(entry.key):
+                count += self._lookup(entry.key) is not None
+                self._drop(entry.key)
+            if looked_at > CHARACTERS_PER_STEP:
+                looked_at = 0
                 await asyncio.sleep(0)
-            for key in filter(matches, keys[start : start + KEYS_PER_STEP]):
-                count += self._lookup(key) is not None
-                self._drop(key)
         return count
 
     async def size(self) -> int:
@@ -179,13 +189,20 @@ class MemoryBackend(CacheBackend):
         if self._sweeper is not None:
             self._sweeper.stop()
             self._sweeper = None
-        self._entries.clear()
+        entries = self._entries
+        self._entries = {}
+        self._eviction = Eviction()
         self._deadlines = _Deadlines()
         self._beside.clear()
         self.bytes_held = 0
+        while entries:
+            for _ in range(min(len(entries), DROPS_PER_STEP)):
+                entries.popitem()
+            if entries:
+                await asyncio.sleep(0)
 
     def _lookup(self, key: str) -> _Entry | None:
-        """Return the entry under *key* as the one read last, or None; an expired one is dropped."""
+        """Return the entry under *key* as one that was read, or None; an expired one is dropped."""
         entry = self._entries.get(key)
         if entry is None:
             return None
@@ -193,32 +210,73 @@ class MemoryBackend(CacheBackend):
             self._drop(key)
             self.expired += 1
             return None
-        self._entries.move_to_end(key)
+        entry.read = True
         return entry
 
-    def _keep(self, key: str, value: str | bytes, timeout: float | None, *, binary: bool) -> None:
-        timeout_s = min(checked_timeout(self.default_timeout if timeout is None else timeout), LONGEST_S)
+    def _keep(self, key: str, value: str | bytes, timeout: float | None, *, binary: bool) -> bool:
+        """Do as `set` does, and return True; return False if more has to go before than one step drops."""
+        timeout_s = checked_timeout(self.default_timeout if timeout is None else timeout)
+        if timeout_s > LONGEST_S:
+            timeout_s = LONGEST_S
         now = self._clock()
-        self._drop(key)
-        self._drop_expired(now, EXPIRED_PER_SET)
-        cost = sys.getsizeof(key) + sys.getsizeof(value) + ENTRY_OVERHEAD
+        if self._deadlines.first <= now:
+            self._drop_expired(now, EXPIRED_PER_SET)
+        cost = getsizeof(key) + getsizeof(value) + ENTRY_OVERHEAD
         if cost > self.max_entry_bytes:
+            self._drop(key)
             self.refused += 1
-            return
-        while len(self._entries) >= self.max_size or self.bytes_held + cost > self.max_bytes:
-            self._drop(next(iter(self._entries)))
-            self.evicted += 1
+            return True
+        old = self._entries.get(key)
+        if not self._fits(old, cost):
+            if not self._make_room(key, cost, now):
+                return False
+            old = self._entries.get(key)
+        if old is not None:
+            key = old.key
+            self._discount(old)
         neighbours = self._deadlines.neighbours(now, timeout_s)
+        entry = _Entry(
+            key, value=value, binary=binary, expires_at=now + timeout_s, cost=cost, neighbours=neighbours
+        )
+        if old is None:
+            self._eviction.enter(entry)
+        else:
+            self._eviction.replace(old, entry)
+        self._entries[key] = entry
         neighbours[key] = None
-        self._entries[key] = _Entry(value, binary, now + timeout_s, cost, neighbours)
         self.bytes_held += cost
-        self._start_sweeper()
+        if self._sweeper is None or not self._sweeper.runs():
+            self._start_sweeper()
+        return True
+
+    def _fits(self, old: _Entry | None, cost: int) -> bool:
+        """Return whether one that counts *cost* fits beside the others, in place of *old* if there is one."""
+        if old is None:
+            return len(self._entries) < self.max_size and self.bytes_held + cost <= self.max_bytes
+        return self.bytes_held - old.cost + cost <= self.max_bytes
+
+    def _make_room(self, key: str, cost: int, now: float) -> bool:
+        """Drop entries, a step at most, until *key* fits with *cost*, and return whether it does."""
+        for _ in range(DROPS_PER_STEP):
+            if self._deadlines.first > now or not self._drop_expired(now, 1):
+                chosen = self._eviction.choose(by_bytes=self.bytes_held + cost > self.max_bytes)
+                del self._entries[chosen.key], chosen.neighbours[chosen.key]
+                self.bytes_held -= chosen.cost
+                self.evicted += 1
+            if self._fits(self._entries.get(key), cost):
+                return True
+        return False
 
     def _drop(self, key: str) -> None:
         entry = self._entries.pop(key, None)
         if entry is not None:
-            entry.neighbours.pop(key, None)
-            self.bytes_held -= entry.cost
+            self._discount(entry)
+            self._eviction.leave(entry)
+
+    def _discount(self, entry: _Entry) -> None:
+        """Let *entry* count no longer, neither for the bytes nor for its deadline."""
+        entry.neighbours.pop(entry.key, None)
+        self.bytes_held -= entry.cost
 
     def _drop_expired(self, now: float, at_most: int) -> bool:
         """Drop expired entries, *at_most* so many, and return whether more may be left."""
@@ -235,26 +293,22 @@ class MemoryBackend(CacheBackend):
             loop = asyncio.get_running_loop()
         except RuntimeError:
             return
-        if self._sweeper is None or not self._sweeper.serves(loop):
-            self._sweeper = _Sweeper(self, loop)
+        self._sweeper = _Sweeper(self, loop)
 
     def _sweep(self) -> float | None:
         """Drop expired entries and return the seconds until the next step, or None if nothing is left."""
-        if self._drop_expired(self._clock(), KEYS_PER_STEP):
+        if self._drop_expired(self._clock(), DROPS_PER_STEP):
             return 0
         return self.cleanup_interval if self._entries else None
 
 
-@dataclass(slots=True)
-class _Entry:
+class _Entry(Resident, kw_only=True, gc=False):
     """A value and what is known of it."""
 
     value: str | bytes
     binary: bool
     """Whether it was set by `set_bytes`, so that `get` has to decode it."""
     expires_at: float
-    cost: int
-    """The bytes that it counts."""
     neighbours: dict[str, None]
     """The keys that are looked at together with its own when their time is over."""
 
@@ -271,23 +325,33 @@ class _Deadlines:
     ends: list[float] = field(default_factory=list)
     """A heap of the times at which buckets are due."""
     buckets: dict[float, dict[str, None]] = field(default_factory=dict)
+    first: float = inf
+    """When the first of them is due."""
+    last: tuple[float, float, dict[str, None]] = field(default_factory=lambda: (0.0, 0.0, {}))
+    """The timeout that was asked for last, when its bucket is due, and the bucket: mostly asked for again."""
 
     def neighbours(self, now: float, timeout_s: float) -> dict[str, None]:
         """Return the bucket for what is set at *now* for *timeout_s*."""
-        width = math.ldexp(1.0, math.frexp(max(timeout_s, 0.1))[1] - 5)
-        end = math.ceil((now + timeout_s) / width) * width
+        last_timeout_s, end, bucket = self.last
+        if timeout_s == last_timeout_s and now + timeout_s < end:
+            return bucket
+        width = ldexp(1.0, frexp(max(0.1, timeout_s))[1] - 5)
+        end = (now + timeout_s) // width * width + width
         if end not in self.buckets:
             self.buckets[end] = {}
             heappush(self.ends, end)
+            self.first = self.ends[0]
+        self.last = timeout_s, end, self.buckets[end]
         return self.buckets[end]
 
     def pop_due(self, now: float) -> str | None:
         """Take out a key whose bucket is due at *now* and return it, or None if there is none."""
-        while self.ends and self.ends[0] <= now:
-            bucket = self.buckets[self.ends[0]]
+        while self.first <= now:
+            bucket = self.buckets[self.first]
             if bucket:
                 return bucket.popitem()[0]
             del self.buckets[heappop(self.ends)]
+            self.first = self.ends[0] if self.ends else inf
         return None
 
 
@@ -302,9 +366,9 @@ class _Sweeper:
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = loop.call_later(backend.cleanup_interval, self._step)
 
-    def serves(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """Return whether a backend that is used on *loop* needs no other sweeper."""
-        return self._timer is not None and (self._loop is loop or self._loop.is_running())
+    def runs(self) -> bool:
+        """Return whether there will be another round; in a loop that has ended there is none."""
+        return self._timer is not None and self._loop.is_running()
 
     def stop(self) -> None:
         """Sweep no more."""

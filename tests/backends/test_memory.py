@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import random
 import sys
+import tracemalloc
 import weakref
-from collections import OrderedDict
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
@@ -14,12 +16,21 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from app_cache.backends.memory import ENTRY_OVERHEAD, EXPIRED_PER_SET, KEYS_PER_STEP, MemoryBackend
+from app_cache.backends.memory import (
+    CHARACTERS_PER_STEP,
+    DROPS_PER_STEP,
+    ENTRY_OVERHEAD,
+    EXPIRED_PER_SET,
+    MemoryBackend,
+)
 from app_cache.errors import BackendError, ConfigurationError
 from app_cache.testing import FakeClock
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
+    from types import FrameType
+
+    TraceFunction = Callable[[FrameType, str, object], Any]
 
 T = TypeVar("T")
 
@@ -32,15 +43,28 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
-async def test_evicts_least_recently_used(clock: FakeClock) -> None:
-    """When one more does not fit, the entry that was read or set the longest time ago goes."""
+async def test_evicts_the_unread(clock: FakeClock) -> None:
+    """When one more does not fit, an entry that was not read goes, and what is set is kept."""
     backend = MemoryBackend(max_size=3, clock=clock)
-    for key in ("a", "b", "c"):
+    for key in "abc":
         await backend.set(key, key)
-    await backend.get("a")
+    await backend.get("c")
     await backend.set("d", "d")
-    assert [key for key in "abcd" if await backend.get(key)] == ["a", "c", "d"]
-    assert backend.evicted == 1
+    await backend.set("e", "e")
+    assert [key for key in "abcde" if await backend.get(key)] == ["b", "c", "e"]
+    assert backend.evicted == 2
+
+
+async def test_scan(clock: FakeClock) -> None:
+    """20,000 keys that are asked for once drive out nothing of what is asked for often."""
+    backend = MemoryBackend(max_size=1000, clock=clock)
+    often = [f"often {number}" for number in range(900)]
+    for key in 3 * often:
+        if await backend.get(key) is None:
+            await backend.set(key, "value")
+    for number in range(20_000):
+        await backend.set(f"once {number}", "value")
+    assert [key for key in often if await backend.get(key) is None] == []
 
 
 async def test_replacing_evicts_nothing(clock: FakeClock) -> None:
@@ -60,6 +84,18 @@ async def test_expired_go_before_others(clock: FakeClock) -> None:
     await backend.set("new", "value", 1000)
     assert await backend.get("good") == "value"
     assert (backend.evicted, backend.expired) == (0, 1)
+
+
+async def test_all_expired_go_before_others(clock: FakeClock) -> None:
+    """However much room a value needs, nothing that is still good goes while something has expired."""
+    backend = MemoryBackend(max_bytes=40_000, max_entry_bytes=20_000, clock=clock)
+    await backend.set_bytes("good", bytes(1000), 1000)
+    for number in range(30):
+        await backend.set_bytes(f"over {number}", bytes(850), 1)
+    clock.advance(2)
+    await backend.set_bytes("new", bytes(19_000), 1000)
+    assert await backend.get_bytes("good") is not None
+    assert backend.evicted == 0
 
 
 async def test_bounded_by_bytes(clock: FakeClock) -> None:
@@ -84,6 +120,44 @@ async def test_bytes_return(clock: FakeClock) -> None:
     await backend.set("b", "y")
     await backend.delete("b")
     assert backend.bytes_held == 0
+
+
+def test_bytes_are_true() -> None:
+    """What the entries are said to count is what they take, within a tenth."""
+    tracemalloc.start()
+    try:
+        backend = MemoryBackend(max_size=10_000)
+        before = tracemalloc.get_traced_memory()[0]
+        for number in range(10_000):
+            done(backend.set_bytes(f"key {number}", bytes(1000)))
+        taken = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert backend.bytes_held == pytest.approx(taken, rel=0.1)
+
+
+def test_garbage_collector_passes_over() -> None:
+    """However many entries there are, the garbage collector looks at none of them."""
+    backend = MemoryBackend()
+    done(backend.set("key", "value"))
+    assert not gc.is_tracked(backend._entries["key"])
+
+
+@pytest.mark.parametrize("operation", ["get", "set", "replace"])
+def test_steps_are_bounded(operation: str, clock: FakeClock) -> None:
+    """No get or set looks at more entries where there are more of them: it runs no more lines of code."""
+
+    def most_lines(entries: int) -> int:
+        backend = MemoryBackend(max_size=entries, clock=clock)
+        for number in range(entries):
+            done(backend.set(f"{number}", "value"))
+            done(backend.get(f"{number}"))
+        keys = [f"{number + entries * (operation == 'set')}" for number in range(50)]
+        if operation == "get":
+            return max(lines_of(backend.get(key)) for key in keys)
+        return max(lines_of(backend.set(key, "other")) for key in keys)
+
+    assert most_lines(5000) <= most_lines(100) <= 200
 
 
 async def test_too_large(clock: FakeClock) -> None:
@@ -156,7 +230,7 @@ async def test_default_timeout(clock: FakeClock) -> None:
 async def test_sweeper(clock: FakeClock) -> None:
     """Expired entries go without a set or get, all of them, though each step of the sweeper is bounded."""
     backend = MemoryBackend(max_size=10**6, cleanup_interval=0.001, clock=clock)
-    for number in range(2 * KEYS_PER_STEP + 1):
+    for number in range(2 * DROPS_PER_STEP + 1):
         await backend.set(f"{number}", "value", 10)
     clock.advance(20)
     await empty(backend)
@@ -271,21 +345,52 @@ async def test_wrong_type(value: Any) -> None:
 
 async def test_delete_pattern_lets_others_run() -> None:
     """Deleting by pattern among many keys does not hold up the event loop."""
-    backend = MemoryBackend(max_size=10**6)
-    for number in range(3 * KEYS_PER_STEP):
-        await backend.set(f"a{number}", "value")
-    turns = 0
+    backend = MemoryBackend(max_size=10_000)
+    for number in range(3000):
+        await backend.set(f"a{number:09}", "value")
+    sizes = await sizes_during(backend, backend.delete_pattern("a*"))
+    assert len(sizes) >= 3000 * 10 // CHARACTERS_PER_STEP
+    assert await backend.size() == 0
 
-    async def count_turns() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
 
-    counting = asyncio.create_task(count_turns())
-    assert await backend.delete_pattern("a*") == 3 * KEYS_PER_STEP
-    counting.cancel()
-    assert turns >= 2
+async def test_delete_pattern_meets_all_that_stay() -> None:
+    """A key that is there throughout is deleted, whatever others delete and set between the steps."""
+    backend = MemoryBackend(max_size=10_000)
+    names = [f"{number:09}" for number in range(3000)]
+    for name in names:
+        await backend.set(f"a{name}", "value")
+        await backend.set(f"b{name}", "value")
+    chance = random.Random(7)
+    deleting = asyncio.create_task(backend.delete_pattern("a*"))
+    while not deleting.done():
+        await asyncio.sleep(0)
+        for name in chance.sample(names, 20):
+            await backend.delete(f"b{name}")
+            await backend.set(f"c{name}", "value")
+    assert not [key for key in backend._entries if key.startswith("a")]
+    assert deleting.result() == 3000
+
+
+async def test_room_for_a_large_one() -> None:
+    """A value for which many others have to go lets others run, drops a step at a time, and is kept."""
+    backend = MemoryBackend(max_size=10_000, max_bytes=4_000_000, max_entry_bytes=2_000_000)
+    for number in range(10_000):
+        await backend.set(f"{number}", "value")
+    value = bytes(1_900_000)
+    sizes = await sizes_during(backend, backend.set_bytes("large", value))
+    assert await backend.get_bytes("large") is value
+    assert backend.bytes_held <= 4_000_000
+    assert max(before - after for before, after in pairwise(sizes)) == DROPS_PER_STEP
+
+
+async def test_close_lets_others_run() -> None:
+    """Closing a backend of many values empties it at once, and gives their memory back in steps."""
+    backend = MemoryBackend(max_size=10_000)
+    for number in range(10 * DROPS_PER_STEP):
+        await backend.set(f"{number}", "value")
+    sizes = await sizes_during(backend, backend.close())
+    assert len(sizes) >= 10
+    assert set(sizes[1:]) == {0}
 
 
 async def test_delete_pattern_counts_no_expired(clock: FakeClock) -> None:
@@ -375,34 +480,66 @@ class Roomy(RuleBasedStateMachine):
 
 
 class Tight(RuleBasedStateMachine):
-    """Drives a backend that is always full, beside a list of its keys from the least recently used."""
+    """Drives a backend that is always full, beside a dictionary of what was set last."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.backend = MemoryBackend(max_size=5, max_bytes=6_000, max_entry_bytes=3_000)
-        self.model: OrderedDict[str, bytes] = OrderedDict()
+        self.clock = FakeClock()
+        self.backend = MemoryBackend(max_size=5, max_bytes=8_000, max_entry_bytes=4_000, clock=self.clock)
+        self.model: dict[str, tuple[bytes, float]] = {}
+        self.number = 0
 
-    @rule(key=KEYS, size=SIZES)
-    def set(self, key: str, size: int) -> None:
-        value = bytes(size)
-        done(self.backend.set_bytes(key, value, 1000))
-        self.model.pop(key, None)
-        if cost_of(key, value) <= 3_000:
-            self.model[key] = value
-        while len(self.model) > 5 or sum(cost_of(*item) for item in self.model.items()) > 6_000:
-            self.model.popitem(last=False)
+    @rule(key=KEYS, size=SIZES, timeout=TIMEOUTS)
+    def set(self, key: str, size: int, timeout: float) -> None:
+        self.number += 1
+        value = self.number.to_bytes(4, "big") + bytes(size)
+        done(self.backend.set_bytes(key, value, timeout))
+        self.model[key] = (value, self.clock() + timeout)
+        if cost_of(key, value) > 4_000:
+            del self.model[key]
+        assert done(self.backend.get_bytes(key)) == self.expected(key)
 
     @rule(key=KEYS)
     def get(self, key: str) -> None:
-        assert done(self.backend.get_bytes(key)) == self.model.get(key)
-        if key in self.model:
-            self.model.move_to_end(key)
+        assert done(self.backend.get_bytes(key)) in (None, self.expected(key))
+
+    @rule(key=KEYS)
+    def delete(self, key: str) -> None:
+        done(self.backend.delete(key))
+        self.model.pop(key, None)
+
+    @rule(keys=st.lists(KEYS, min_size=1, unique=True))
+    def delete_pattern(self, keys: list[str]) -> None:
+        done(self.backend.delete_pattern(f"[{''.join(keys)}]"))
+        for key in keys:
+            self.model.pop(key, None)
+
+    @rule()
+    def close(self) -> None:
+        done(self.backend.close())
+        self.model.clear()
+
+    @rule(seconds=st.floats(0, 60))
+    def advance(self, seconds: float) -> None:
+        self.clock.advance(seconds)
 
     @invariant()
     def bounds_hold(self) -> None:
-        assert self.backend.bytes_held == sum(cost_of(*item) for item in self.model.items()) <= 6_000
-        assert list(self.backend._entries) == list(self.model)
-        assert len(self.model) <= 5
+        entries = self.backend._entries
+        assert self.backend.bytes_held == sum(cost_of(key, entry.value) for key, entry in entries.items())
+        assert self.backend.bytes_held <= 8_000
+        assert len(entries) <= 5
+        assert entries.keys() <= self.model.keys()
+
+    @invariant()
+    def accounts_agree(self) -> None:
+        entries = self.backend._entries
+        assert {id(entry) for entry in self.backend._eviction.each()} == {id(entry) for entry in entries.values()}
+        assert sum(map(len, self.backend._deadlines.buckets.values())) == len(entries)
+
+    def expected(self, key: str) -> bytes | None:
+        value, expires_at = self.model.get(key, (None, 0.0))
+        return value if expires_at > self.clock() else None
 
 
 TestRoomy = Roomy.TestCase
@@ -436,3 +573,32 @@ async def empty(backend: MemoryBackend) -> None:
     async with asyncio.timeout(10):
         while await backend.size():  # noqa: ASYNC110 - the sweeper tells nobody
             await asyncio.sleep(0)
+
+
+async def sizes_during(backend: MemoryBackend, work: Coroutine[Any, Any, object]) -> list[int]:
+    """Return the size of *backend* before *work*, and each time that others ran until its end."""
+    sizes = [await backend.size()]
+    working = asyncio.create_task(work)
+    while not working.done():
+        await asyncio.sleep(0)
+        sizes.append(await backend.size())
+    await working
+    return sizes
+
+
+def lines_of(coroutine: Coroutine[Any, Any, object]) -> int:
+    """Return how many lines of Python *coroutine* runs, which waits for nothing."""
+    lines = 0
+
+    def count(_frame: FrameType, event: str, _arg: object) -> TraceFunction:
+        nonlocal lines
+        lines += event == "line"
+        return count
+
+    before = sys.gettrace()
+    sys.settrace(count)
+    try:
+        done(coroutine)
+    finally:
+        sys.settrace(before)
+    return lines

@@ -16,7 +16,7 @@ FUZZ := $(VENV)-fuzz/.fuzz$(addprefix -,$(notdir $(PYTHON)))
 READY_FOR_DEMO := $(firstword $(wildcard $(DEV)) $(DEMO))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak lint clean
+.PHONY: help demo test soak bench lint clean
 
 help:
 	@echo 'make demo    start the example application on 127.0.0.1:$(PORT) and show that its cache works'
@@ -24,6 +24,7 @@ help:
 	@echo '             CACHE_BACKEND=redis REDIS_URL=redis://localhost:6379 uses Redis'
 	@echo 'make test    run all tests, against real servers; ARGS="-k memory" chooses some'
 	@echo 'make soak    run two workers for minutes while everything breaks; ARGS="--seconds 600 --seed 7"'
+	@echo 'make bench   measure what a hit costs, beside other caches, and write docs/performance.md (20 minutes)'
 	@echo 'make lint    check style, types and the order of imports'
 	@echo 'make fuzz    let atheris try the rules with any bytes for FUZZ_SECONDS=60, in $(VENV)-fuzz'
 	@echo 'make differential  compare random applications with their cached twins, EXAMPLES=20000 a policy'
@@ -40,6 +41,9 @@ test: $(DEV)
 soak: $(DEV)
 	$(BIN)/python -m tests.failures.soak $(ARGS)
 
+bench: $(DEV)
+	$(BIN)/python -m tests.benchmarks $(ARGS)
+
 lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -54,7 +58,7 @@ differential: $(DEV)
 
 clean:
 	rm -rf $(VENV) $(VENV)-fuzz examples/cities/cities.sqlite3 .coverage .coverage.* dist build
-	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(DEMO): pyproject.toml

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BINARIES = found_binaries()
+collect_ignore = ["benchmarks"]  # some of it runs where other packages are installed
 
 
 class StartServer(Protocol):

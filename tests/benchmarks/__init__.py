@@ -1,1 +1,1 @@
-"""Scripts that measure; none of them is a test."""
+"""What a hit costs, and how that grows: ``make bench`` measures it and writes ``docs/performance.md``."""

@@ -108,7 +108,7 @@ class Exchange:
         self.policy = policy
         self.keys = keys
         self.scope = scope
-        self.request = RequestHead(scope["method"], tuple(scope["headers"]))
+        self.request = RequestHead(scope["method"], fields_of(scope))
         self.asked = asked_by(self.request, policy)
         self.asked_in_vain = False
         """The backend was asked for this request, and failed: it is not asked again before the handler runs."""

@@ -9,6 +9,7 @@ import string
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from app_cache.errors import ConfigurationError
@@ -274,25 +275,44 @@ def is_header_name(text: str) -> bool:
     return bool(text) and all(c.isascii() and (c.isalnum() or c in "!#$%&'*+-.^_`|~") for c in text)
 
 
-def template_names(template: str) -> frozenset[str]:
-    """Return the names between the braces of *template*.
+TemplatePart = tuple[str, str | None, str, str | None]
+"""Text, the name of what follows it or None, and its format specification and conversion."""
+
+
+@lru_cache(maxsize=4096)
+def template_parts(template: str) -> tuple[TemplatePart, ...]:
+    """Return the parts of *template*.
 
     Raises:
         ConfigurationError: If a brace is open, or what stands in one is not a plain name.
     """
     try:
-        parts = [part[1:] for part in string.Formatter().parse(template)]
+        parts = tuple(
+            (text, name, spec or "", conversion)
+            for text, name, spec, conversion in string.Formatter().parse(template)
+        )
     except ValueError as error:
         raise ConfigurationError(
             f"template {template!r} cannot be read: {error}; write {{{{ for a brace"
         ) from None
-    filled = [(name, spec or "", conversion) for name, spec, conversion in parts if name is not None]
-    for name, spec, conversion in filled:
+    for _, name, spec, conversion in parts:
+        if name is None:
+            continue
         if not name.isidentifier() or "{" in spec or conversion not in (None, "r", "s", "a"):
             raise ConfigurationError(
                 f"template {template!r} has {{{name}}}: only plain names of parameters are filled in"
             )
-    return frozenset(name for name, _, _ in filled)
+    return parts
+
+
+@lru_cache(maxsize=4096)
+def template_names(*templates: str) -> frozenset[str]:
+    """Return the names between the braces of *templates*.
+
+    Raises:
+        ConfigurationError: As `template_parts` does.
+    """
+    return frozenset(name for each in templates for _, name, _, _ in template_parts(each) if name is not None)
 
 
 def _recorded(target: Endpoint, attribute: str, value: object, decorator: str) -> Endpoint:

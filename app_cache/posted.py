@@ -8,7 +8,7 @@ from app_cache.filling import Filling
 from app_cache.flight import Share
 from app_cache.identity import identify, target_of
 from app_cache.rules.decisions import Refusal, answers_get, asked_by
-from app_cache.rules.messages import RequestHead, ResponseHead
+from app_cache.rules.messages import RequestHead, ResponseHead, fields_of
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
@@ -49,7 +49,7 @@ class PostedAnswer:
             keys: The key generator in force.
             scope: That of the POST.
         """
-        request = RequestHead("GET", tuple(scope["headers"]))
+        request = RequestHead("GET", fields_of(scope))
         if asked_by(request, policy).no_store:
             return None
         as_get = {**scope, "method": "GET"}

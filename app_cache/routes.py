@@ -34,6 +34,7 @@ from app_cache.policy import (
     CachePolicy,
     is_header_name,
     template_names,
+    template_parts,
 )
 from app_cache.rules.glob import compile_glob
 
@@ -57,6 +58,7 @@ MAX_PATH = 512
 SAFE_AND_CACHED = frozenset({"GET", "QUERY"})
 _KNOWN_MATCHERS = {cls.matches for cls in (Route, APIRoute, WebSocketRoute, APIWebSocketRoute, Mount, Host)}
 _PLACES = ("path", "query", "header", "cookie")
+_FORMATTER = string.Formatter()
 _RECEIVED = {"query": "query_params", "header": "headers", "cookie": "cookies"}
 
 
@@ -83,9 +85,9 @@ class Plan:
 
         *escape* is applied to each value, so that it stays data in what it becomes a part of.
         """
-        names: frozenset[str] = frozenset().union(*map(template_names, templates))
+        names = template_names(*templates)
         values = self.parameters.values(names, scope, self.path_params) if names else {}
-        return None if values is None else [_Escaping(escape).vformat(each, (), values) for each in templates]
+        return None if values is None else [_filled_in(each, values, escape) for each in templates]
 
     def has_tags_of_url(self, tags: Any) -> bool:
         """Return whether *tags*, names or templates, are filled in with what is in the URL alone."""
@@ -94,12 +96,13 @@ class Plan:
         )
 
 
-class _Escaping(string.Formatter):
-    def __init__(self, escape: Callable[[str], str]) -> None:
-        self._escape = escape
-
-    def format_field(self, value: Any, format_spec: str) -> Any:
-        return self._escape(super().format_field(value, format_spec))
+def _filled_in(template: str, values: Mapping[str, Any], escape: Callable[[str], str]) -> str:
+    pieces: list[str] = []
+    for text, name, spec, conversion in template_parts(template):
+        pieces.append(text)
+        if name is not None:
+            pieces.append(escape(format(_FORMATTER.convert_field(values[name], conversion), spec)))
+    return "".join(pieces)
 
 
 def escape_for_glob(text: str) -> str:

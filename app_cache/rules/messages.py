@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
+    from typing import Self
 
 Headers = tuple[tuple[bytes, bytes], ...]
 """Field lines in order, duplicates kept; names in any case, as the application sent them."""
@@ -58,25 +59,40 @@ class StoredResponse:
     stale_if_error: float = 0.0
 
 
+class Fields(tuple[tuple[bytes, bytes], ...]):  # noqa: SLOT001  its table is an attribute
+    """Headers that many rules ask about: where a name stands is worked out once."""
+
+    by_name: dict[bytes, list[bytes]]
+
+    def __new__(cls, lines: Iterable[tuple[bytes, bytes]]) -> Self:
+        """Return *lines* with the values of each name, in lower case."""
+        fields = super().__new__(cls, lines)
+        fields.by_name = {}
+        for name, value in fields:
+            fields.by_name.setdefault(name.lower(), []).append(value)
+        return fields
+
+
 def fields_of(start: Mapping[str, Any]) -> Headers:
-    """Return the fields of the start of an answer, as ASGI has it."""
-    return tuple((bytes(name), bytes(value)) for name, value in start.get("headers", ()))
+    """Return the fields of a request's scope, or of the start of an answer, as ASGI has them."""
+    return Fields([(bytes(name), bytes(value)) for name, value in start.get("headers", ())])
+
+
+def _values(headers: Headers, name: bytes) -> Sequence[bytes]:
+    if isinstance(headers, Fields):
+        return headers.by_name.get(name, ())
+    length = len(name)  # most names differ in length, which is cheaper to see than their case
+    return [value for each, value in headers if len(each) == length and each.lower() == name]
 
 
 def field_lines(headers: Headers, name: bytes) -> list[str]:
     """Return the values of the field lines called *name* (lower case), in order, without outer blanks."""
-    length = len(name)  # most names differ in length, which is cheaper to see than their case
-    return [
-        value.decode("latin-1").strip(" \t")
-        for each, value in headers
-        if len(each) == length and each.lower() == name
-    ]
+    return [value.decode("latin-1").strip(" \t") for value in _values(headers, name)]
 
 
 def has_field(headers: Headers, name: bytes) -> bool:
     """Return whether there is a field called *name* (lower case)."""
-    length = len(name)
-    return any(len(each) == length and each.lower() == name for each, _ in headers)
+    return bool(_values(headers, name))
 
 
 def combined(headers: Headers, name: bytes) -> str | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
     from typing import Self
 
 Headers = tuple[tuple[bytes, bytes], ...]
@@ -78,21 +78,20 @@ def fields_of(start: Mapping[str, Any]) -> Headers:
     return Fields([(bytes(name), bytes(value)) for name, value in start.get("headers", ())])
 
 
-def _values(headers: Headers, name: bytes) -> Sequence[bytes]:
-    if isinstance(headers, Fields):
-        return headers.by_name.get(name, ())
+def field_lines(headers: Headers, name: bytes) -> list[str]:
+    """Return the values of the field lines called *name* (lower case), in order, without outer blanks."""
+    values = headers.by_name.get(name) if isinstance(headers, Fields) else _values(headers, name)
+    return [value.decode("latin-1").strip(" \t") for value in values] if values else []
+
+
+def _values(headers: Headers, name: bytes) -> list[bytes]:
     length = len(name)  # most names differ in length, which is cheaper to see than their case
     return [value for each, value in headers if len(each) == length and each.lower() == name]
 
 
-def field_lines(headers: Headers, name: bytes) -> list[str]:
-    """Return the values of the field lines called *name* (lower case), in order, without outer blanks."""
-    return [value.decode("latin-1").strip(" \t") for value in _values(headers, name)]
-
-
 def has_field(headers: Headers, name: bytes) -> bool:
     """Return whether there is a field called *name* (lower case)."""
-    return bool(_values(headers, name))
+    return name in headers.by_name if isinstance(headers, Fields) else bool(_values(headers, name))
 
 
 def combined(headers: Headers, name: bytes) -> str | None:
@@ -167,10 +166,9 @@ def connection_options(headers: Headers) -> frozenset[bytes]:
 
 def end_to_end(headers: Headers) -> Headers:
     """Return the fields that are stored and sent on: not those of one connection (RFC 9111 §3.1)."""
-    dropped = HOP_BY_HOP | connection_options(headers)
-    return tuple((name, value) for name, value in headers if name.lower() not in dropped)
+    return without(headers, HOP_BY_HOP | connection_options(headers))
 
 
 def without(headers: Headers, names: frozenset[bytes]) -> Headers:
     """Return *headers* without the fields called *names* (lower case)."""
-    return tuple((name, value) for name, value in headers if name.lower() not in names)
+    return tuple([field for field in headers if field[0].lower() not in names])

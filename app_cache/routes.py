@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 ANY_HEADER = "*"
 """Stands for all headers: those of a model that allows, or forbids, fields it does not name."""
-MAX_PLANS = 4_096
+MAX_PLANS = 1_024
 """Methods and paths remembered at once."""
 MAX_PATH = 512
 """Characters of a path beyond which it is not remembered."""

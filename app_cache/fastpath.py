@@ -9,6 +9,7 @@ that both ways answer alike, byte for byte.
 from __future__ import annotations
 
 from collections import Counter
+from sys import getsizeof
 from typing import TYPE_CHECKING, Any
 
 from app_cache.answers import answer_of
@@ -41,8 +42,10 @@ if TYPE_CHECKING:
 
 MAX_REQUESTS = 4_096
 """Requests whose hit is remembered at once; the one that was learned first goes first."""
-MAX_BYTES = 16 * 1024 * 1024
-"""Bytes of bodies that are remembered at once, beside those in the backend."""
+MAX_BYTES = 32 * 1024 * 1024
+"""Bytes that all of them count together, beside what is in the backend."""
+OVERHEAD = 1_024
+"""The bytes that a hit counts beside what is told of its request, its answer and what it rests on."""
 EDGE_S = 0.001
 """Seconds before the end of its freshness from which an exchange decides on a hit."""
 MAX_FORMS = 32
@@ -93,16 +96,14 @@ class Ready:
         self.whole = answer_of(RequestHead("GET", ()), exchange.policy, response, None)
         self.unchanged = fields_of_304(self.whole.headers)
         self.tag = (entity_tag(self.whole.headers) or "").encode("latin-1")
+        request = (_key_of(exchange.scope, _host_of(exchange.scope)), self.selects)
+        self.size = OVERHEAD + _weight((request, self.unchanged, self.whole.headers, self.whole.body))
+        """The bytes that it counts."""
         self.next: Ready | None = None
         self._initial_age = current_age(response, response.received_at)
         self._changes_at = 0.0
         self._lines: Headers = ()
         self._status = CacheStatus()
-
-    @property
-    def size(self) -> int:
-        """The bytes that it counts."""
-        return len(self.whole.body)
 
     def holds(self, now: float) -> bool:
         """Return whether nothing has changed, as far as that is known without asking."""
@@ -163,6 +164,7 @@ class ReadyHere(Ready):
         self.backend = backend
         self.key = exchange.found.key
         self.value = value
+        self.size += _weight(value)
         self.varies = _variants_of(exchange, backend)
         self.gate = gate
         self.epochs = gate.epochs
@@ -189,11 +191,7 @@ class ReadyAfar(Ready):
     def __init__(self, exchange: Exchange, response: StoredResponse, hit: Hit, basis: Basis) -> None:
         super().__init__(exchange, response, hit)
         self.basis = basis
-
-    @property
-    def size(self) -> int:
-        """The bytes that it counts, those to compare with included."""
-        return super().size + sum(len(value or b"") for value in self.basis.values)
+        self.size += _weight(tuple(basis.values))
 
     def given(self, scope: Scope, now: float, *, unchanged: bool) -> Question:
         """Return the question that gets the messages."""
@@ -274,10 +272,10 @@ class FastPath:
         key = _key_of(exchange.scope, _host_of(exchange.scope))
         if not self._has_room(len(response.body)) and not self._is_hit_again(key):
             return
-        if not _is_plain(exchange, hit) or len(response.body) > MAX_BYTES:
+        if not _is_plain(exchange, hit):
             return
         ready = _ready_here(exchange, response, hit) or _ready_afar(exchange, response, hit)
-        if ready is None:
+        if ready is None or ready.size > MAX_BYTES:
             return
         self._begin_anew_if_changed(exchange.services)
         earlier = [each for each in _forms(self._ready.get(key)) if each.selects != ready.selects]
@@ -289,8 +287,9 @@ class FastPath:
         while len(self._ready) > MAX_REQUESTS or self._bytes > MAX_BYTES:
             self._forget(next(iter(self._ready)))
 
-    def _has_room(self, size: int) -> bool:
-        return len(self._ready) < MAX_REQUESTS and self._bytes + size <= MAX_BYTES
+    def _has_room(self, body: int) -> bool:
+        """Return whether one more fits, as far as the size of its *body* tells."""
+        return len(self._ready) < MAX_REQUESTS and self._bytes + 2 * body + OVERHEAD <= MAX_BYTES
 
     def _is_hit_again(self, key: _Key) -> bool:
         """Return whether the request of *key* was hit lately: to learn costs half a hit, and puts another out."""
@@ -335,6 +334,11 @@ def _ready_afar(exchange: Exchange, response: StoredResponse, hit: Hit) -> Ready
     if basis is None or exchange.found.key != exchange.known.key:
         return None
     return ReadyAfar(exchange, response, hit, basis)
+
+
+def _weight(value: object) -> int:
+    """Return the bytes that *value* takes, with those of what is in it if it is a tuple."""
+    return getsizeof(value) + (sum(map(_weight, value)) if isinstance(value, tuple) else 0)
 
 
 def _key_of(scope: Scope, host: bytes) -> _Key:

@@ -164,16 +164,19 @@ class Seen:
 
 
 class Passed:
-    """Remembers of an entry the newest ban that it passed, so that a hit asks for newer ones alone."""
+    """Remembers of an entry the newest ban that it passed, so that a hit asks for newer ones alone.
+
+    Entries are told apart by a hash of 64 bits, so that long paths and many tags take no room.
+    """
 
     def __init__(self) -> None:
-        self._newest: OrderedDict[tuple[str, int, Subject], int] = OrderedDict()
+        self._newest: OrderedDict[int, int] = OrderedDict()
 
     def since(self, mark: Mark, subject: Subject) -> int:
-        return self._newest.get((mark.generation, mark.epoch, subject), mark.epoch)
+        return self._newest.get(hash((mark.generation, mark.epoch, subject)), mark.epoch)
 
     def note(self, mark: Mark, subject: Subject, newest: int) -> None:
-        self._newest[mark.generation, mark.epoch, subject] = newest
+        self._newest[hash((mark.generation, mark.epoch, subject))] = newest
         if len(self._newest) > MAX_PASSED:
             self._newest.popitem(last=False)
 

@@ -22,6 +22,7 @@ from app_cache.flight import FILL_TIMEOUT_S, Run
 from app_cache.keys import digest, prefix
 from app_cache.logger_config import logger
 from app_cache.policy import checked_seconds, checked_tag
+from app_cache.rules.freshness import is_ahead
 from app_cache.typed import decode_value, encode_value, function_of, returned_by, settled
 
 if TYPE_CHECKING:
@@ -52,9 +53,9 @@ class Use(Enum):
 
 
 def use_of(value: Value, now: float, *, marked_stale: bool) -> Use:
-    """Return how *value* may be used at *now*; softly invalidated, it counts as stale from the edge on."""
+    """Return how *value* may be used at *now*; softly invalidated, or made ahead of it, it counts as stale."""
     ttl = value.freshness_lifetime - (now - value.made_at)
-    if marked_stale:
+    if marked_stale or is_ahead(value.made_at, now):
         ttl = min(ttl, 0.0)
     if ttl > 0:
         return Use.FRESH

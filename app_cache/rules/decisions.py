@@ -20,7 +20,7 @@ from app_cache.rules.directives import (
     request_directives,
     response_directives,
 )
-from app_cache.rules.freshness import current_age, explicit_lifetime, heuristic_lifetime
+from app_cache.rules.freshness import current_age, explicit_lifetime, heuristic_lifetime, is_ahead
 from app_cache.rules.messages import combined, connection_options, field_lines, has_field
 from app_cache.rules.validators import entity_tag
 from app_cache.rules.variants import vary_fields
@@ -156,7 +156,8 @@ def select(
         stored: The response.
         policy: What the author of the endpoint asked for.
         now: Epoch seconds.
-        marked_stale: It was softly invalidated, and counts as stale from the edge of its freshness.
+        marked_stale: It was softly invalidated, and counts as stale from the edge of its freshness, as what
+            was received by a clock ahead of this one does.
         chance: A random number above 0, at most 1, that decides whether it is refreshed early.
     """
     said = response_directives(stored.headers)
@@ -165,7 +166,7 @@ def select(
         return Forward(Fwd.BYPASS, credential)
     age = current_age(stored, now)
     ttl = stored.freshness_lifetime - age
-    if marked_stale:
+    if marked_stale or is_ahead(stored.received_at, now):
         ttl = min(ttl, 0.0)
     fresh = ttl > 0 and not said.no_cache
     rescue = _may_rescue(stored, said, asked, policy, ttl)

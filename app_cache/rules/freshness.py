@@ -116,6 +116,18 @@ def corrected_initial_age(response: StoredResponse) -> float:
     return max(apparent_age, corrected_age_value)
 
 
+AHEAD_S = 1.0
+"""Seconds that the clocks of two hosts may differ, or one may go back, without more ado."""
+
+
+def is_ahead(moment: float, now: float) -> bool:
+    """Return whether *moment* was told by a clock that is ahead of the one that says *now*.
+
+    For how long something is fresh that came into being then, nobody knows; it counts as stale.
+    """
+    return moment - now > AHEAD_S
+
+
 def current_age(response: StoredResponse, now: float) -> float:
     """Return the age of *response* at *now*, in seconds, never negative (RFC 9111 §4.2.3)."""
     resident_time = max(0.0, now - response.received_at)

@@ -462,6 +462,20 @@ def test_select(age: float, asked: str, said: str, expected: Hit | Forward) -> N
 
 
 @pytest.mark.parametrize(
+    ("ahead", "expected"),
+    [
+        pytest.param(1, Hit(0, 60), id="about the same time"),
+        pytest.param(1.5, Hit(0, 0, refresh=True), id="ahead"),
+        pytest.param(86_400, Hit(0, 0, refresh=True), id="a day ahead"),
+    ],
+)
+def test_received_ahead(ahead: float, expected: Hit) -> None:
+    """What was received at a time yet to come, by the clock of another host, is not taken to be fresh."""
+    found = stored("Cache-Control: max-age=60", stale_while_revalidate=5)
+    assert select(request(), NOTHING_ASKED, found, PLAIN, NOW - ahead) == expected
+
+
+@pytest.mark.parametrize(
     ("age", "asked", "said", "expected"),
     [
         pytest.param(60, "", "", Hit(60, 0, refresh=True), id="at the edge"),

@@ -49,6 +49,8 @@ def said(status: str | None) -> httpx.Response:
         pytest.param(assert_hit, "app-cache; hit; ttl=-9", id="stale"),
         pytest.param(assert_hit, "app-cache; hit; ttl=9, edge; fwd=uri-miss", id="first of two"),
         pytest.param(assert_hit, "edge; fwd=stale, app-cache; hit; ttl=9", id="second of two"),
+        pytest.param(assert_hit, "app-cache; fwd=stale; fwd-status=503; ttl=-3", id="in place of a failure"),
+        pytest.param(assert_miss, "app-cache; fwd=stale; fwd-status=200; stored", id="unchanged for the client"),
         pytest.param(assert_miss, "app-cache; fwd=uri-miss; stored", id="stored"),
         pytest.param(assert_miss, "app-cache; fwd=uri-miss; detail=status", id="not stored"),
         pytest.param(assert_miss, "app-cache; fwd=uri-miss; collapsed", id="collapsed"),
@@ -70,6 +72,9 @@ def test_expected(check: Callable[[httpx.Response], None], status: str) -> None:
         pytest.param(assert_hit, "app-cache; fwd=bypass; detail=cookie", "detail=cookie", id="passed by, no hit"),
         pytest.param(assert_miss, "app-cache; fwd=bypass; detail=cookie", "detail=cookie", id="and no miss"),
         pytest.param(assert_miss, "app-cache; fwd=request", "fwd=request", id="the client's wish is no miss"),
+        pytest.param(
+            assert_miss, "app-cache; fwd=stale; fwd-status=503; ttl=-3", "fwd-status=503", id="rescued is no miss"
+        ),
         pytest.param(assert_hit, "edge; hit", "says: edge; hit", id="hit of another cache"),
         pytest.param(assert_hit, None, "no Cache-Status", id="nothing said, no hit"),
         pytest.param(assert_miss, None, "no @cache", id="nothing said, no miss"),
@@ -204,6 +209,7 @@ async def test_delay() -> None:
         pytest.param({"error_rate": 1.5}, "error_rate must be a number from 0 to 1, not 1.5", id="rate"),
         pytest.param({"error_rate": {"get": -1}}, "not -1", id="rate of a verb"),
         pytest.param({"delay": -1}, "delay must be a number from 0", id="delay"),
+        pytest.param({"delay": {"get": "1"}}, "delay must be a number from 0 to inf, not '1'", id="no number"),
         pytest.param({"delay": {"gett": 1}}, "'gett'; the verbs are delete, ", id="verb"),
     ],
 )

@@ -133,6 +133,6 @@ def _by_verb(option: str, given: PerVerb, *, most: float) -> dict[str, float]:
     for verb, value in named.items():
         if verb not in TRIED:
             raise ValueError(f"{option} names the verb {verb!r}; the verbs are {', '.join(sorted(TRIED))}")
-        if not 0 <= value <= most:
+        if type(value) not in (int, float) or not 0 <= value <= most:
             raise ValueError(f"{option} must be a number from 0 to {most:g}, not {value!r}")
     return {verb: named.get(verb, named.get(STANDS_FOR.get(verb, verb), 0.0)) for verb in TRIED}

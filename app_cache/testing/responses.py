@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 MISSES = frozenset({"fwd=uri-miss", "fwd=vary-miss", "fwd=stale"})
 """What a member says where nothing that is stored could answer."""
+RESCUED = "fwd-status=5"
+"""What a parameter begins with that says in place of which failure something stored answers (RFC 5861 §4)."""
 
 
 class Answered(Protocol):
@@ -27,13 +29,14 @@ class Answered(Protocol):
 
 
 def assert_hit(response: Answered) -> None:
-    """Assert that *response* came from the cache, fresh or stale.
+    """Assert that *response* came from the cache: fresh, stale, or in place of a failure.
 
     Raises:
         AssertionError: If it did not; the message prints Cache-Status.
     """
     __tracebackhide__ = True
-    if "hit" not in _said_of(response):
+    said = _said_of(response)
+    if "hit" not in said and not _is_rescued(said):
         raise AssertionError(_unexpected("hit", response))
 
 
@@ -44,8 +47,13 @@ def assert_miss(response: Answered) -> None:
         AssertionError: If it was a hit, or was passed by; the message prints Cache-Status.
     """
     __tracebackhide__ = True
-    if MISSES.isdisjoint(_said_of(response)):
+    said = _said_of(response)
+    if MISSES.isdisjoint(said) or _is_rescued(said):
         raise AssertionError(_unexpected("miss", response))
+
+
+def _is_rescued(said: list[str]) -> bool:
+    return any(each.startswith(RESCUED) for each in said)
 
 
 def _said_of(response: Answered) -> list[str]:

@@ -33,7 +33,7 @@ from app_cache.rules.decisions import (
     why_pass,
 )
 from app_cache.rules.directives import NOTHING_SAID
-from app_cache.rules.freshness import current_age
+from app_cache.rules.freshness import current_age, freshness_left
 from app_cache.rules.messages import RequestHead, field_lines, fields_of, without
 from app_cache.rules.validators import (
     CONDITIONAL,
@@ -482,9 +482,10 @@ class Exchange:
     async def _rescue(self, failed_with: int, send: Send) -> None:
         """Serve the stale response in place of a failure of the status *failed_with* (RFC 5861 §4)."""
         response = cast("Entry", self.found.entry).response()
-        age = current_age(response, self.store.now())
-        ttl = int((response.freshness_lifetime - age) // 1)
-        await self._serve(send, response, age, CacheStatus(fwd=self.decision.fwd, fwd_status=failed_with, ttl=ttl))
+        now = self.store.now()
+        ttl = int(freshness_left(response, now, marked_stale=self.found.marked_stale) // 1)
+        status = CacheStatus(fwd=self.decision.fwd, fwd_status=failed_with, ttl=ttl)
+        await self._serve(send, response, current_age(response, now), status)
 
     async def _serve(self, send: Send, response: StoredResponse, age: float | None, status: CacheStatus) -> None:
         """Send what this client gets of *response*, and say which status the handler gave if that is another."""

@@ -20,7 +20,7 @@ from app_cache.rules.directives import (
     request_directives,
     response_directives,
 )
-from app_cache.rules.freshness import current_age, explicit_lifetime, heuristic_lifetime, is_ahead
+from app_cache.rules.freshness import current_age, explicit_lifetime, freshness_left, heuristic_lifetime
 from app_cache.rules.messages import combined, connection_options, field_lines, has_field
 from app_cache.rules.validators import entity_tag
 from app_cache.rules.variants import vary_fields
@@ -165,9 +165,7 @@ def select(
     if credential is not None:
         return Forward(Fwd.BYPASS, credential)
     age = current_age(stored, now)
-    ttl = stored.freshness_lifetime - age
-    if marked_stale or is_ahead(stored.received_at, now):
-        ttl = min(ttl, 0.0)
+    ttl = freshness_left(stored, now, marked_stale=marked_stale)
     fresh = ttl > 0 and not said.no_cache
     rescue = _may_rescue(stored, said, asked, policy, ttl)
     unwanted = _why_unwanted(asked, age, ttl)

@@ -179,6 +179,15 @@ async def test_stale_if_error(clock: FakeClock, failure: Any) -> None:
     assert await app.get() == (200, "two", "fwd=stale; stored")
 
 
+async def test_soft_invalidation_and_a_failure(clock: FakeClock) -> None:
+    """What was softly invalidated stands in for a failure, and is not said to be fresh."""
+    app = Changing(clock, "one", Response("busy", 503), stale_if_error=30, tags=["x"])
+    await app.get()
+    await app.container.invalidation().by_tag("x", soft=True)
+    answer = await app.client.get("/")
+    assert (answer.text, answer.headers["cache-status"]) == ("one", "app-cache; fwd=stale; fwd-status=503; ttl=0")
+
+
 async def test_handler_timeout(clock: FakeClock) -> None:
     """A handler that is too slow counts as failed: who waits gets the stale answer, later ones what it gave."""
     app = Changing(clock, "one", "two", stale_if_error=30, handler_timeout=0.05)

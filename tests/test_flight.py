@@ -321,6 +321,23 @@ async def test_background_tasks(scene: Scene) -> None:
     assert await scene.fill.follow(0) == STORED
 
 
+@pytest.mark.parametrize(
+    "after",
+    [pytest.param([], id="its answer"), pytest.param([{"type": "http.response.odd"}], id="what nobody knows")],
+)
+async def test_leader_is_cancelled_after_its_answer(scene: Scene, after: list[Message]) -> None:
+    """What a run does after its answer goes on when the leader's request is cancelled (F22)."""
+    for message in (START, END, *after):
+        await scene.handler.send(message)
+    await turns()
+    scene.leader.cancel()
+    await asyncio.wait({scene.leader})
+    scene.handler.end()
+    assert scene.fill.task is not None
+    await asyncio.wait({scene.fill.task})
+    assert scene.handler.ended == "returned"
+
+
 # When it fails.
 
 

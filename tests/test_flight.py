@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from app_cache.codec import Mark
-from app_cache.flight import MARKER_S, NOT_SHARED, Fill, Flight, Outcome, Share
+from app_cache.flight import FEW, MARKER_S, NOT_SHARED, Fill, Flight, Outcome, Share
 from app_cache.testing import FakeClock
 from tests.stored import Page
 
@@ -211,6 +213,17 @@ async def test_start_with_a_length_waits_for_the_body(scene: Scene) -> None:
     await scene.leader
 
 
+async def test_whole_by_its_length(scene: Scene) -> None:
+    """Who waits has what came to its announced length, though the run has yet to say its end (RFC 9112 §8)."""
+    await scene.handler.send({**START, "headers": [(b"content-length", b"3")]})
+    await scene.handler.send(part(b"one"))
+    assert await scene.outcomes() == [STORED] * 3
+    await scene.handler.send({**END, "body": b""})
+    await scene.handler.end()
+    await scene.leader
+    assert (scene.client.body, scene.judge.bodies) == (b"one", [b"one"])
+
+
 async def test_runs_at_its_own_pace(scene: Scene) -> None:
     """What may be shared is not held up by a leader that takes nothing."""
     scene.client.takes.clear()
@@ -372,6 +385,16 @@ async def test_failing_answer_holds_its_end() -> None:
     await scene.handler.end()
     await scene.leader
     assert scene.client.got[-1] == END
+
+
+async def test_failing_answer_of_a_length() -> None:
+    """The leader gets the messages of a failure in order, one that says its end after its length too."""
+    scene = Scene(Answers(Share.FAIL))
+    for message in ({**START, "headers": [(b"content-length", b"3")]}, part(b"one"), {**END, "body": b""}):
+        await scene.handler.send(message)
+    await scene.handler.end()
+    await scene.leader
+    assert [message["more_body"] for message in scene.client.got[1:]] == [True, False]
 
 
 async def test_run_that_answers_nothing(scene: Scene) -> None:
@@ -688,6 +711,26 @@ def test_markers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [flight.is_unshared(key) for key in "abc"] == [True, False, True]
 
 
+async def test_few_at_once() -> None:
+    """Few of a key are inside at once; others get a place that is left, or none in their time (F17)."""
+    flight: Flight[Fill] = Flight()
+
+    async def enter(key: str, timeout: float) -> bool:
+        async with flight.one_of_few(key, timeout) as inside:
+            return inside
+
+    async with asyncio.timeout(5):
+        async with AsyncExitStack() as places:
+            for _ in range(FEW):
+                assert await places.enter_async_context(flight.one_of_few("key", 30))
+            assert (await enter("key", 0), await enter("other", 0)) == (False, True)
+            waiting = asyncio.create_task(enter("key", 30))
+            await turns()
+            assert not waiting.done()
+        assert await waiting
+    assert not flight._few
+
+
 @pytest.mark.parametrize(
     ("judge", "marked"),
     [
@@ -742,6 +785,31 @@ async def test_close_does_not_wait_for_ever() -> None:
     assert not stubborn.task.done()
     released.set()
     await stubborn.task
+
+
+def test_close_in_another_loop() -> None:
+    """Closing in one loop leaves alone what is under way in another (F32)."""
+    flight: Flight[Fill] = Flight()
+    handler = Handler()
+
+    async def take_off() -> Fill:
+        fill = Fill(Answers())
+        fill.start(handler, {}, b"", None)
+        flight.take_off("key", fill)
+        await turns()
+        return fill
+
+    async def end(fill: Fill) -> None:
+        assert fill.task is not None
+        handler.end()
+        await asyncio.wait({fill.task})
+
+    with asyncio.Runner() as runner:
+        fill = runner.run(take_off())
+        with ThreadPoolExecutor() as threads:
+            threads.submit(asyncio.run, flight.close(0)).result()
+        runner.run(end(fill))
+    assert handler.ended == "returned"
 
 
 async def test_nothing_is_left(caplog: pytest.LogCaptureFixture) -> None:

@@ -947,6 +947,17 @@ async def test_run_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert hanging.runs == 1
 
 
+async def test_asked_while_another_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks when a run has hung for as long as anybody waits has the value made at once (F17)."""
+    monkeypatch.setattr("app_cache.flight.FILL_TIMEOUT_S", 0)
+    values, hanging = ValueCache(StoredResponses(MemoryBackend())), Factory()
+    (leader,) = await under_way(values, values.get_or_set("key", hanging, 60))
+    async with asyncio.timeout(5):
+        assert await values.get_or_set("key", opened("own"), 60) == "own"
+    hanging.gate.set()
+    await leader
+
+
 async def test_factory_that_cancels_itself(values: ValueCache) -> None:
     """A run that is cancelled from within is its caller's alone; who waits goes on alone."""
     factory = Factory(asyncio.CancelledError(), "made")

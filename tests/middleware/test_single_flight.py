@@ -219,6 +219,15 @@ async def test_last_client_leaves() -> None:
     assert told(await client_of(app.app).get("/")) == "hit"
 
 
+async def test_run_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks when a run has hung for as long as anybody waits goes on at once (F17)."""
+    monkeypatch.setattr("app_cache.flight.FILL_TIMEOUT_S", 0)
+    app = Gated()
+    waves = [await app.ask(1) for _ in range(2)]
+    assert len(app.runs) == 2
+    await app.waves(*waves)
+
+
 async def test_waiters_leave() -> None:
     """Those who leave while they wait disturb nobody else (F15)."""
     app = Gated()

@@ -124,6 +124,7 @@ class Client:
         self.takes.set()
         self.refuses: Exception | None = None
         self.gone = asyncio.Event()
+        self.content: list[Message] = [{"type": "http.request", "body": b"content", "more_body": False}]
 
     async def send(self, message: Message) -> None:
         await self.takes.wait()
@@ -132,6 +133,8 @@ class Client:
         self.got.append(message)
 
     async def receive(self) -> Message:
+        if self.content:
+            return self.content.pop()
         await self.gone.wait()
         return {"type": "http.disconnect"}
 
@@ -224,6 +227,17 @@ async def test_whole_by_its_length(scene: Scene) -> None:
     assert (scene.client.body, scene.judge.bodies) == (b"one", [b"one"])
 
 
+async def test_what_is_for_tests(scene: Scene) -> None:
+    """What a response tells the client of a test passes, and keeps nobody from sharing the answer."""
+    debug = {"type": "http.response.debug", "info": {"template": "page.html"}}
+    for message in (debug, START, END):
+        await scene.handler.send(message)
+    assert await scene.outcomes() == [STORED] * 3
+    await scene.handler.end()
+    await scene.leader
+    assert scene.client.got[0] == debug
+
+
 async def test_runs_at_its_own_pace(scene: Scene) -> None:
     """What may be shared is not held up by a leader that takes nothing."""
     scene.client.takes.clear()
@@ -266,6 +280,31 @@ async def test_content_and_no_disconnect(scene: Scene) -> None:
     assert await listening == {"type": "http.disconnect"}
     await scene.handler.end()
     await scene.leader
+
+
+async def test_disconnect_after_the_answer(scene: Scene) -> None:
+    """A run has nothing more to receive once it has answered, whether or not its client stays."""
+    await scene.handler.send(START)
+    await scene.handler.send(END)
+    async with asyncio.timeout(5):
+        received = [await scene.handler.do(lambda: receiving(scene.handler)) for _ in range(2)]
+    assert [message["type"] for message in received] == ["http.request", "http.disconnect"]
+    await scene.handler.end()
+    await scene.leader
+
+
+async def test_disconnect_of_a_leader_that_was_cancelled(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that goes on without its leader asks nothing of that one's connection."""
+    monkeypatch.setattr("app_cache.flight.SLOW_BODY_S", 0)
+    await scene.handler.send(START)
+    await scene.handler.send(part(b"one"))
+    await scene.outcomes()
+    scene.leader.cancel()
+    await asyncio.wait({scene.leader})
+    async with asyncio.timeout(5):
+        received = [await scene.handler.do(lambda: receiving(scene.handler)) for _ in range(2)]
+    assert [message["type"] for message in received] == ["http.request", "http.disconnect"]
+    await scene.handler.end()
 
 
 @pytest.mark.parametrize("when", [0, 1, 2])
@@ -655,6 +694,20 @@ async def test_a_later_fill(scene: Scene, monkeypatch: pytest.MonkeyPatch, slow:
     scene.flight.take_off("key", later)
     assert scene.flight.under_way("key") is later
     await scene.flight.close(0)
+
+
+async def test_an_earlier_fill_ends(scene: Scene) -> None:
+    """A fill is found until it has its outcome, though one that began before it has ended."""
+    later = Fill(Answers())
+    later.start(Handler(), {}, b"", None)
+    scene.flight.take_off("key", later)
+    await scene.handler.send(START)
+    await scene.handler.send(END)
+    await scene.outcomes()
+    assert scene.flight.under_way("key") is later
+    await scene.handler.end()
+    await scene.flight.close(0)
+    await scene.leader
 
 
 async def test_another_loop_does_not_wait(scene: Scene) -> None:

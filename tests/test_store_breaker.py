@@ -5,16 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from app_cache.backends.memory import MemoryBackend
+from app_cache.backends.redis import RedisBackend
 from app_cache.breaker import FAILURES, PROBE_EVERY_S, Breaker, State
 from app_cache.clock.base import Order, tag_stamp
 from app_cache.errors import STALLED_S, BackendError, Fault
 from app_cache.store import MAX_OWED, StoredResponses
 from app_cache.testing import FakeClock
 from tests.stored import FourMethods, Page, body_of, fill, look_up, written
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 pytestmark = pytest.mark.anyio
 
@@ -182,6 +188,20 @@ async def test_request_that_leaves_as_it_probes(
     clock.advance(PROBE_EVERY_S)
     assert (await look_up(store, PAGE)).reading is not None
     assert states == [State.HALF_OPEN, State.OPEN]
+
+
+async def test_request_that_leaves_ends_what_it_asked(backend: Unsteady, store: StoredResponses) -> None:
+    """What a request asked of the backend ends when it leaves (F31)."""
+    tasks = asyncio.all_tasks()
+    backend.hang()
+    asked = asyncio.create_task(look_up(store, PAGE))
+    while not backend.calls:
+        await asyncio.sleep(0)
+    asked.cancel()
+    await asyncio.wait({asked})
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert asyncio.all_tasks() == tasks
 
 
 async def test_a_loop_that_stands_still(backend: Unsteady, store: StoredResponses) -> None:
@@ -380,6 +400,31 @@ async def test_owed_while_a_read_is_under_way(ask: str) -> None:
     assert not (await store.invalidate(order_of("users"))).durable
     go_on.set()
     assert not await asked
+
+
+class Stubborn(RedisBackend):
+    """Runs a script until it is *released*, whoever is cancelled."""
+
+    def __init__(self) -> None:
+        super().__init__(operation_timeout=BUDGET_S)
+        self.released = asyncio.Event()
+
+    async def run_script(self, script: str, keys: Sequence[str], args: Sequence[str | int]) -> Any:
+        while not self.released.is_set():
+            with suppress(asyncio.CancelledError):
+                await self.released.wait()
+
+
+async def test_payment_that_takes_no_notice() -> None:
+    """A look-up that pays first is over in its time, though what pays does not end when it is cancelled."""
+    backend = Stubborn()
+    store = StoredResponses(backend)
+    assert not (await store.invalidate(order_of("users"))).durable
+    asked = asyncio.create_task(look_up(store, PAGE))
+    in_time, _ = await asyncio.wait({asked}, timeout=5)
+    backend.released.set()
+    assert (await asked).reading is None
+    assert in_time
 
 
 @pytest.mark.parametrize(("answers", "probes"), [(2, 20), (10, 3), (40, 1)])

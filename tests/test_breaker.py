@@ -268,7 +268,7 @@ TestAgainstModel.settings = settings(max_examples=100, stateful_step_count=60, d
         pytest.param(BackendError("no", fault=Fault.REFUSED), Fault.REFUSED, THERE, id="refused"),
         pytest.param(BackendError("who", fault=Fault.DENIED), Fault.DENIED, LOCKED, id="denied"),
         pytest.param(BackendError("wait", fault=Fault.BUSY), Fault.BUSY, NOTHING, id="busy"),
-        pytest.param(BackendError("late", fault=Fault.STALLED), Fault.STALLED, NOTHING, id="a timer that was late"),
+        pytest.param(BackendError("late", fault=Fault.STALLED), Fault.STALLED, NOTHING, id="timer late"),
         pytest.param(ConnectionResetError(), Fault.AWAY, AWAY, id="the network"),
         pytest.param(TimeoutError(), Fault.AWAY, AWAY, id="no answer in time"),
         pytest.param(KeyError("x"), Fault.UNKNOWN, AWAY, id="anything else"),

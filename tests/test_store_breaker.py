@@ -17,6 +17,7 @@ from app_cache.clock.base import Order, tag_stamp
 from app_cache.errors import STALLED_S, BackendError, Fault
 from app_cache.store import MAX_OWED, StoredResponses
 from app_cache.testing import FakeClock
+from app_cache.values import ValueCache
 from tests.stored import FourMethods, Page, body_of, fill, look_up, written
 
 if TYPE_CHECKING:
@@ -195,8 +196,9 @@ async def test_request_that_leaves_ends_what_it_asked(backend: Unsteady, store: 
     tasks = asyncio.all_tasks()
     backend.hang()
     asked = asyncio.create_task(look_up(store, PAGE))
-    while not backend.calls:
+    for _ in range(5):
         await asyncio.sleep(0)
+    assert backend.calls
     asked.cancel()
     await asyncio.wait({asked})
     for _ in range(5):
@@ -369,7 +371,7 @@ async def test_invalidation_has_one_budget(backend: Unsteady, store: StoredRespo
     assert time.monotonic() - begun < 0.5
 
 
-@pytest.mark.parametrize("ask", ["look_up", "still_holds"])
+@pytest.mark.parametrize("ask", ["look_up", "look_up_value", "still_holds"])
 async def test_owed_while_a_read_is_under_way(ask: str) -> None:
     """What was read before an invalidation became owed is not trusted after it (F25)."""
 
@@ -383,6 +385,8 @@ async def test_owed_while_a_read_is_under_way(ask: str) -> None:
 
     backend = TakesNoMore()
     store = StoredResponses(backend)
+    values = ValueCache(store)
+    await values.set("key", "old", 60, tags=["users"])
     await fill(store, PAGE)
     await written(store)
     found = (await look_up(store, PAGE)).entry
@@ -394,8 +398,13 @@ async def test_owed_while_a_read_is_under_way(ask: str) -> None:
         await go_on.wait()
 
     backend.pause, backend.full = hold, True
-    work = body_of(store, PAGE) if ask == "look_up" else store.still_holds(found, store.invalidations)
-    asked = asyncio.ensure_future(work)
+    asked: asyncio.Future[object] = asyncio.ensure_future(
+        body_of(store, PAGE)
+        if ask == "look_up"
+        else values.get("key")
+        if ask == "look_up_value"
+        else store.still_holds(found, store.invalidations)
+    )
     await read.wait()
     assert not (await store.invalidate(order_of("users"))).durable
     go_on.set()

@@ -27,6 +27,7 @@ from app_cache import (
     ValueCache,
 )
 from app_cache.backends.redis import RedisBackend
+from app_cache.breaker import PROBE_EVERY_S
 from app_cache.codec import Value, decode, from_text
 from app_cache.store import WRITERS, StoredResponses
 from app_cache.testing import FakeClock
@@ -996,10 +997,10 @@ async def test_close_drains(backend: CacheBackend) -> None:
 # Failures of the backend.
 
 
-async def test_backend_away(caplog: pytest.LogCaptureFixture) -> None:
+async def test_backend_away(clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
     """A backend that is away costs hits and nothing else; an invalidation holds once it is back (F1, F27)."""
     backend = Away()
-    store = StoredResponses(backend)
+    store = StoredResponses(backend, monotonic=clock)
     values, factory = ValueCache(store), opened()
     backend.away = False
     await values.set("key", "before", 60)
@@ -1012,7 +1013,9 @@ async def test_backend_away(caplog: pytest.LogCaptureFixture) -> None:
     assert not (await values.delete("key")).durable
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
     backend.away = False
+    clock.advance(PROBE_EVERY_S)
     assert [await values.get("key"), await values.get("other")] == [None, None]
+    assert [await values.get_or_set("key", factory, 60) for _ in range(2)] == [3, 3]
 
 
 async def test_invalidated_while_the_backend_is_away() -> None:

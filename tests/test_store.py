@@ -107,8 +107,27 @@ async def test_nothing_is_pending_for_ever() -> None:
     clock = FakeClock()
     store = StoredResponses(Gate(), monotonic=clock)
     await fill(store, PAGE)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert store._writing
+    assert await body_of(store, PAGE) == b"old"
     clock.advance(PENDING_S + 0.1)
-    assert await body_of(store, PAGE) is None
+    assert (await body_of(store, PAGE), [*store._pending]) == (None, [PAGE.key])
+
+
+@pytest.mark.parametrize(
+    ("keep_for", "waited"),
+    [pytest.param(300, PENDING_S, id="for longer than any may"), pytest.param(3, 3, id="to its own end")],
+)
+async def test_write_that_has_waited(keep_for: float, waited: float) -> None:
+    """A write that has waited for too long is dropped, and counted (F4)."""
+    clock, backend = FakeClock(), Gate()
+    backend.open.set()
+    store = StoredResponses(backend, monotonic=clock)
+    await fill(store, PAGE, keep_for=keep_for)
+    clock.advance(waited)
+    await written(store)
+    assert (backend.entries, store.stats["store_dropped"]) == ([], 1)
 
 
 async def test_time_that_is_left() -> None:

@@ -35,13 +35,21 @@ class Patient(FourMethods):
 
 
 class Away(Patient):
-    """A backend whose server is away."""
+    """A backend whose server is away, until it is not."""
+
+    away = True
 
     async def get(self, key: str) -> str | None:
-        raise BackendError("away")
+        self._there()
+        return await super().get(key)
 
     async def set(self, key: str, value: str, timeout: int) -> None:
-        raise BackendError("away")
+        self._there()
+        await super().set(key, value, timeout)
+
+    def _there(self) -> None:
+        if self.away:
+            raise BackendError("away")
 
 
 class Gated:
@@ -370,7 +378,8 @@ async def test_too_large(announced: bool) -> None:
 
 @pytest.mark.parametrize("backend", [MemoryBackend, Patient])
 @pytest.mark.parametrize("late", [False, True], ids=["tag known before", "tag known late"])
-async def test_invalidation_during_a_run(backend: Any, *, late: bool) -> None:
+@pytest.mark.parametrize("soft", [False, True], ids=["for good", "softly"])
+async def test_invalidation_during_a_run(backend: Any, *, late: bool, soft: bool) -> None:
     """After an invalidation nobody who asks then gets what a run made that began before (F25)."""
 
     def answer(request: Request) -> Response:
@@ -381,7 +390,7 @@ async def test_invalidation_during_a_run(backend: Any, *, late: bool) -> None:
     options: dict[str, Any] = {} if late else {"tags": ["x"]}
     app = Gated(answer, backend(), **options)
     before = await app.ask(5)
-    await app.container.invalidation().by_tag("x")
+    await app.container.invalidation().by_tag("x", soft=soft)
     after = await app.ask(5)
     assert len(app.runs) == (1 if late else 2)
     answers = await app.waves(before, after)
@@ -389,6 +398,19 @@ async def test_invalidation_during_a_run(backend: Any, *, late: bool) -> None:
     await anyio.wait_all_tasks_blocked()
     assert (await client_of(app.app).get("/")).text == "1"
     assert len(app.runs) == 2
+
+
+@pytest.mark.parametrize("away", [False, True], ids=["it leaves", "it comes back"])
+async def test_backend_that_changes_during_a_run(*, away: bool) -> None:
+    """Where one of two could not ask what was invalidated, it does not wait for the other (F25)."""
+    backend = Away()
+    backend.away = away
+    app = Gated(backend=backend)
+    before = await app.ask(1)
+    backend.away = not away
+    after = await app.ask(1)
+    assert len(app.runs) == 2
+    await app.waves(before, after)
 
 
 async def test_everything_during_a_run() -> None:

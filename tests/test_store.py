@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,9 +11,9 @@ import pytest
 from app_cache.backends.memory import MemoryBackend
 from app_cache.backends.redis import RedisBackend
 from app_cache.clock.base import Order, tag_stamp
-from app_cache.codec import encode, to_text
+from app_cache.codec import Variants, decode, encode, to_text
 from app_cache.errors import BackendError, ConfigurationError
-from app_cache.store import MAX_VARIANTS, PENDING_S, StoredResponses
+from app_cache.store import MAX_VARIANTS, PENDING_S, WRITERS, StoredResponses
 from app_cache.testing import FakeClock
 from tests.stored import FourMethods, Page, body_of, fill, look_up, written
 
@@ -33,6 +34,8 @@ class Gate(FourMethods):
     def __init__(self) -> None:
         super().__init__()
         self.open = asyncio.Event()
+        self.held = 0
+        """How many writes of entries are at the gate."""
         self.away = False
         self.operation_timeout = 30.0
 
@@ -43,7 +46,9 @@ class Gate(FourMethods):
     async def set(self, key: str, value: str, timeout: int) -> None:
         self._there()
         if value.startswith("app-cache:"):
+            self.held += 1
             await self.open.wait()
+            self.held -= 1
         await super().set(key, value, timeout)
 
     def _there(self) -> None:
@@ -224,6 +229,9 @@ async def test_least_used_variant_goes_first() -> None:
     held = [await body_of(store, PAGE, request) is not None for request in requests]
     assert held == [True, False, *[True] * (MAX_VARIANTS - 1)]
     assert await backend.size() == MAX_VARIANTS + 1
+    record = decode(await backend.get_bytes(PAGE.key) or b"", PAGE.key)
+    assert isinstance(record, Variants)
+    assert len(record.kept) == MAX_VARIANTS
 
 
 async def test_failure_is_a_miss_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -457,11 +465,81 @@ async def test_writes_of_one_key_keep_their_order() -> None:
         await fill(store, PAGE, body)
         for _ in range(20):
             await asyncio.sleep(0)
-    assert len(store._writing) == 1
+    assert backend.held == 1
     backend.open.set()
     await written(store)
     assert await body_of(StoredResponses(backend), PAGE) == b"third"
     assert not store._pending_bytes
+
+
+async def test_few_writes_at_once() -> None:
+    """A few writes are on their way at once, however many wait (F4)."""
+    backend = Gate()
+    store = StoredResponses(backend)
+    for number in range(3 * WRITERS):
+        await fill(store, Page(f"/{number}"))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert backend.held == WRITERS
+    backend.open.set()
+    await written(store)
+    assert len(backend.entries) == 3 * WRITERS
+
+
+class HangsIn(FourMethods):
+    """Takes no entry in one loop."""
+
+    operation_timeout = 30.0
+    loop: asyncio.AbstractEventLoop | None = None
+
+    async def set(self, key: str, value: str, timeout: int) -> None:
+        if asyncio.get_running_loop() is self.loop and value.startswith("app-cache:"):
+            await asyncio.Event().wait()
+        await super().set(key, value, timeout)
+
+
+def test_writes_of_each_loop() -> None:
+    """Writes that hang in one loop hold up none of another's (F32)."""
+    backend = HangsIn()
+    store = StoredResponses(backend)
+
+    async def hang() -> None:
+        backend.loop = asyncio.get_running_loop()
+        await keep(*(Page(f"/{number}") for number in range(WRITERS)))
+
+    async def keep(*pages: Page) -> None:
+        for page in pages:
+            await fill(store, page)
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    with asyncio.Runner() as runner, ThreadPoolExecutor() as threads:
+        runner.run(hang())
+        threads.submit(asyncio.run, keep(PAGE)).result()
+    assert PAGE.key in backend.values
+
+
+async def test_late_tag_of_what_was_invalidated() -> None:
+    """What has a late tag is not stored if anything was invalidated since it began, and that is counted (F25)."""
+    backend, page = FourMethods(), Page("/users/7", late=("late",))
+    store = StoredResponses(backend)
+    mark = await store.begin((await look_up(store, page)).reading, page.asked, 60.0)
+    assert mark is not None
+    await store.invalidate(Order(tags=(tag_stamp("others"),)))
+    await store.keep(page.entry(mark), 60.0, (), frozenset(), store.next_turn())
+    await written(store)
+    assert (page.key in backend.values, store.stats["store_dropped"]) == (False, 1)
+
+
+async def test_dropped_by_an_older_run() -> None:
+    """What an older run shows to be unsuitable is not what a newer one has stored."""
+    store = StoredResponses(MemoryBackend())
+    older = store.next_turn()
+    await fill(store, PAGE)
+    store.drop(PAGE.key, older)
+    assert await body_of(store, PAGE) == b"old"
+    store.drop(PAGE.key, store.next_turn())
+    assert await body_of(store, PAGE) is None
 
 
 async def test_owed_before_a_shared_answer_is_trusted() -> None:

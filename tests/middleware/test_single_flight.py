@@ -35,19 +35,24 @@ class Patient(FourMethods):
 
 
 class Away(Patient):
-    """A backend whose server is away, until it is not."""
+    """A backend whose server is away, until it is not; it may take until it *answers* to find out."""
 
-    away = True
+    def __init__(self) -> None:
+        super().__init__()
+        self.away = True
+        self.answers = asyncio.Event()
+        self.answers.set()
 
     async def get(self, key: str) -> str | None:
-        self._there()
+        await self._there()
         return await super().get(key)
 
     async def set(self, key: str, value: str, timeout: int) -> None:
-        self._there()
+        await self._there()
         await super().set(key, value, timeout)
 
-    def _there(self) -> None:
+    async def _there(self) -> None:
+        await self.answers.wait()
         if self.away:
             raise BackendError("away")
 
@@ -165,6 +170,37 @@ async def test_clients_with_credentials_do_not_wait() -> None:
     waves = [await app.ask(1, headers={"cookie": str(n)}) for n in range(5)]
     assert len(app.runs) == 5
     await app.waves(*waves)
+
+
+async def test_clients_that_ask_past_the_cache_do_not_wait() -> None:
+    """Requests that want nothing stored run at once, each for itself."""
+    app = Gated()
+    await app.waves(await app.ask(1))
+    app.gate.clear()
+    waves = [await app.ask(1, headers={"cache-control": "no-cache"}) for _ in range(3)]
+    assert len(app.runs) == 4
+    await app.waves(*waves)
+
+
+async def test_nobody_waits_for_a_part() -> None:
+    """A request for a part runs alone, for its answer may be no use to others."""
+    app = Gated()
+    waves = [await app.ask(1, headers={"range": "bytes=0-0"}), await app.ask(3)]
+    assert len(app.runs) == 2
+    await app.waves(*waves)
+
+
+async def test_run_that_ends_during_a_look_up() -> None:
+    """Who asks the backend in vain while a run ends has the answer of that run (F3)."""
+    backend = Away()
+    app = Gated(backend=backend)
+    leader = await app.ask(1)
+    backend.answers.clear()
+    waiting = await app.ask(3)
+    await app.waves(leader)
+    backend.answers.set()
+    assert {told(answer) for answer in await app.waves(waiting)} == {COLLAPSED}
+    assert len(app.runs) == 1
 
 
 async def test_streamed_answer() -> None:

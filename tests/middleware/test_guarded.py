@@ -159,6 +159,29 @@ async def test_a_refused_leader() -> None:
     assert app.runs == 1
 
 
+async def test_many_who_are_refused() -> None:
+    """Who has waited for a few runs whose own requests are refused goes alone."""
+    app = Guarded()
+    held, at_the_door = app.door, list[asyncio.Event]()
+
+    async def slow(request: Request) -> None:
+        at_the_door.append(called := asyncio.Event())
+        await called.wait()
+        await held(request)
+
+    app.app.dependency_overrides[app.door] = slow
+    asked = [asyncio.create_task(app.get(MALLORY)) for _ in range(10)]
+    together = []
+    await anyio.wait_all_tasks_blocked()
+    while at_the_door:
+        together.append(len(at_the_door))
+        while at_the_door:
+            at_the_door.pop().set()
+        await anyio.wait_all_tasks_blocked()
+    assert [(await each).status_code for each in asked] == [403] * 10
+    assert together == [1, 1, 1, 1, 6]
+
+
 async def test_a_guard_that_fails_is_not_rescued(clock: FakeClock) -> None:
     """A stale answer stands in for an endpoint that fails, and not for a dependency that does."""
     app = Guarded(clock, stale_if_error=60)

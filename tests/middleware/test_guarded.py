@@ -159,6 +159,34 @@ async def test_a_refused_leader() -> None:
     assert app.runs == 1
 
 
+@pytest.mark.parametrize("fields", [{}, {"cache-control": "no-store"}], ids=["cached", "passed by"])
+async def test_a_guard_that_asks_a_guarded_endpoint(fields: dict[str, str]) -> None:
+    """What a dependency asks of another guarded endpoint of the application is that one's answer."""
+    app, told_by_inner = FastAPI(), list[str]()
+
+    @app.get("/inner")
+    @cache(timeout=60, guarded=True)
+    async def inner() -> str:
+        return "inner"
+
+    async def door() -> None:
+        told_by_inner.append((await client_of(app).get("/inner", headers=fields)).json())
+
+    @app.get("/", dependencies=[Depends(door)])
+    @cache(timeout=60, guarded=True)
+    async def outer() -> str:
+        return "outer"
+
+    put_cache(app)
+    async with client_of(app) as client:
+        answers = [await client.get("/") for _ in range(2)]
+    assert [(answer.json(), told(answer)) for answer in answers] == [
+        ("outer", "fwd=uri-miss; stored"),
+        ("outer", "hit"),
+    ]
+    assert told_by_inner == ["inner"] * 2
+
+
 async def test_many_who_are_refused() -> None:
     """Who has waited for a few runs whose own requests are refused goes alone."""
     app = Guarded()

@@ -10,12 +10,15 @@ import anyio
 import pytest
 from dependency_injector import providers
 from fastapi import FastAPI, Request, Response
+from fastapi.responses import StreamingResponse
 from starlette.background import BackgroundTask
 
 from app_cache import CacheMiddleware, CachePolicy, MemoryBackend, cache
 from tests.middleware.apps import client_of, put_cache, scope_of, told
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from app_cache.testing import FakeClock
     from containers import CacheContainer
 
@@ -188,6 +191,26 @@ async def test_soft_invalidation_and_a_failure(clock: FakeClock) -> None:
     assert (answer.text, answer.headers["cache-status"]) == ("one", "app-cache; fwd=stale; fwd-status=503; ttl=0")
 
 
+async def test_failure_after_the_start(clock: FakeClock) -> None:
+    """Nothing stands in for an answer that fails after it began: it breaks off, and no other follows."""
+
+    async def parts() -> AsyncIterator[str]:
+        yield "tw"
+        raise RuntimeError("boom")
+
+    app = Changing(clock, "one", StreamingResponse(parts()), stale_if_error=30)
+    await app.get()
+    clock.advance(61)
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    with pytest.raises(RuntimeError, match="boom"):
+        await app.app(scope_of("/"), asyncio.Event().wait, send)  # type: ignore[arg-type]
+    assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
+
+
 async def test_handler_timeout(clock: FakeClock) -> None:
     """A handler that is too slow counts as failed: who waits gets the stale answer, later ones what it gave."""
     app = Changing(clock, "one", "two", stale_if_error=30, handler_timeout=0.05)
@@ -210,14 +233,14 @@ async def test_handler_timeout(clock: FakeClock) -> None:
 
 
 async def test_handler_timeout_without_a_stale_answer(clock: FakeClock) -> None:
-    """Where nothing may stand in, a slow handler is waited for."""
-    app = Changing(clock, "one", stale_if_error=30, handler_timeout=0.001)
+    """Where nothing may stand in, a slow handler is waited for, by those who wait for its run too."""
+    app = Changing(clock, "one", stale_if_error=30, handler_timeout=1e-6)
     app.gate.clear()
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(app.get)
-        await anyio.wait_all_tasks_blocked()
-        app.gate.set()
-    assert await app.get() == (200, "one", "hit")
+    asked = [asyncio.create_task(app.get()) for _ in range(3)]
+    await anyio.wait_all_tasks_blocked()
+    app.gate.set()
+    assert {(await each)[:2] for each in asked} == {(200, "one")}
+    assert (await app.get(), app.runs) == ((200, "one", "hit"), 1)
 
 
 async def test_validation_does_not_wait_for_background_tasks(clock: FakeClock) -> None:

@@ -40,17 +40,18 @@ class Guard:
         self.give = give
 
 
-_in_force: ContextVar[Guard | None] = ContextVar("app_cache_guard", default=None)
+in_force: ContextVar[Guard | None] = ContextVar("app_cache_guard", default=None)
+"""The guard that guarded endpoints ask in the current request, if any."""
 
 
 @contextmanager
 def guarding(guard: Guard | None) -> Iterator[None]:
     """Let *guard* be what guarded endpoints ask that run in here, and in tasks that begin in here."""
-    token = _in_force.set(guard)
+    token = in_force.set(guard)
     try:
         yield
     finally:
-        _in_force.reset(token)
+        in_force.reset(token)
 
 
 class _Given(Response):
@@ -102,7 +103,7 @@ def _as_written(endpoint: Any) -> Any:
 
 
 def _given() -> Response | None:
-    guard = _in_force.get()
+    guard = in_force.get()
     if guard is None:
         return None
     guard.passed = True

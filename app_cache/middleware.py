@@ -17,6 +17,7 @@ from app_cache.clock.base import Order, group_stamp, tag_stamp, url_stamp
 from app_cache.errors import ConfigurationError
 from app_cache.exchange import Exchange
 from app_cache.fastpath import FastPath, Question
+from app_cache.guards import in_force
 from app_cache.identity import tags_of
 from app_cache.invalidation import stamp_of_url
 from app_cache.keys import DefaultKeyGenerator, KeyGenerator, full_path, host_of, origin, url_of
@@ -155,7 +156,11 @@ class CacheMiddleware:
             posted = await self._posted(services, scope) if changes and scope["method"] == "POST" else None
             send = self._invalidating(services, plan, posted, scope, send)
         if plan is None or policy is None:
-            await self.app(scope, receive, send)
+            token = in_force.set(None)
+            try:
+                await self.app(scope, receive, send)
+            finally:
+                in_force.reset(token)
             return
         scope[HANDLED] = True
         keys = policy.key or self._own_keys or services.key_generator()

@@ -159,18 +159,25 @@ async def test_a_refused_leader() -> None:
     assert app.runs == 1
 
 
-@pytest.mark.parametrize("fields", [{}, {"cache-control": "no-store"}], ids=["cached", "passed by"])
-async def test_a_guard_that_asks_a_guarded_endpoint(fields: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("method", "fields"),
+    [
+        pytest.param("GET", {}, id="cached"),
+        pytest.param("GET", {"cache-control": "no-store"}, id="passed by"),
+        pytest.param("POST", {}, id="not cached"),
+    ],
+)
+async def test_a_guard_that_asks_a_guarded_endpoint(method: str, fields: dict[str, str]) -> None:
     """What a dependency asks of another guarded endpoint of the application is that one's answer."""
     app, told_by_inner = FastAPI(), list[str]()
 
-    @app.get("/inner")
+    @app.api_route("/inner", methods=["GET", "POST"])
     @cache(timeout=60, guarded=True)
     async def inner() -> str:
         return "inner"
 
     async def door() -> None:
-        told_by_inner.append((await client_of(app).get("/inner", headers=fields)).json())
+        told_by_inner.append((await client_of(app).request(method, "/inner", headers=fields)).json())
 
     @app.get("/", dependencies=[Depends(door)])
     @cache(timeout=60, guarded=True)

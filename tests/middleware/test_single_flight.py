@@ -406,6 +406,7 @@ async def test_too_large(announced: bool) -> None:
     app = Gated(answer, max_body=1000)
     answers = await app.waves(await app.ask(10))
     assert ({answer.content for answer in answers}, len(app.runs)) == ({body}, 10)
+    assert told(answers[0]) == ("fwd=uri-miss; detail=too-large" if announced else "fwd=uri-miss")
     app.gate.clear()
     asked = await app.ask(10)
     assert len(app.runs) == 20

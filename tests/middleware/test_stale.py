@@ -191,6 +191,15 @@ async def test_soft_invalidation_and_a_failure(clock: FakeClock) -> None:
     assert (answer.text, answer.headers["cache-status"]) == ("one", "app-cache; fwd=stale; fwd-status=503; ttl=0")
 
 
+@pytest.mark.parametrize("status", [404, 429, 501, 505])
+async def test_answers_that_are_no_failure(clock: FakeClock, status: int) -> None:
+    """Nothing stands in for an answer but 500, 502, 503 and 504 (RFC 5861 §4)."""
+    app = Changing(clock, "one", Response("no", status), stale_if_error=30)
+    await app.get()
+    clock.advance(61)
+    assert (await app.get())[:2] == (status, "no")
+
+
 async def test_failure_after_the_start(clock: FakeClock) -> None:
     """Nothing stands in for an answer that fails after it began: it breaks off, and no other follows."""
 

@@ -127,8 +127,9 @@ async def test_many_at_once() -> None:
     assert sorted(app.door.came) == ["alice"] * 20 + ["mallory"] * 20
 
 
-async def test_a_refused_leader() -> None:
-    """Who waits for a run whose own request is refused begins anew, and others still wait for each other."""
+@pytest.mark.parametrize("broken", [False, True], ids=["refused", "raised"])
+async def test_a_refused_leader(*, broken: bool) -> None:
+    """Who waits for a run whose own request is not let in begins anew, and others still wait for each other."""
     app = Guarded()
     refused = asyncio.Event()
     held, come = app.door, asyncio.Event()
@@ -137,6 +138,8 @@ async def test_a_refused_leader() -> None:
         if request.headers["authorization"] == MALLORY["authorization"]:
             come.set()
             await refused.wait()
+            if broken:
+                raise RuntimeError("the directory of users is away")
         await held(request)
 
     app.app.dependency_overrides[app.door] = slow
@@ -155,7 +158,7 @@ async def test_a_refused_leader() -> None:
         refused.set()
         await anyio.wait_all_tasks_blocked()
         app.gate.set()
-    assert sorted(each.status_code for each in answers) == [200] * 10 + [403]
+    assert sorted(each.status_code for each in answers) == [200] * 10 + [500 if broken else 403]
     assert app.runs == 1
 
 

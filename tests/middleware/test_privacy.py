@@ -343,6 +343,49 @@ async def test_a_304_that_is_not_for_others(clock: FakeClock, fields: dict[str, 
     assert not fields.keys() & second.headers.keys()
 
 
+@pytest.mark.parametrize("credential", ["authorization", "cookie"])
+async def test_a_304_to_somebody(clock: FakeClock, credential: str) -> None:
+    """A 304 to a credential that does not say itself that it is shared changes nothing for others."""
+    app = FastAPI()
+
+    @app.get("/")
+    @cache(timeout=60)
+    def answer(request: Request) -> Response:
+        if "if-none-match" in request.headers:
+            return Response(status_code=304, headers={"etag": '"a"', "x-user": request.headers[credential]})
+        return Response("text", headers={"etag": '"a"', **says("public, max-age=60")})
+
+    put_cache(app, clock)
+    async with client_of(app) as client:
+        await client.get("/")
+        clock.advance(61)
+        first = await client.get("/", headers={credential: "alice"})
+        second = await client.get("/", headers=says("max-stale"))
+    assert (first.text, first.headers["x-user"]) == ("text", "alice")
+    assert (second.text, "x-user" in second.headers) == ("text", False)
+
+
+@pytest.mark.parametrize("credential", ["authorization", "cookie"])
+async def test_an_answer_to_somebody(clock: FakeClock, credential: str) -> None:
+    """What a credential is answered takes nothing from what is stored for others."""
+    app, fails = FastAPI(), False
+
+    @app.get("/")
+    @cache(timeout=60, stale_if_error=60)
+    def answer(request: Request) -> Response:
+        if fails:
+            return Response("busy", 503)
+        return Response("text", headers=says("private" if credential in request.headers else "public, max-age=60"))
+
+    put_cache(app, clock)
+    async with client_of(app) as client:
+        await client.get("/")
+        clock.advance(61)
+        own = await client.get("/", headers={credential: "alice"})
+        fails = True
+        assert (told(own), (await client.get("/")).text) == ("fwd=stale; detail=private", "text")
+
+
 async def test_unshareable_answers_have_one_reader() -> None:
     """Of many at once whose answer turns out to be private, each gets his own, and the next do not queue (F18)."""
     app, runs, gate = FastAPI(), [], asyncio.Event()

@@ -216,9 +216,20 @@ class Fill(Run[Outcome]):
         return True
 
     async def end(self) -> None:
-        """Wait until the run has ended, its background tasks too, and raise what it raises."""
-        if self.task is not None:
-            await self.task
+        """Wait until the run has ended, its background tasks too, and raise what it raises.
+
+        Raises:
+            asyncio.CancelledError: If the leader's request is cancelled; the run goes on without it.
+        """
+        if self.task is None:
+            return
+        if not self.task.done():
+            try:
+                await asyncio.wait({self.task})
+            except asyncio.CancelledError:
+                await self._abandon(None)
+                raise
+        self.task.result()
 
     @property
     def _is_withheld(self) -> bool:

@@ -478,6 +478,24 @@ async def test_withheld() -> None:
     assert scene.client.got == []
 
 
+async def test_withheld_and_cancelled(caplog: pytest.LogCaptureFixture) -> None:
+    """What a run does after a withheld answer goes on when its leader, who waits for it, is cancelled (F22)."""
+    scene = Scene(Answers(Share.WITHHOLD))
+    await scene.handler.send(START)
+    await scene.handler.send(END)
+    await scene.leader
+    ending = asyncio.create_task(scene.fill.end())
+    await turns()
+    ending.cancel()
+    await asyncio.wait({ending})
+    assert ending.cancelled()
+    scene.handler.fail(KeyError("background"))
+    assert scene.fill.task is not None
+    await asyncio.wait({scene.fill.task})
+    assert isinstance(scene.handler.ended, KeyError)
+    assert [record.getMessage().split()[0] for record in caplog.records] == ["cache.fill_failed"]
+
+
 # Once it may not be shared.
 
 

@@ -157,6 +157,17 @@ async def test_soft_then_hard(clocks: Clocks) -> None:
     assert await verdict(clock, page, mark) is INVALID
 
 
+@each_case
+async def test_soft_after_hard(clocks: Clocks, case: Case) -> None:
+    """What is dropped stays so, though the same is marked stale before and after."""
+    clock = clocks()
+    marks = {name: await filled(clock, PAGES[name]) for name in case.named.split()}
+    for soft in (True, False, True):
+        await clock.invalidate(replace(case.order, soft=soft))
+    said = {name: await verdict(clock, PAGES[name], mark) for name, mark in marks.items()}
+    assert said == dict.fromkeys(marks, INVALID)
+
+
 async def test_same_key_under_other_paths(clocks: Clocks) -> None:
     """A pattern drops the entry under a key even if one of another path under that key has passed it."""
     clock = clocks()

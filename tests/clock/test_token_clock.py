@@ -9,6 +9,7 @@ import pytest
 
 from app_cache.clock.base import Order, Verdict, tag_stamp
 from app_cache.clock.tokens import MAX_DIRECTORIES, TOKEN_TIMEOUT_S, TokenClock
+from app_cache.codec import Mark
 from app_cache.errors import BackendError
 from app_cache.store import StoredResponses
 from tests.stored import FourMethods, Page, begun, filled, kept, verdict
@@ -90,6 +91,22 @@ async def test_fills_side_by_side_make_one_token() -> None:
     marks = await asyncio.gather(*fills[1:])
     assert backend.asked.count(("set", TAG)) == 1
     assert all(mark == marks[0] for mark in marks)
+
+
+async def test_a_token_that_was_made_meanwhile_is_kept() -> None:
+    """A fill takes the tokens that another process has made since it looked: what that one stored stays valid."""
+    backend = Gated()
+    here, there = clock_over(backend), clock_over(backend)
+    _, reading = await here.look_up(PAGE.key, PAGE.asked)
+    mark = await filled(there, PAGE)
+    own = await here.begin(reading, PAGE.asked, 60.0)
+    assert own.tokens.items() <= mark.tokens.items()
+    assert await verdict(there, PAGE, mark) is VALID
+
+
+async def test_what_carries_no_token() -> None:
+    """An entry that carries no tokens, as one of another clock, is not valid where there are none."""
+    assert await verdict(clock_over(Gated()), PAGE, Mark("abcdef", 1)) is INVALID
 
 
 async def test_an_invalidation_says_first_that_there_is_one() -> None:

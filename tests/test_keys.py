@@ -136,6 +136,7 @@ TWO = CachePolicy(include_headers=("X-A", "X-B"))
         ),
         pytest.param(by_body(b"a"), by_body(b"a", (b"content-type", b"")), id="no content type and an empty one"),
         pytest.param(by_body(b"a"), by_body(b"a", (b"content-encoding", b"gzip")), id="content coding"),
+        pytest.param(by_body(b"a"), by_body(b"a", (b"content-language", b"de")), id="content language"),
         pytest.param(
             by_body(b"a", (b"content-encoding", b"de")),
             by_body(b"a", (b"content-language", b"de")),

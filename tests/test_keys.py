@@ -161,6 +161,11 @@ TWO = CachePolicy(include_headers=("X-A", "X-B"))
         pytest.param(
             with_fields(TWO, (b"x-a", b"1")), with_fields(TWO, (b"x-b", b"1")), id="one header for the other"
         ),
+        pytest.param(
+            with_fields(CachePolicy(include_headers=("X-A",)), (b"x-a", b"1"), (b"x-b", b"2")),
+            with_fields(CachePolicy(include_headers=("X-B",)), (b"x-a", b"2"), (b"x-b", b"1")),
+            id="header of a policy that has changed",
+        ),
         pytest.param(Asked(varied_by="a"), Asked(varied_by="b"), id="vary_by"),
         pytest.param(Asked(varied_by=""), Asked(), id="vary_by of nothing and none"),
         pytest.param(Asked(), Asked(namespace="a"), id="namespace"),

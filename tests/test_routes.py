@@ -469,6 +469,8 @@ BY_PATH = {
     "/public/private/*": None,
     "/public/*": CachePolicy(timeout=60, tags=("public",)),
     "/posted": CachePolicy(timeout=60, methods=frozenset({"POST"})),
+    "/decorated/a": None,
+    "/decorated/b": CachePolicy(timeout=60, vary_by=lambda _: None),
 }
 
 
@@ -482,17 +484,18 @@ BY_PATH = {
         pytest.param("POST", "/public/a", False, id="a method that is not named"),
         pytest.param("POST", "/posted", True, id="a method that is named"),
         pytest.param("GET", "/posted", False, id="another than is named"),
-        pytest.param("GET", "/decorated", True, id="a decorator goes before"),
+        pytest.param("GET", "/decorated/a", True, id="a decorator goes before none"),
+        pytest.param("GET", "/decorated/b", True, id="a decorator goes before another"),
     ],
 )
 async def test_policies_by_path(method: str, path: str, expected: bool) -> None:
     """A route without a policy of its own has that of the first pattern that its path matches (SPEC §3.7)."""
     routes = [
-        Route("/decorated", cached),
+        Route("/decorated/{name}", cached),
         Route("/{path:path}", plain, methods=["GET", "POST"]),
     ]
     app = Starlette(routes=routes)
-    put_cache(app, policies={**BY_PATH, "/decorated": None})
+    put_cache(app, policies=BY_PATH)
     async with client_of(app) as client:
         await client.request(method, path)
         assert (told(await client.request(method, path)) == "hit") is expected
@@ -506,7 +509,10 @@ async def test_policies_go_before_the_default() -> None:
     )
     async with client_of(wrapped) as client:
         said = [told(await client.get(path)) for path in ("/v1/live/a", "/live/a")]
-    assert said == [None, "fwd=uri-miss; stored"]
+    transport = httpx.ASGITransport(wrapped, root_path="/v1")
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        said.append(told(await client.get("/live/a")))
+    assert said == [None, "fwd=uri-miss; stored", None]
 
 
 async def test_tags_of_a_policy_by_path() -> None:

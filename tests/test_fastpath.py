@@ -17,10 +17,20 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from app_cache import CacheMiddleware, CachePolicy, DefaultKeyGenerator, InvalidationService, MemoryBackend, cache
+from app_cache import (
+    CacheMiddleware,
+    CachePolicy,
+    DefaultKeyGenerator,
+    InvalidationService,
+    KeyGenerator,
+    MemoryBackend,
+    cache,
+    invalidates,
+)
 from app_cache.fastpath import MAX_BYTES, MAX_FORMS, MAX_REQUESTS, FastPath
 from app_cache.testing import FakeClock
 from containers import CacheContainer
+from tests.clients import HIT, MISS
 from tests.middleware.apps import client_of, messages_of, put_cache, scope_of, told
 
 if TYPE_CHECKING:
@@ -29,6 +39,13 @@ if TYPE_CHECKING:
     from app_cache.store import StoredResponses
 
 pytestmark = pytest.mark.anyio
+
+
+class ByField(KeyGenerator):
+    """Tells requests apart by one field alone."""
+
+    def generate_cache_key(self, request: Request) -> str:
+        return request.headers.get("x-a", "none")
 
 
 def application() -> FastAPI:  # noqa: C901  one route for each thing that a policy can say
@@ -86,9 +103,25 @@ def application() -> FastAPI:  # noqa: C901  one route for each thing that a pol
         return answer("by header")
 
     @app.get("/own")
-    @cache(timeout=60, vary_by=lambda request: request.headers.get("x-a"))
+    @cache(timeout=60, vary_by=lambda request: request.headers.get("x-a", "none"))
     def own() -> Response:
         return answer("own")
+
+    @app.post("/posted")
+    @cache(timeout=60)
+    async def posted(request: Request) -> Response:
+        return answer(f"posted {(await request.body()).decode()}")
+
+    @app.get("/changes")
+    @cache(timeout=60)
+    @invalidates(tags=["all"])
+    def changes() -> Response:
+        return answer("changes")
+
+    @app.get("/generated")
+    @cache(timeout=60, key=ByField())
+    def generated(request: Request) -> Response:
+        return answer(f"generated {request.headers.get('x-a')}")
 
     @app.get("/ignores", status_code=203)
     @cache(timeout=60, cache_control=False)
@@ -110,37 +143,37 @@ PATHS = [
     "/queried",
     "/by-header",
     "/own",
+    "/changes",
+    "/generated",
     "/ignores",
     "/none",
 ]
-fields_of_a_request = st.lists(
-    st.sampled_from(
-        [
-            (b"cookie", b"a=1"),
-            (b"authorization", b"Basic x"),
-            (b"cache-control", b"no-cache"),
-            (b"cache-control", b"max-age=5"),
-            (b"cache-control", b"max-stale=30"),
-            (b"pragma", b"no-cache"),
-            (b"if-none-match", b'"1"'),
-            (b"if-none-match", b'"same", "1"'),
-            (b"if-none-match", b"*"),
-            (b"if-modified-since", b"Thu, 01 Jan 2099 00:00:00 GMT"),
-            (b"range", b"bytes=0-3"),
-            (b"if-range", b'"1"'),
-            (b"if-match", b'"1"'),
-            (b"content-length", b"0"),
-            (b"x-a", b"1"),
-            (b"x-a", b"2"),
-            (b"x-b", b"1"),
-            (b"x-n", b"1"),
-            (b"x-n", b"none"),
-            (b"host", b"other"),
-            (b"user-agent", b"a"),
-        ]
-    ),
-    max_size=3,
-)
+NEVER_AGAIN = ("/validated", "/by-header", "/own", "/changes", "/generated", "/none")
+AGAIN = [path for path in PATHS if path not in NEVER_AGAIN]
+FIELDS = [
+    (b"cookie", b"a=1"),
+    (b"authorization", b"Basic x"),
+    (b"cache-control", b"no-cache"),
+    (b"cache-control", b"max-age=5"),
+    (b"cache-control", b"max-stale=30"),
+    (b"pragma", b"no-cache"),
+    (b"if-none-match", b'"1"'),
+    (b"if-none-match", b'"same", "1"'),
+    (b"if-none-match", b"*"),
+    (b"if-modified-since", b"Thu, 01 Jan 2099 00:00:00 GMT"),
+    (b"range", b"bytes=0-3"),
+    (b"if-range", b'"1"'),
+    (b"if-match", b'"1"'),
+    (b"content-length", b"0"),
+    (b"x-a", b"1"),
+    (b"x-a", b"2"),
+    (b"x-b", b"1"),
+    (b"x-n", b"1"),
+    (b"x-n", b"none"),
+    (b"host", b"other"),
+    (b"user-agent", b"a"),
+]
+fields_of_a_request = st.lists(st.sampled_from(FIELDS), max_size=3)
 queries = st.sampled_from([b"", b"page=1", b"page=2", b"page=x", b"utm=1", b"a=1&b=2", b"b=2&a=1"])
 requests = st.tuples(
     st.just("ask"),
@@ -219,10 +252,19 @@ class Twin:
                 await self.backend.close()
         return None
 
-    async def ask(self, method: str, path: str, query: bytes, fields: list[tuple[bytes, bytes]]) -> Any:
-        """Return the messages of an answer and what is said of it beside them."""
-        scope = scope_of(path, method=method, query_string=query, headers=[(b"host", b"test"), *fields])
-        messages = await messages_of(self.cache, scope)
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        query: bytes,
+        fields: list[tuple[bytes, bytes]],
+        more: dict[str, Any] | None = None,
+        body: bytes = b"",
+    ) -> Any:
+        """Return the messages of an answer and what is said of it beside them; *more*: what its scope has else."""
+        headers = [(b"host", b"test"), *fields]
+        scope = scope_of(path, **{"method": method, "query_string": query, "headers": headers, **(more or {})})
+        messages = await messages_of(self.cache, scope, {"type": "http.request", "body": body})
         for _ in range(3):
             await asyncio.sleep(0)
         seen = [
@@ -245,6 +287,128 @@ def test_both_ways_answer_alike(taken: list[tuple[Any, ...]]) -> None:
     asyncio.run(compare())
 
 
+class Pair:
+    """Two caches that are driven alike, of which one gives hits again."""
+
+    def __init__(self) -> None:
+        self.fast, self.reference = Twin(reference=False), Twin(reference=True)
+
+    async def do(self, *step: Any) -> None:
+        """Take a *step* with both, and see that both show the same."""
+        assert await self.fast.do(step) == await self.reference.do(step), step
+
+    async def warm(self, path: str, **more: Any) -> None:
+        """Ask for *path* until its hit is given again."""
+        for _ in range(3):
+            await self.do("ask", "GET", path, b"", [], more)
+
+
+@pytest.mark.parametrize("path", AGAIN)
+async def test_each_field(path: str) -> None:
+    """A request with any field, or with two lines of one, is answered as by an exchange though a hit is ready."""
+    pair = Pair()
+    twice = [[one, other] for one in FIELDS for other in FIELDS if one[0] == other[0]]
+    for fields in [*([each] for each in FIELDS), *twice]:
+        for asked in ([], [], fields):
+            await pair.do("ask", "GET", path, b"", asked)
+    assert pair.fast.again > len(FIELDS)
+    assert pair.fast.store.stats == pair.reference.store.stats
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        pytest.param({}, {"method": "HEAD"}, id="HEAD"),
+        pytest.param({}, {"method": "POST"}, id="POST"),
+        pytest.param({}, {"scheme": "https"}, id="scheme"),
+        pytest.param({}, {"headers": [(b"host", b"other")]}, id="host"),
+        pytest.param({"headers": [], "server": ("a", 80)}, {"headers": [], "server": ("b", 80)}, id="server"),
+        pytest.param({}, {"root_path": "/root"}, id="root path"),
+        pytest.param({}, {"raw_path": b"/w%69ndows"}, id="spelling of the path"),
+        pytest.param({}, {"query_string": b"a=1"}, id="query"),
+    ],
+)
+async def test_another_request(one: dict[str, Any], other: dict[str, Any]) -> None:
+    """A request that differs in what joins the key is answered as by an exchange, whichever hit is ready."""
+    pair = Pair()
+    for more in (one, other, one):
+        await pair.warm("/windows", **more)
+    assert pair.fast.again
+
+
+@pytest.mark.parametrize("path", AGAIN)
+@pytest.mark.parametrize("passed", [-5.0, 0.5, 1.0, 19.9995, 20.0, 21.0, 29.9995, 30.0, 59.9995, 60.0, 61.0])
+async def test_time_that_passes(path: str, passed: float) -> None:
+    """At each age, and after the clock was put back, a hit is what an exchange gives."""
+    pair = Pair()
+    await pair.warm(path)
+    await pair.do("advance", passed)
+    await pair.do("ask", "GET", path, b"", [])
+    assert pair.fast.again
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(("tag", "all", soft) for soft in (False, True)),
+        *(("pattern", "/tagged/*", soft) for soft in (False, True)),
+        *(("url", "/tagged/1", soft) for soft in (False, True)),
+        *(("everything", soft) for soft in (False, True)),
+        *(("delete", number) for number in range(2)),
+        ("close",),
+    ],
+    ids=lambda change: " ".join(map(str, change)),
+)
+@pytest.mark.parametrize("path", ["/tagged/1", "/varies"])
+async def test_what_has_changed(path: str, change: tuple[Any, ...]) -> None:
+    """After what makes an answer invalid, or takes it away, it is not given again."""
+    pair = Pair()
+    await pair.warm(path)
+    await pair.do(*change)
+    await pair.warm(path)
+    assert pair.fast.again
+
+
+async def test_other_bytes_in_the_backend() -> None:
+    """What is set in the place of an answer, or of the record of its variants, is seen at once."""
+    for path in ("/windows", "/varies"):
+        pair = Pair()
+        await pair.warm(path)
+        for number in range(len(pair.fast.backend._entries)):
+            for twin in (pair.fast, pair.reference):
+                await twin.backend.set_bytes([*twin.backend._entries][number], b"garbage", 60)
+            await pair.warm(path)
+        assert pair.fast.again
+
+
+async def test_what_is_dropped() -> None:
+    """What a validation has dropped is not given again, though the backend has it still."""
+    pair = Pair()
+    await pair.warm("/windows")
+    for twin in (pair.fast, pair.reference):
+        (key,) = twin.backend._entries
+        twin.store.drop(key, twin.store.next_turn())
+    await pair.do("ask", "GET", "/windows", b"", [])
+    assert pair.fast.again
+
+
+async def test_content_that_comes_unannounced() -> None:
+    """A POST is told by its content, whether or not a field announces it."""
+    pair = Pair()
+    for body in (b"1", b"1", b"1", b"2"):
+        await pair.do("ask", "POST", "/posted", b"", [], {}, body)
+    assert not pair.fast.again
+
+
+async def test_hit_that_invalidates() -> None:
+    """A hit that invalidates does so each time."""
+    pair = Pair()
+    for _ in range(4):
+        await pair.do("ask", "GET", "/changes", b"", [])
+        await pair.do("ask", "GET", "/tagged/1", b"", [])
+    assert not pair.fast.again
+
+
 async def test_what_is_given_again() -> None:
     """The plain hits of all kinds of policies are given again, so that the comparison compares something."""
     twin = Twin(reference=False)
@@ -252,10 +416,11 @@ async def test_what_is_given_again() -> None:
         for number in range(4):
             twin.again = 0
             await twin.ask("GET", path, b"", [])
-            expected = number >= 2 and path not in ("/validated", "/by-header", "/own", "/none")
+            expected = number >= 2 and path not in NEVER_AGAIN
             assert (path, number, twin.again) == (path, number, expected)
     for fields in ([(b"cookie", b"a=1")], [(b"authorization", b"Basic x")]):
         for path, shared in (("/shared", 1), ("/public", 1), ("/windows", 0)):
+            await twin.ask("GET", path, b"", [])
             twin.again = 0
             await twin.ask("GET", path, b"", fields)
             assert (path, fields, twin.again) == (path, fields, shared)
@@ -268,6 +433,15 @@ async def test_two_hosts() -> None:
         await twin.ask("GET", "/windows", b"", [(b"host", b"other")])
     messages, _ = await twin.ask("GET", "/windows", b"", [])
     assert (messages[1][2], twin.again) == (b"windows 2", 0)
+
+
+async def test_the_other_of_two_hosts() -> None:
+    """A request that names two hosts does not get what is ready for one of them (S5)."""
+    pair = Pair()
+    for host in (b"test", b"other"):
+        await pair.warm("/windows", headers=[(b"host", host)])
+    await pair.do("ask", "GET", "/windows", b"", [(b"host", b"other")])
+    assert pair.fast.again == 2
 
 
 class Counting:
@@ -317,6 +491,17 @@ async def test_override_of_the_store() -> None:
         await app.get()
     with app.container.store.override(providers.Object(CacheContainer().store())):
         assert await app.get() == "run 2"
+
+
+async def test_another_container() -> None:
+    """A provider that gives another container is heard at the next request."""
+    app, containers = FastAPI(), [CacheContainer()]
+    app.get("/")(cache(timeout=60)(lambda: "text"))
+    async with client_of(CacheMiddleware(app, container=lambda: containers[-1])) as client:
+        said = [told(await client.get("/")) for _ in range(3)]
+        containers.append(CacheContainer())
+        said.append(told(await client.get("/")))
+    assert said == [MISS, HIT, HIT, MISS]
 
 
 async def test_routes_that_are_added() -> None:

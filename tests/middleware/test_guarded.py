@@ -15,6 +15,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from app_cache import CachePolicy, ConfigurationError, cache
+from app_cache.guards import in_force
 from tests.middleware.apps import client_of, put_cache, told
 
 if TYPE_CHECKING:
@@ -195,6 +196,14 @@ async def test_a_guard_that_asks_a_guarded_endpoint(method: str, fields: dict[st
         ("outer", "hit"),
     ]
     assert told_by_inner == ["inner"] * 2
+
+
+async def test_no_guard_outlives_its_request() -> None:
+    """After a request, a hit or not, nothing asks its guard any more."""
+    app = Guarded()
+    for _ in range(2):
+        await app.get(ALICE)
+        assert in_force.get() is None
 
 
 async def test_many_who_are_refused() -> None:

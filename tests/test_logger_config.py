@@ -153,6 +153,18 @@ class TestTheirStructlog:
         assert "pw" not in line
         assert "redis://***@host" in line
 
+    def test_clean_for_their_processors(self, their_events: list[dict[str, Any]]) -> None:
+        """What a processor of the application gets is escaped in every value and name (S28)."""
+        logger.warning("cache\ntried", path="/a\n\x1b[31mFAKE", more={"x\n": ["\r", 1]})
+        assert their_events == [
+            {
+                "level": "warning",
+                "event": r"cache\ntried",
+                "path": r"/a\n\x1b[31mFAKE",
+                "more": {r"x\n": [r"\r", 1]},
+            }
+        ]
+
     def test_exception_is_theirs_to_render(self, their_events: list[dict[str, Any]]) -> None:
         """The exception of ``exc_info`` reaches the processors of the application as it is."""
         error = ValueError("wrong")

@@ -458,15 +458,30 @@ async def test_tls(
         pytest.param("localhost", {"ssl_cert_reqs": "optional"}, id="optional is not none"),
     ],
 )
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        pytest.param("rediss://{host}:{port}", "certificate", id="server"),
+        pytest.param("rediss+sentinel://{host}:{port}/service", "network:ConnectionError", id="sentinel"),
+    ],
+)
 async def test_tls_refuses(
-    tls_server: Server, connect: Connect, certificates: Certificates, host: str, options: dict[str, Any]
+    tls_server: Server,
+    connect: Connect,
+    certificates: Certificates,
+    url: str,
+    message: str,
+    host: str,
+    options: dict[str, Any],
 ) -> None:
-    """A server with a false certificate is refused (S31)."""
+    """A server with a false certificate is refused, and so is a Sentinel (S31)."""
     if "ssl_ca_certs" in options:
         options = options | {"ssl_ca_certs": certificates.path(options["ssl_ca_certs"])}
-    with pytest.raises(BackendError, match="certificate"):
-        await connect(f"rediss://{host}:{tls_server.tls_port}", **options).ping()
+    asked = tls_server.command("INFO", "errorstats")
+    with pytest.raises(BackendError, match=message):
+        await connect(url.format(host=host, port=tls_server.tls_port), **options).ping()
     assert "cmdstat_ping" not in tls_server.command("INFO", "commandstats")
+    assert tls_server.command("INFO", "errorstats") == asked
 
 
 @pytest.mark.parametrize(

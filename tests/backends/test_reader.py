@@ -384,6 +384,16 @@ async def test_after_a_restart(redis_server: Server, backend: RedisBackend) -> N
     assert await backend.get_many(["key"]) == [None]
 
 
+async def test_nobody_listens() -> None:
+    """A connection that cannot be made takes nobody's turn: each look-up is told at once why (F1, F11)."""
+    backend = RedisBackend("redis://127.0.0.1:1", max_connections=2, operation_timeout=30.0)
+    async with asyncio.timeout(10):
+        for _ in range(5):
+            with pytest.raises(BackendError, match=":1"):
+                await backend.get_many(["a"])
+    await backend.close()
+
+
 async def test_forbidden_keys(redis_server: Server, connect: Connect) -> None:
     """Where a user may read some keys only, who asks for others is refused, and nobody beside him."""
     redis_server.command("ACL", "SETUSER", "half", "on", ">s3cret", "~open*", "+@all")

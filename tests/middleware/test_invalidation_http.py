@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from fastapi import FastAPI, HTTPException, Request, Response
-from fastapi.responses import RedirectResponse
+from fastapi.responses import RedirectResponse, StreamingResponse
 
 from app_cache import CacheMiddleware, CachePolicy, MemoryBackend, cache, invalidates
 from app_cache.fastapi import Invalidation
@@ -291,3 +292,29 @@ async def test_from_the_handler(backend: Any) -> None:
         for expected in (1, 2, 3):
             assert [(await client.get("/x")).json() for _ in range(2)] == [expected] * 2
             assert (await client.post("/write")).json() is True
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        pytest.param(CachePolicy.http(), "posted", id="by the RFC alone"),
+        pytest.param(replace(CachePolicy.http(), max_body=5), "got", id="beyond max_body"),
+        pytest.param(CachePolicy(timeout=60), "got", id="a policy of one's own"),
+    ],
+)
+async def test_answer_to_a_post_for_later_gets(policy: CachePolicy, expected: str) -> None:
+    """The answer to a POST that says that it is a GET's is one by the RFC alone, as far as it may be kept."""
+    app = FastAPI()
+
+    @app.post("/page")
+    def post() -> Response:
+        fields = {"content-location": "/page", "cache-control": "max-age=60"}
+        return StreamingResponse(iter(["pos", "ted"]), headers=fields)
+
+    @app.get("/page")
+    def get() -> Response:
+        return Response("got")
+
+    async with client_of(CacheMiddleware(app, MemoryBackend(), default_policy=policy)) as client:
+        assert (await client.post("/page")).text == "posted"
+        assert (await client.get("/page")).text == expected

@@ -318,3 +318,24 @@ async def test_answer_to_a_post_for_later_gets(policy: CachePolicy, expected: st
     async with client_of(CacheMiddleware(app, MemoryBackend(), default_policy=policy)) as client:
         assert (await client.post("/page")).text == "posted"
         assert (await client.get("/page")).text == expected
+
+
+@pytest.mark.parametrize("others", [False, True])
+async def test_answer_to_a_post_and_another_invalidation(*, others: bool) -> None:
+    """What was invalidated while a POST ran, but for its own URL, keeps its answer from later GETs (F25)."""
+    app = FastAPI()
+
+    @app.post("/page")
+    async def post(invalidation: Invalidation) -> Response:
+        if others:
+            await invalidation.by_url("/page")
+        return Response("posted", headers={"content-location": "/page", "cache-control": "max-age=60"})
+
+    @app.get("/page")
+    def get() -> Response:
+        return Response("got")
+
+    cached = CacheMiddleware(app, MemoryBackend(), default_policy=CachePolicy.http())
+    async with client_of(cached) as client:
+        await client.post("/page")
+        assert (await client.get("/page")).text == ("got" if others else "posted")

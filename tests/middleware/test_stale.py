@@ -200,6 +200,14 @@ async def test_answers_that_are_no_failure(clock: FakeClock, status: int) -> Non
     assert (await app.get())[:2] == (status, "no")
 
 
+async def test_what_was_refused_does_not_come_back(clock: FakeClock) -> None:
+    """Once the handler has answered something else that is not stored, the older answer stands in no more."""
+    app = Changing(clock, "one", Response("gone", 404), Response("bad", 500), stale_if_error=60)
+    await app.get()
+    clock.advance(61)
+    assert [(await app.get())[:2] for _ in range(2)] == [(404, "gone"), (500, "bad")]
+
+
 async def test_failure_after_the_start(clock: FakeClock) -> None:
     """Nothing stands in for an answer that fails after it began: it breaks off, and no other follows."""
 

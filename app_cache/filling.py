@@ -187,7 +187,7 @@ class Filling:
         An answer to a credential says so for its own client alone; a failure, or the part of something, does not.
         """
         personal = unshared_credential(self.request, NOTHING_SAID, self.policy) is not None
-        if self.found.entry is None or personal or self._head.status >= 500 or not self.admitted:
+        if self.found.entry is None or personal or self._head.status >= 500:
             return
         self.store.drop(self.found.key, self._turn)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from app_cache.answers import answer_of
 from app_cache.backends.base import InstantBackend, capability
 from app_cache.keys import DefaultKeyGenerator
+from app_cache.offers import EXTENSION, Offer
 from app_cache.rules.cache_status import CacheStatus
 from app_cache.rules.decisions import unshared_credential
 from app_cache.rules.directives import response_directives
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from app_cache.clock.base import Basis, Gate
     from app_cache.exchange import Exchange
+    from app_cache.middleware import CacheMiddleware
     from app_cache.policy import CachePolicy
     from app_cache.routes import RouteTable
     from app_cache.rules.decisions import Hit
@@ -94,10 +96,14 @@ class Ready:
         self.refused = _refused(exchange.policy, response.headers)
         self.since, self.until = now, now + hit.ttl - EDGE_S
         self.whole = answer_of(RequestHead("GET", ()), exchange.policy, response, None)
-        self.unchanged = fields_of_304(self.whole.headers)
+        self.answers = (
+            (self.whole.status, self.whole.headers, self.whole.body),
+            (304, fields_of_304(self.whole.headers), b""),
+        )
+        """Status, fields and body, without what is told of the moment: those of the whole, those of a 304."""
         self.tag = (entity_tag(self.whole.headers) or "").encode("latin-1")
         request = (_key_of(exchange.scope, _host_of(exchange.scope)), self.selects)
-        self.size = OVERHEAD + _weight((request, self.unchanged, self.whole.headers, self.whole.body))
+        self.size = OVERHEAD + _weight((request, self.answers))
         """The bytes that it counts."""
         self.next: Ready | None = None
         self._initial_age = current_age(response, response.received_at)
@@ -112,10 +118,7 @@ class Ready:
     def messages(self, scope: Scope, now: float, *, unchanged: bool) -> Messages:
         """Return what answers the request of *scope*; *unchanged*: with a 304."""
         lines, status = self.told(now)
-        answer = self.whole
-        code, fields, body = (
-            (304, self.unchanged, b"") if unchanged else (answer.status, answer.headers, answer.body)
-        )
+        code, fields, body = self.answers[unchanged]
         if scope["method"] == "HEAD":
             body = b""
         scope.setdefault("state", {})["cache"] = status
@@ -217,9 +220,17 @@ class Question:
 
 
 class FastPath:
-    """The hits of one middleware that may be given again, by what tells their requests apart."""
+    """The hits of one middleware that may be given again, by what tells their requests apart.
 
-    def __init__(self, table: RouteTable) -> None:
+    Args:
+        table: The routes of its application.
+        cache: The middleware.
+    """
+
+    def __init__(self, table: RouteTable, cache: CacheMiddleware) -> None:
+        self.cache = cache
+        self.era = object()
+        """Another object after each change of what hits were learned with."""
         self._table = table
         self._ready: dict[_Key, Ready] = {}
         self._hit_once: set[int] = set()
@@ -249,17 +260,28 @@ class FastPath:
                 elif watched == TAGS:
                     tag = value
         ready = self._ready.get(_key_of(scope, host))
-        if ready is None or self._has_changed(services):
+        if ready is None or self.has_changed(services):
             return None
         found = ready if not ready.selects else _selected(ready, scope["headers"])
-        if found is None or seen & found.refused:
+        if (
+            found is None
+            or seen & found.refused
+            or (tag and tag != found.tag)
+            or not found.holds(now := found.store.now())
+        ):
             return None
-        now = found.store.now()
-        if not found.holds(now) or (tag and tag != found.tag):
-            return None
-        return found.given(scope, now, unchanged=bool(tag))
+        unchanged = bool(tag)
+        if "extensions" in scope:
+            self._offer(scope, found, unchanged=unchanged)
+        return found.given(scope, now, unchanged=unchanged)
 
-    def _has_changed(self, services: CacheServices) -> bool:
+    def _offer(self, scope: Scope, ready: Ready, *, unchanged: bool) -> None:
+        """Offer the hit *ready* to the server, if that has put a slot into *scope*."""
+        slot = scope["extensions"].get(EXTENSION)
+        if slot is not None and isinstance(ready, ReadyHere):
+            slot.offer = Offer(self, ready, unchanged=unchanged)
+
+    def has_changed(self, services: CacheServices) -> bool:
         """Return whether routes, or the parts of the cache, are others than those that hits were learned with."""
         return (
             services is not self._services
@@ -305,7 +327,8 @@ class FastPath:
         return False
 
     def _begin_anew_if_changed(self, services: CacheServices) -> None:
-        if self._has_changed(services):
+        if self.has_changed(services):
+            self.era = object()
             self._ready.clear()
             self._paths.clear()
             self._bytes = 0

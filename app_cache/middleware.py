@@ -70,6 +70,8 @@ class CacheMiddleware:
         key_generator: Instead of the container's, or of the default one.
         namespace: Comes between ``cache:`` and the key; a container has its own.
         clock: Tells the time, in epoch seconds; a container has its own.
+        front: The application that a server calls, if `CacheProtocol` may give hits of this cache without what
+            stands between that and this: middleware that is outside then does not run on most hits.
 
     Raises:
         ConfigurationError: If there is neither backend nor container, there are both, or a value cannot work.
@@ -87,19 +89,21 @@ class CacheMiddleware:
         key_generator: KeyGenerator | None = None,
         namespace: str = "",
         clock: Callable[[], float] = time.time,
+        front: object = None,
     ) -> None:
         if (backend is None) == (container is None):
             raise ConfigurationError("CacheMiddleware needs either backend=… or container=…")
         if container is not None and namespace:
             raise ConfigurationError("the container has its own namespace: set CACHE_NAMESPACE")
         self.app = app
+        self.front = front
         self._container = container
         self._key_generator = key_generator
         self._plain = None if backend is None else PlainServices(backend, key_generator, namespace, clock)
         services = self._plain or resolved(container)
         self._services = None if callable(container) else services
         self._table = RouteTable(app, Fallbacks(policies, default_policy))
-        self._fast = FastPath(self._table)
+        self._fast = FastPath(self._table, self)
         overridden = type(self).generate_cache_key is not CacheMiddleware.generate_cache_key
         self._own_keys: KeyGenerator | None = _OwnKeys(self) if overridden else key_generator
 
@@ -112,7 +116,7 @@ class CacheMiddleware:
         if SCOPE_KEY in scope and scope[ANNOUNCED_FOR] is routes:
             await self.app(scope, receive, send)
             return
-        services = self._services or resolved(self._container)
+        services = self._services or self.services()
         in_vain = False
         if scope["type"] == "http" and SCOPE_KEY not in scope:
             messages = self._fast.answer(scope, services)
@@ -131,6 +135,14 @@ class CacheMiddleware:
                 await self._answer(services, scope, receive, send, in_vain=in_vain)
         finally:
             serving.reset(token)
+
+    def services(self) -> CacheServices:
+        """Return the parts of the cache that are in force.
+
+        Raises:
+            NotWiredError: If the provider of a container gives none.
+        """
+        return self._services or resolved(self._container)
 
     def generate_cache_key(self, request: Request) -> str | Awaitable[str | None] | None:
         """Return the logical key of *request*; override it, plain or ``async``; None passes the request by."""

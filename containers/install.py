@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from app_cache.services import CacheServices
 
 
-def install(app: Starlette, container: Any, **options: Any) -> None:
+def install(app: Starlette, container: Any, *, front: bool = False, **options: Any) -> None:
     """Put the cache of *container* on *app*: middleware, state and lifespan.
 
     The cache stands **innermost**: every middleware that is added, before or after, still runs on each hit; only
@@ -30,6 +30,8 @@ def install(app: Starlette, container: Any, **options: Any) -> None:
     Args:
         app: A FastAPI or Starlette application that has not started.
         container: A `CacheContainer`, or a provider of one (a sub-container of the application's own).
+        front: Whether `CacheProtocol` may give hits although other middleware stands outside of the cache, which
+            then does not run on most of them. Where none does, the protocol gives them anyway.
         **options: Those of `CacheMiddleware`: ``default_policy``, ``policies``, ``key_generator``.
 
     Raises:
@@ -46,6 +48,8 @@ def install(app: Starlette, container: Any, **options: Any) -> None:
     _check(resolved(container))
     if options.get("key_generator") is not None:
         checked_key_generator(options["key_generator"])
+    if front:
+        options["front"] = app
     CacheMiddleware(app.router, container=container, **options)
     app.user_middleware.append(Middleware(CacheMiddleware, container=container, **options))
     setattr(app.state, STATE_ATTRIBUTE, container)

@@ -1,0 +1,66 @@
+"""What the cache offers to a server that can give a hit again by itself, before it makes a request of the bytes.
+
+A server puts an empty `Slot` into the scope, under `EXTENSION` among its extensions. The middleware fills it with
+an `Offer` when it gives a plain hit of a backend that answers at once. While that holds, the server may give the
+hit to whoever sends the same bytes, if nothing stands between itself and the middleware.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from app_cache.fastpath import FastPath, ReadyHere
+    from app_cache.middleware import CacheMiddleware
+    from app_cache.rules.messages import Headers
+
+EXTENSION = "app_cache.offer"
+"""Where a server puts its slot: ``scope["extensions"]["app_cache.offer"]``."""
+
+
+class Slot:
+    """Where an offer is put, beside the bytes of the request that it is for."""
+
+    __slots__ = ("head", "offer")
+
+    def __init__(self, head: bytes) -> None:
+        self.head = head
+        self.offer: Offer | None = None
+
+
+class Offer:
+    """A hit that may be given again without the middleware, while that would give it.
+
+    It keeps no body: the hit lives as long as the fast path remembers it.
+
+    Args:
+        fast: Whose hit it is.
+        ready: The hit.
+        unchanged: Whether it was given as a 304.
+    """
+
+    __slots__ = ("_era", "_fast", "_ready", "fields", "status", "unchanged")
+
+    def __init__(self, fast: FastPath, ready: ReadyHere, *, unchanged: bool) -> None:
+        self.unchanged = unchanged
+        self.status, self.fields, _ = ready.answers[unchanged]
+        self._fast = fast
+        self._era = fast.era
+        self._ready = weakref.ref(ready)
+
+    @property
+    def cache(self) -> CacheMiddleware:
+        """The middleware that makes the offer."""
+        return self._fast.cache
+
+    def given(self) -> tuple[Headers, bytes] | None:
+        """Return Age and Cache-Status of the moment and the body, counted as a hit; None: ask the middleware."""
+        ready, fast = self._ready(), self._fast
+        if ready is None or fast.era is not self._era or fast.has_changed(fast.cache.services()):
+            return None
+        now = ready.store.now()
+        if not ready.holds(now):
+            return None
+        ready.store.stats["hit"] += 1
+        return ready.told(now)[0], ready.answers[self.unchanged][2]

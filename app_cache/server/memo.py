@@ -1,0 +1,192 @@
+"""The hits that a server may give by itself, by the bytes of the requests that they answer.
+
+Nothing here awaits, and nothing knows the server but by the names of its values.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from app_cache.server.front import stands_first
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from app_cache.offers import Offer
+    from app_cache.rules.messages import Headers
+
+MAX_HEAD: Final = 8_192
+"""Bytes of a request beyond which it is not looked at."""
+MAX_BYTES: Final = 8 * 1024 * 1024
+"""Bytes that requests and the heads of their answers count together, bodies aside: those are the fast path's."""
+OVERHEAD: Final = 1_024
+"""The bytes that a request counts beside its own and twice the fields of its answer: objects, links."""
+MAX_SEEN: Final = 16_384
+"""Requests that are remembered by a mark alone, where there is no room."""
+END: Final = b"\r\n\r\n"
+
+NEVER = frozenset(
+    {
+        *(b"cache-control", b"content-length", b"expect", b"forwarded", b"http2-settings", b"if-match"),
+        *(b"if-modified-since", b"if-range", b"if-unmodified-since", b"pragma", b"range", b"trailer"),
+        *(b"transfer-encoding", b"upgrade"),
+    }
+)
+"""Fields of requests whose answer is decided each time."""
+NEVER_SENT = frozenset({b"connection", b"keep-alive", b"transfer-encoding", b"upgrade"})
+"""Fields of answers with which they are left to the server."""
+WITHOUT_LENGTH = frozenset({204, 304})
+"""Statuses whose answers end with their head."""
+
+
+class Known:
+    """An answer to one request, as bytes.
+
+    Args:
+        offer: What gives it.
+        head: The request.
+        closes: Whether the connection ends with it.
+        logged: Path with query, and version, as the access log has them.
+    """
+
+    __slots__ = ("_end", "_fields", "_lines", "_made", "_start", "closes", "is_used", "logged", "offer", "size")
+
+    def __init__(self, offer: Offer, head: bytes, *, closes: bool, logged: tuple[str, str]) -> None:
+        self.offer = offer
+        self.closes = closes
+        self.logged = logged
+        self.is_used = False
+        """Whether it was given since it was last passed over for eviction."""
+        self._fields = encoded(offer.fields)
+        self._end = b"connection: close\r\n\r\n" if closes else b"\r\n"
+        self._start = b""
+        self._lines: Headers | None = None
+        self._made = b""
+        self.size = len(head) + 2 * len(self._fields) + OVERHEAD
+
+    def head(self, start: bytes, lines: Headers) -> bytes:
+        """Return the head of the answer: *start*, its own fields, *lines*."""
+        if lines is not self._lines or start is not self._start:
+            self._start, self._lines = start, lines
+            self._made = b"".join((start, self._fields, encoded(lines), self._end))
+        return self._made
+
+
+class Memo:
+    """What the connections of one server have learned.
+
+    When it is full, a request is learned from its second time on, and takes the place of one that was not sent
+    since the last round: who sends many that are different puts out none that others send.
+
+    Args:
+        served: What the server calls.
+        status_lines: The first line of an answer by its status.
+        max_bytes: Bytes that it may hold.
+    """
+
+    def __init__(self, served: Any, status_lines: Mapping[int, bytes], max_bytes: int = MAX_BYTES) -> None:
+        self.known: dict[bytes, Known] = {}
+        self.starts: dict[int, bytes] = {}
+        """The begin of an answer by its status, with the fields that the server adds to each."""
+        self.fields: list[tuple[bytes, bytes]] = []
+        """Those fields: the list is another one each second."""
+        self.barred_by: list[tuple[bytes, bytes]] | None = None
+        """They, when an offer was made that does not count; till there are others nothing is asked for."""
+        self.bytes_held = 0
+        self.max_bytes = max_bytes
+        self._served = served
+        self._status_lines = status_lines
+        self._seen: set[int] = set()
+
+    def renew(self, fields: list[tuple[bytes, bytes]]) -> None:
+        """Take *fields* for those that the server adds, and forget what stands no longer first."""
+        self.fields = fields
+        common = encoded(fields)
+        self.starts = {status: self._status_lines[status] + common for status in self.starts}
+        first = next(iter(self.known.values()), None)
+        if first is not None and not stands_first(first.offer.cache, self._served):
+            self.known.clear()
+            self.bytes_held = 0
+
+    def learn(self, head: bytes, offer: Offer, fields: list[tuple[bytes, bytes]], logged: tuple[str, str]) -> None:
+        """Remember that *head* is answered by *offer*, if it counts and the bytes alone decide."""
+        if not stands_first(offer.cache, self._served):
+            self.barred_by = fields
+            return
+        closes = closes_after(head)
+        if closes is None or not is_framed(offer):
+            return
+        if fields is not self.fields:
+            self.renew(fields)
+        known = Known(offer, head, closes=closes, logged=logged)
+        self._forget(head)
+        if self.bytes_held + known.size > self.max_bytes and not self._is_seen_again(head):
+            return
+        while self.known and self.bytes_held + known.size > self.max_bytes:
+            self._evict()
+        self.known[head] = known
+        self.bytes_held += known.size
+        if offer.status not in self.starts:
+            self.starts[offer.status] = self._status_lines[offer.status] + encoded(fields)
+
+    def _is_seen_again(self, head: bytes) -> bool:
+        mark = hash(head)
+        if mark in self._seen:
+            self._seen.remove(mark)
+            return True
+        if len(self._seen) >= MAX_SEEN:
+            self._seen.clear()
+        self._seen.add(mark)
+        return False
+
+    def _evict(self) -> None:
+        """Forget the oldest that was not given since it was last passed over."""
+        head = next(iter(self.known))
+        known = self.known[head]
+        if known.is_used:
+            known.is_used = False
+            self.known[head] = self.known.pop(head)
+        else:
+            self._forget(head)
+
+    def _forget(self, head: bytes) -> None:
+        known = self.known.pop(head, None)
+        if known is not None:
+            self.bytes_held -= known.size
+
+
+def encoded(fields: Headers | list[tuple[bytes, bytes]]) -> bytes:
+    """Return *fields* as they go over the wire, their names in lower case, as uvicorn has them."""
+    return b"".join([b"%b: %b\r\n" % (name.lower(), value) for name, value in fields])
+
+
+def is_one_get(chunk: bytes) -> bool:
+    """Return whether *chunk* can be one GET without content, from its first byte to its last."""
+    return chunk.startswith(b"GET ") and chunk.find(END) == len(chunk) - len(END)
+
+
+def closes_after(head: bytes) -> bool | None:
+    """Return whether the connection ends with the answer to *head*; None: the bytes alone do not decide."""
+    request, *lines = head[: -len(END)].split(b"\r\n")
+    hosts = 0
+    closes = not request.endswith(b" HTTP/1.1")
+    for line in lines:
+        name, _, value = line.partition(b":")
+        name, value = name.lower(), value.strip(b" \t").lower()
+        if name in NEVER or name.startswith(b"x-forwarded-"):
+            return None
+        if name == b"host":
+            hosts += 1 if value else 2
+        elif name == b"connection":
+            if value not in (b"close", b"keep-alive"):
+                return None
+            closes = closes or value == b"close"
+    return closes if hosts == 1 else None
+
+
+def is_framed(offer: Offer) -> bool:
+    """Return whether the server sends the answer of *offer* as it is, ending where its fields say."""
+    names = [name.lower() for name, _ in offer.fields]
+    if not NEVER_SENT.isdisjoint(names):
+        return False
+    return offer.status in WITHOUT_LENGTH or names.count(b"content-length") == 1

@@ -1,0 +1,152 @@
+"""The protocol: a repeated GET is answered by a look-up of its bytes, everything else is uvicorn's.
+
+What is remembered is what the middleware answered with; whether it would do so again, the offer says each time.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+from weakref import WeakKeyDictionary
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
+
+from app_cache.offers import EXTENSION, Slot
+from app_cache.server.memo import MAX_HEAD, Known, Memo, is_one_get
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from uvicorn.config import Config
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+    from uvicorn.server import ServerState
+
+JOINED = 8_192
+"""Bytes of a body up to which it is copied behind its head; a larger one is written by itself."""
+
+_memos: WeakKeyDictionary[ServerState, dict[str, Memo]] = WeakKeyDictionary()
+"""What was learned by the connections of each server, by their scheme."""
+
+
+class CacheProtocol(HttpToolsProtocol):
+    """uvicorn's protocol on httptools, which gives hits again before it makes a request of the bytes.
+
+    It answers when a chunk *is* one request that was learned, nothing before it is under way, and the cache that
+    answered it would do so again with the same. All else goes the way that it always goes.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._memo: Memo
+        self._slot: Slot | None = None
+        """Goes into the scope of the next request."""
+        self._is_between = True
+        """Whether the parser stands between two messages."""
+        self._answered_at = 0.0
+        """When a hit was given last, by the clock of the loop."""
+        self._client = ""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(transport)
+        memos = _memos.setdefault(self.server_state, {})
+        scheme = str(self.scheme)
+        if scheme not in memos:
+            memos[scheme] = Memo(self.app, STATUS_LINE)
+        self._memo = memos[scheme]
+        self._client = get_client_addr(cast("Any", {"client": self.client}))
+
+    def data_received(self, data: bytes) -> None:
+        """Answer *data* if it is a request that is known; else let uvicorn."""
+        if self._is_between and len(data) <= MAX_HEAD and self._has_answered():
+            known = self._memo.known.get(data)
+            if known is not None and self._is_free() and self._gave(known):
+                return
+            if self._memo.barred_by is not self.server_state.default_headers and is_one_get(data):
+                self._slot = Slot(data)
+        super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        """Put the slot into the scope that uvicorn makes."""
+        self._is_between = False
+        super().on_message_begin()
+        if self._slot is not None:
+            cast("Any", self.scope).setdefault("extensions", {})[EXTENSION] = self._slot
+            self._slot = None
+
+    def on_message_complete(self) -> None:
+        """Note that a message has ended; after an upgrade that was asked for nothing is certain any more."""
+        self._is_between = not self.parser.should_upgrade()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Learn from the answer that was written, if the cache offered it."""
+        scope: Any = self.cycle.scope
+        slot = scope["extensions"].get(EXTENSION) if "extensions" in scope else None
+        if slot is not None and slot.offer is not None:
+            logged = (get_path_with_query_string(scope), scope["http_version"])
+            self._memo.learn(slot.head, slot.offer, self.server_state.default_headers, logged)
+        super().on_response_complete()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close the connection if it was idle for as long as it may be; else wait for what is left."""
+        left = self._answered_at + self.timeout_keep_alive - self.loop.time()
+        if left > 0 and not self.transport.is_closing():
+            self.timeout_keep_alive_task = self.loop.call_later(left, self.timeout_keep_alive_handler)
+        else:
+            super().timeout_keep_alive_handler()
+
+    def _has_answered(self) -> bool:
+        cycle: RequestResponseCycle | None = self.cycle
+        return cycle is None or cycle.response_complete
+
+    def _is_free(self) -> bool:
+        """Return whether uvicorn would answer now, and can write."""
+        limit = self.limit_concurrency
+        return (
+            not self.flow.write_paused
+            and not self.transport.is_closing()
+            and (limit is None or (len(self.connections) < limit and len(self.tasks) < limit))
+        )
+
+    def _gave(self, known: Known) -> bool:
+        """Write the answer that is *known*, if it still is one, and do what uvicorn does beside it."""
+        memo, state = self._memo, self.server_state
+        if state.default_headers is not memo.fields:
+            memo.renew(state.default_headers)
+            if not memo.known:
+                return False
+        given = known.offer.given()
+        if given is None:
+            return False
+        lines, body = given
+        status = known.offer.status
+        if self.access_log:
+            self.access_logger.info('%s - "%s %s HTTP/%s" %d', self._client, "GET", *known.logged, status)
+        head = known.head(memo.starts[status], lines)
+        if len(body) <= JOINED:
+            self.transport.write(head + body)
+        else:
+            self.transport.write(head)
+            self.transport.write(body)
+        known.is_used = True
+        state.total_requests += 1
+        if known.closes:
+            self._unset_keepalive_if_required()
+            self.transport.close()
+        else:
+            self._stay_alive()
+        return True
+
+    def _stay_alive(self) -> None:
+        """Begin the time anew for which the connection may be idle."""
+        self._answered_at = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )

@@ -22,8 +22,8 @@ METHODS = (
 ATTRIBUTES = frozenset(
     {
         *("access_log", "access_logger", "app", "client", "connections", "cycle", "flow", "limit_concurrency"),
-        *("loop", "parser", "scope", "server_state", "tasks", "timeout_keep_alive", "timeout_keep_alive_task"),
-        "transport",
+        *("loop", "parser", "scheme", "scope", "server_state", "tasks", "timeout_keep_alive"),
+        *("timeout_keep_alive_task", "transport"),
     }
 )
 OF_A_CYCLE = frozenset({"response_complete", "scope"})
@@ -51,7 +51,7 @@ def _why_not_parts() -> str | None:
     protocol = getattr(known, "HttpToolsProtocol", None)
     cycle = getattr(known, "RequestResponseCycle", None)
     missing = sorted(
-        {each for each in METHODS if not inspect.isfunction(getattr(protocol, each, None))}
+        {each for each in METHODS if not inspect.isfunction(getattr(protocol, "__dict__", {}).get(each))}
         | (ATTRIBUTES - _set_by(protocol))
         | (OF_A_CYCLE - _set_by(cycle))
     )

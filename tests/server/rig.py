@@ -72,25 +72,23 @@ class Answer:
         return bytes(found[0]) if found else b""
 
 
-def answers_in(stream: bytes, *, to_head: bool = False) -> tuple[list[Answer], bytes]:
-    """Return the whole responses that *stream* begins with, and the rest; *to_head*: they have no bodies."""
-    found: list[Answer] = []
-    while (end := stream.find(b"\r\n\r\n")) >= 0:
-        head, rest = stream[: end + 4], stream[end + 4 :]
-        length = re.search(rb"\r\ncontent-length: (\d+)", head)
-        if to_head or int(head[9:12]) in NO_BODY:
-            size = 0
-        elif length is not None:
-            size = int(length[1])
-        elif (last := rest.find(b"0\r\n\r\n")) >= 0:
-            size = last + 5
-        else:
-            break
-        if len(rest) < size:
-            break
-        found.append(Answer(head, rest[:size]))
-        stream = rest[size:]
-    return found, stream
+def answer_in(stream: bytes, *, to_head: bool = False) -> tuple[Answer | None, bytes]:
+    """Return the response that *stream* begins with, None if it is not whole, and the rest.
+
+    *to_head*: It has no body.
+    """
+    end = stream.find(b"\r\n\r\n") + 4
+    if end < 4:
+        return None, stream
+    head, rest = stream[:end], stream[end:]
+    length = re.search(rb"\r\ncontent-length: (\d+)", head)
+    if to_head or int(head[9:12]) in NO_BODY:
+        size = 0
+    elif length is not None:
+        size = int(length[1])
+    else:
+        size = (rest.find(b"0\r\n\r\n") + 5) if b"0\r\n\r\n" in rest else len(rest) + 1
+    return (None, stream) if len(rest) < size else (Answer(head, rest[:size]), rest[size:])
 
 
 def get(path: str, *fields: str, host: str = "test", version: str = "1.1", method: str = "GET") -> bytes:
@@ -165,7 +163,10 @@ class Line(asyncio.Transport):
     async def read(self, count: int = 1, *, to_head: bool = False) -> list[Answer]:
         """Return the next *count* answers."""
         for _ in range(TURNS):
-            found, rest = answers_in(b"".join(map(bytes, self.written)), to_head=to_head)
+            found, rest = [], b"".join(map(bytes, self.written))
+            while (answer := answer_in(rest, to_head=to_head))[0] is not None:
+                found.append(answer[0])
+                rest = answer[1]
             if len(found) >= count:
                 assert (len(found), rest) == (count, b"")
                 self.written.clear()
@@ -217,15 +218,16 @@ class Wire:
     def read(self, count: int = 1, *, to_head: bool = False) -> list[Answer]:
         """Return the next *count* answers, fewer if the server closes before."""
         found: list[Answer] = []
-        while True:
-            more, self._rest = answers_in(self._rest, to_head=to_head)
-            found += more
-            if len(found) >= count:
-                return found
+        while len(found) < count:
+            answer, self._rest = answer_in(self._rest, to_head=to_head)
+            if answer is not None:
+                found.append(answer)
+                continue
             chunk = self._socket.recv(65_536)
             if not chunk:
-                return found
+                break
             self._rest += chunk
+        return found
 
     def ask(self, *chunks: bytes, to_head: bool = False) -> Answer:
         """Send *chunks* and return the one answer."""

@@ -352,25 +352,32 @@ async def test_counted_requests(line: Line, server: Unserved) -> None:
     assert server.app.state.app_cache.store().stats["hit"] == 6
 
 
-async def test_access_log(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.fixture
+def access_log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    """What goes to the access log, whatever other tests made of it."""
+    logger = logging.getLogger("uvicorn.access")
+    monkeypatch.setattr(logger, "propagate", False)
+    monkeypatch.setattr(logger, "handlers", [caplog.handler])
+    caplog.set_level(logging.INFO, "uvicorn.access")
+    return caplog
+
+
+async def test_access_log(access_log: pytest.LogCaptureFixture) -> None:
     """The access log has the lines that uvicorn writes."""
     server = Unserved(Shop().app)
-    caplog.set_level(logging.INFO, "uvicorn.access")
     for request_ in (get("/items/7?q=%20"), get("/items/7?q=%20", 'If-None-Match: "7"')):
         for _ in range(5):
             await server.connected().ask(request_)
     said = '127.0.0.9:4711 - "GET /items/7?q=%20 HTTP/1.1"'
-    assert [record.getMessage() for record in caplog.records] == [f"{said} 200"] * 5 + [f"{said} 304"] * 5
+    assert [record.getMessage() for record in access_log.records] == [f"{said} 200"] * 5 + [f"{said} 304"] * 5
     assert server.answered > 4
 
 
-async def test_no_access_log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_access_log(access_log: pytest.LogCaptureFixture) -> None:
     """Nothing is logged where uvicorn logs nothing."""
-    monkeypatch.setattr(logging.getLogger("uvicorn.access"), "propagate", False)
-    caplog.set_level(logging.INFO, "uvicorn.access")
     line = Unserved(Shop().app, access_log=False).connected()
     await line.learn(ITEM)
-    assert not caplog.records
+    assert not access_log.records
 
 
 async def test_idle_connections(line: Line) -> None:

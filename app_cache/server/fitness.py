@@ -7,7 +7,7 @@ import re
 from importlib import import_module
 from importlib.metadata import version
 
-OLDEST, NEWEST = (0, 36), (0, 54)
+OLDEST, NEWEST = (0, 34), (0, 54)
 """The first and the last version of uvicorn that the tests of the protocol ran with."""
 IMPLEMENTATION = "uvicorn.protocols.http.httptools_impl"
 METHODS = (

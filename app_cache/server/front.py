@@ -24,23 +24,20 @@ LAYERS = frozenset(
         ("starlette.applications", "Starlette"),
         ("starlette.middleware.body_limit", "RequestBodyLimitMiddleware"),
         ("starlette.middleware.errors", "ServerErrorMiddleware"),
+        ("uvicorn.middleware.proxy_headers", "ProxyHeadersMiddleware"),
     }
 )
-"""Classes that leave a GET without content, and its answer, as they are."""
+"""Classes that leave a GET without content and fields of proxies, and its answer, as they are."""
 
 
 def stands_first(cache: CacheMiddleware, served: Any) -> bool:
-    """Return whether nothing of the user's stands between *served*, what the server calls, and *cache*.
-
-    What uvicorn itself puts before an application for the sake of proxies is looked through: it leaves requests
-    without their fields as they are.
-    """
+    """Return whether nothing of the user's stands between *served*, what the server calls, and *cache*."""
     app = served.app if type(served) is ProxyHeadersMiddleware else served
     if app is cache.front:
         return True
     if _is_observed(app):
         return False
-    layer = app
+    layer = served
     while _runs_as_written(type(layer)):
         if layer is cache:
             return True

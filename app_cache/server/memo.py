@@ -5,6 +5,7 @@ Nothing here awaits, and nothing knows the server but by the names of its values
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 from app_cache.server.front import stands_first
@@ -35,6 +36,9 @@ NEVER = frozenset(
 """Fields of requests whose answer is decided each time."""
 NEVER_SENT = frozenset({b"connection", b"keep-alive", b"transfer-encoding", b"upgrade"})
 """Fields of answers with which they are left to the server."""
+_REQUEST = re.compile(rb"GET [!-~\x80-\xff]+ HTTP/1\.1")
+_LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\x00-\x08\x0a-\x1f\x7f]*")
+"""A field on one line; a parser that takes more than that for one would read another request than is read here."""
 WITHOUT_LENGTH = frozenset({204, 304})
 """Statuses whose answers end with their head."""
 
@@ -168,17 +172,18 @@ def is_one_get(chunk: bytes) -> bool:
 def closes_after(head: bytes) -> bool | None:
     """Return whether the connection ends with the answer to *head*; None: the bytes alone do not decide."""
     request, *lines = head[: -len(END)].split(b"\r\n")
-    hosts = 0
-    closes = not request.endswith(b" HTTP/1.1")
+    if _REQUEST.fullmatch(request) is None or not all(map(_LINE.fullmatch, lines)):
+        return None
+    hosts, closes = 0, False
     for line in lines:
         name, _, value = line.partition(b":")
-        name, value = name.lower(), value.strip(b" \t").lower()
+        name, value = name.lower(), value.strip(b" \t")
         if name in NEVER or name.startswith(b"x-forwarded-"):
             return None
         if name == b"host":
             hosts += 1 if value else 2
         elif name == b"connection":
-            if value not in (b"close", b"keep-alive"):
+            if value != b"close" and value.lower() != b"keep-alive":
                 return None
             closes = closes or value == b"close"
     return closes if hosts == 1 else None

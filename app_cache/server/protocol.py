@@ -45,7 +45,7 @@ class CacheProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._memo: Memo
         self._slot: Slot | None = None
-        """Goes into the scope of the next request."""
+        """Goes into the scope of the request that the chunk at hand begins."""
         self._is_between = True
         """Whether the parser stands between two messages."""
         self._answered_at = 0.0
@@ -70,6 +70,7 @@ class CacheProtocol(HttpToolsProtocol):
             if self._memo.barred_by is not self.server_state.default_headers and is_one_get(data):
                 self._slot = Slot(data)
         super().data_received(data)
+        self._slot = None
 
     def on_message_begin(self) -> None:
         """Put the slot into the scope that uvicorn makes."""

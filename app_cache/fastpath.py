@@ -276,10 +276,11 @@ class FastPath:
         return found.given(scope, now, unchanged=unchanged)
 
     def _offer(self, scope: Scope, ready: Ready, *, unchanged: bool) -> None:
-        """Offer the hit *ready* to the server, if that has put a slot into *scope*."""
-        slot = scope["extensions"].get(EXTENSION)
-        if slot is not None and isinstance(ready, ReadyHere):
-            slot.offer = Offer(self, ready, unchanged=unchanged)
+        """Offer the hit *ready* to the server, if that takes offers."""
+        extensions = scope["extensions"]
+        take = extensions.get(EXTENSION)
+        if take is not None and isinstance(ready, ReadyHere):
+            take(Offer(self, ready, unchanged=unchanged), extensions)
 
     def has_changed(self, services: CacheServices) -> bool:
         """Return whether routes, or the parts of the cache, are others than those that hits were learned with."""

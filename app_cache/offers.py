@@ -1,8 +1,8 @@
 """What the cache offers to a server that can give a hit again by itself, before it makes a request of the bytes.
 
-A server puts an empty `Slot` into the scope, under `EXTENSION` among its extensions. The middleware fills it with
-an `Offer` when it gives a plain hit of a backend that answers at once. While that holds, the server may give the
-hit to whoever sends the same bytes, if nothing stands between itself and the middleware.
+A server puts a function into the scope, under `EXTENSION` among its extensions. The middleware calls it with an
+`Offer`, and with those extensions, before it gives a plain hit of a backend that answers at once. While the offer
+holds, the server may give the hit to whoever sends the same bytes, if nothing stands between it and the cache.
 """
 
 from __future__ import annotations
@@ -16,17 +16,7 @@ if TYPE_CHECKING:
     from app_cache.rules.messages import Headers
 
 EXTENSION = "app_cache.offer"
-"""Where a server puts its slot: ``scope["extensions"]["app_cache.offer"]``."""
-
-
-class Slot:
-    """Where an offer is put, beside the bytes of the request that it is for."""
-
-    __slots__ = ("head", "offer")
-
-    def __init__(self, head: bytes) -> None:
-        self.head = head
-        self.offer: Offer | None = None
+"""Where a server puts what takes an offer: ``scope["extensions"]["app_cache.offer"]``."""
 
 
 class Offer:

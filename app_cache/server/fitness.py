@@ -13,20 +13,17 @@ IMPLEMENTATION = "uvicorn.protocols.http.httptools_impl"
 METHODS = (
     "connection_made",
     "data_received",
-    "on_message_begin",
-    "on_message_complete",
-    "on_response_complete",
     "timeout_keep_alive_handler",
     "_unset_keepalive_if_required",
 )
 ATTRIBUTES = frozenset(
     {
-        *("access_log", "access_logger", "app", "client", "connections", "cycle", "flow", "limit_concurrency"),
-        *("loop", "parser", "scheme", "scope", "server_state", "tasks", "timeout_keep_alive"),
+        *("access_log", "access_logger", "app", "client", "connections", "cycle", "flow", "headers"),
+        *("limit_concurrency", "loop", "parser", "scheme", "scope", "server_state", "tasks", "timeout_keep_alive"),
         *("timeout_keep_alive_task", "transport"),
     }
 )
-OF_A_CYCLE = frozenset({"response_complete", "scope"})
+OF_A_CYCLE = frozenset({"more_body", "on_response", "response_complete", "scope"})
 
 
 def why_not() -> str | None:

@@ -30,10 +30,10 @@ NEVER = frozenset(
     {
         *(b"cache-control", b"content-length", b"expect", b"forwarded", b"http2-settings", b"if-match"),
         *(b"if-modified-since", b"if-range", b"if-unmodified-since", b"pragma", b"range", b"trailer"),
-        *(b"transfer-encoding", b"upgrade"),
+        *(b"transfer-encoding", b"upgrade", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"),
     }
 )
-"""Fields of requests whose answer is decided each time."""
+"""Fields of requests whose answer is decided each time; so is that of others that begin with ``x-forwarded-``."""
 NEVER_SENT = frozenset({b"connection", b"keep-alive", b"transfer-encoding", b"upgrade"})
 """Fields of answers with which they are left to the server."""
 _REQUEST = re.compile(rb"GET [!-~\x80-\xff]+ HTTP/1\.1")
@@ -164,13 +164,10 @@ def encoded(fields: Headers | list[tuple[bytes, bytes]]) -> bytes:
     return b"".join([b"%b: %b\r\n" % (name.lower(), value) for name, value in fields])
 
 
-def is_one_get(chunk: bytes) -> bool:
-    """Return whether *chunk* can be one GET without content, from its first byte to its last."""
-    return chunk.startswith(b"GET ") and chunk.find(END) == len(chunk) - len(END)
-
-
 def closes_after(head: bytes) -> bool | None:
     """Return whether the connection ends with the answer to *head*; None: the bytes alone do not decide."""
+    if not head.endswith(END):
+        return None
     request, *lines = head[: -len(END)].split(b"\r\n")
     if _REQUEST.fullmatch(request) is None or not all(map(_LINE.fullmatch, lines)):
         return None

@@ -11,15 +11,19 @@ from weakref import WeakKeyDictionary
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
 
-from app_cache.offers import EXTENSION, Slot
-from app_cache.server.memo import MAX_HEAD, Known, Memo, is_one_get
+from app_cache.offers import EXTENSION
+from app_cache.server.memo import MAX_HEAD, NEVER, Memo
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
     from uvicorn.config import Config
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
     from uvicorn.server import ServerState
+
+    from app_cache.offers import Offer
+    from app_cache.server.memo import Known
 
 JOINED = 8_192
 """Bytes of a body up to which it is copied behind its head; a larger one is written by itself."""
@@ -35,6 +39,9 @@ class CacheProtocol(HttpToolsProtocol):
     answered it would do so again with the same. All else goes the way that it always goes.
     """
 
+    # Beside uvicorn's attributes, not among them: with more than 30 in its dict all of an object are slower.
+    __slots__ = ("_answered_at", "_client", "_head", "_memo", "_take")
+
     def __init__(
         self,
         config: Config,
@@ -44,10 +51,10 @@ class CacheProtocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._memo: Memo
-        self._slot: Slot | None = None
-        """Goes into the scope of the request that the chunk at hand begins."""
-        self._is_between = True
-        """Whether the parser stands between two messages."""
+        self._take: Callable[..., None] | None = self._offered
+        """What requests bring along: made once, for it costs as much as all else that is done for a miss."""
+        self._head = b""
+        """The chunk for which an offer was asked last."""
         self._answered_at = 0.0
         """When a hit was given last, by the clock of the loop."""
         self._client = ""
@@ -61,57 +68,61 @@ class CacheProtocol(HttpToolsProtocol):
         self._memo = memos[scheme]
         self._client = get_client_addr(cast("Any", {"client": self.client}))
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._take = None
+
     def data_received(self, data: bytes) -> None:
-        """Answer *data* if it is a request that is known; else let uvicorn."""
-        if self._is_between and len(data) <= MAX_HEAD and self._has_answered():
-            known = self._memo.known.get(data)
-            if known is not None and self._is_free() and self._gave(known):
-                return
-            if self._memo.barred_by is not self.server_state.default_headers and is_one_get(data):
-                self._slot = Slot(data)
-        super().data_received(data)
-        self._slot = None
+        """Answer *data* if it is a request that is known; else let uvicorn, and ask for an offer."""
+        if len(data) > MAX_HEAD:
+            HttpToolsProtocol.data_received(self, data)
+            return
+        before: RequestResponseCycle | None = self.cycle
+        if before is None:
+            is_between = self.scope is None
+        else:
+            is_between = before.response_complete and not before.more_body and before.scope is self.scope
+        memo = self._memo
+        known = memo.known.get(data)
+        if known is not None and is_between and self._is_free() and self._gave(known):
+            return
+        HttpToolsProtocol.data_received(self, data)
+        cycle = self.cycle
+        if is_between and cycle is not before and memo.barred_by is not self.server_state.default_headers:
+            self._head = data
+            scope: Any = cycle.scope  # its task has not run yet, and uvicorn has no extensions
+            scope["extensions"] = {EXTENSION: self._take}
 
-    def on_message_begin(self) -> None:
-        """Put the slot into the scope that uvicorn makes."""
-        self._is_between = False
-        super().on_message_begin()
-        if self._slot is not None:
-            cast("Any", self.scope).setdefault("extensions", {})[EXTENSION] = self._slot
-            self._slot = None
+    def _offered(self, offer: Offer, extensions: object) -> None:
+        """Learn that *offer* answers the request at hand, if it brought *extensions*, once that was written."""
+        cycle, head = self.cycle, self._head
+        scope: Any = cycle.scope
+        if scope.get("extensions") is not extensions or not NEVER.isdisjoint(name for name, _ in self.headers):
+            return
+        on_response = cycle.on_response
 
-    def on_message_complete(self) -> None:
-        """Note that a message has ended; after an upgrade that was asked for nothing is certain any more."""
-        self._is_between = not self.parser.should_upgrade()
-        super().on_message_complete()
-
-    def on_response_complete(self) -> None:
-        """Learn from the answer that was written, if the cache offered it."""
-        scope: Any = self.cycle.scope
-        slot = scope["extensions"].get(EXTENSION) if "extensions" in scope else None
-        if slot is not None and slot.offer is not None:
+        def learn() -> None:
             logged = (get_path_with_query_string(scope), scope["http_version"])
-            self._memo.learn(slot.head, slot.offer, self.server_state.default_headers, logged)
-        super().on_response_complete()
+            self._memo.learn(head, offer, self.server_state.default_headers, logged)
+            on_response()
+
+        cycle.on_response = learn
 
     def timeout_keep_alive_handler(self) -> None:
-        """Close the connection if it was idle for as long as it may be; else wait for what is left."""
+        """Close the connection if it was idle for as long as it may be; else wait for what is left of that."""
         left = self._answered_at + self.timeout_keep_alive - self.loop.time()
         if left > 0 and not self.transport.is_closing():
             self.timeout_keep_alive_task = self.loop.call_later(left, self.timeout_keep_alive_handler)
         else:
             super().timeout_keep_alive_handler()
 
-    def _has_answered(self) -> bool:
-        cycle: RequestResponseCycle | None = self.cycle
-        return cycle is None or cycle.response_complete
-
     def _is_free(self) -> bool:
-        """Return whether uvicorn would answer now, and can write."""
+        """Return whether uvicorn would begin to answer now, and can write."""
         limit = self.limit_concurrency
         return (
             not self.flow.write_paused
             and not self.transport.is_closing()
+            and not self.parser.should_upgrade()
             and (limit is None or (len(self.connections) < limit and len(self.tasks) < limit))
         )
 

@@ -235,7 +235,8 @@ async def test_chunks_that_look_like_a_request(line: Line, server: Unserved) -> 
     await line.ask(get("/early", "Transfer-Encoding: chunked", method="POST"))
     line.send(b"%x\r\n" % len(ITEM), ITEM, b"\r\n0\r\n\r\n")
     assert (line.written, server.answered) == ([], before)
-    await line.ask(ITEM)
+    for _ in range(2):
+        await line.ask(ITEM)
     assert server.answered == before + 1
 
 

@@ -277,10 +277,9 @@ class FastPath:
 
     def _offer(self, scope: Scope, ready: Ready, *, unchanged: bool) -> None:
         """Offer the hit *ready* to the server, if that takes offers."""
-        extensions = scope["extensions"]
-        take = extensions.get(EXTENSION)
+        take = scope["extensions"].get(EXTENSION)
         if take is not None and isinstance(ready, ReadyHere):
-            take(Offer(self, ready, unchanged=unchanged), extensions)
+            take(Offer(self, ready, unchanged=unchanged), scope)
 
     def has_changed(self, services: CacheServices) -> bool:
         """Return whether routes, or the parts of the cache, are others than those that hits were learned with."""

@@ -1,8 +1,8 @@
 """What the cache offers to a server that can give a hit again by itself, before it makes a request of the bytes.
 
 A server puts a function into the scope, under `EXTENSION` among its extensions. The middleware calls it with an
-`Offer`, and with those extensions, before it gives a plain hit of a backend that answers at once. While the offer
-holds, the server may give the hit to whoever sends the same bytes, if nothing stands between it and the cache.
+`Offer`, and with the scope, before it gives a plain hit of a backend that answers at once. While the offer holds,
+the server may give the hit to whoever sends the same bytes, if nothing stands between itself and the middleware.
 """
 
 from __future__ import annotations

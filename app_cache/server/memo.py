@@ -5,7 +5,6 @@ Nothing here awaits, and nothing knows the server but by the names of its values
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any, Final
 
 from app_cache.server.front import stands_first
@@ -16,29 +15,14 @@ if TYPE_CHECKING:
     from app_cache.offers import Offer
     from app_cache.rules.messages import Headers
 
-MAX_HEAD: Final = 8_192
-"""Bytes of a request beyond which it is not looked at."""
 MAX_BYTES: Final = 8 * 1024 * 1024
 """Bytes that requests and the heads of their answers count together, bodies aside: those are the fast path's."""
 OVERHEAD: Final = 1_024
 """The bytes that a request counts beside its own and twice the fields of its answer: objects, links."""
 MAX_SEEN: Final = 16_384
 """Requests that are remembered by a mark alone, where there is no room."""
-END: Final = b"\r\n\r\n"
-
-NEVER = frozenset(
-    {
-        *(b"cache-control", b"content-length", b"expect", b"forwarded", b"http2-settings", b"if-match"),
-        *(b"if-modified-since", b"if-range", b"if-unmodified-since", b"pragma", b"range", b"trailer"),
-        *(b"transfer-encoding", b"upgrade", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"),
-    }
-)
-"""Fields of requests whose answer is decided each time; so is that of others that begin with ``x-forwarded-``."""
 NEVER_SENT = frozenset({b"connection", b"keep-alive", b"transfer-encoding", b"upgrade"})
 """Fields of answers with which they are left to the server."""
-_REQUEST = re.compile(rb"GET [!-~\x80-\xff]+ HTTP/1\.1")
-_LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\x00-\x08\x0a-\x1f\x7f]*")
-"""A field on one line; a parser that takes more than that for one would read another request than is read here."""
 WITHOUT_LENGTH = frozenset({204, 304})
 """Statuses whose answers end with their head."""
 
@@ -50,15 +34,15 @@ class Known:
         offer: What gives it.
         head: The request.
         closes: Whether the connection ends with it.
-        logged: Path with query, and version, as the access log has them.
+        path: With its query, as the access log has it.
     """
 
-    __slots__ = ("_end", "_fields", "_lines", "_made", "_start", "closes", "is_used", "logged", "offer", "size")
+    __slots__ = ("_end", "_fields", "_lines", "_made", "_start", "closes", "is_used", "offer", "path", "size")
 
-    def __init__(self, offer: Offer, head: bytes, *, closes: bool, logged: tuple[str, str]) -> None:
+    def __init__(self, offer: Offer, head: bytes, *, closes: bool, path: str) -> None:
         self.offer = offer
         self.closes = closes
-        self.logged = logged
+        self.path = path
         self.is_used = False
         """Whether it was given since it was last passed over for eviction."""
         self._fields = encoded(offer.fields)
@@ -94,10 +78,11 @@ class Memo:
         """The begin of an answer by its status, with the fields that the server adds to each."""
         self.fields: list[tuple[bytes, bytes]] = []
         """Those fields: the list is another one each second."""
-        self.barred_by: list[tuple[bytes, bytes]] | None = None
-        """They, when an offer was made that does not count; till there are others nothing is asked for."""
+        self.asks = True
+        """Whether offers are asked for; not, for a second, after one that did not count."""
         self.bytes_held = 0
         self.max_bytes = max_bytes
+        self._barred_by: list[tuple[bytes, bytes]] | None = None
         self._served = served
         self._status_lines = status_lines
         self._seen: set[int] = set()
@@ -112,17 +97,22 @@ class Memo:
             self.known.clear()
             self.bytes_held = 0
 
-    def learn(self, head: bytes, offer: Offer, fields: list[tuple[bytes, bytes]], logged: tuple[str, str]) -> None:
-        """Remember that *head* is answered by *offer*, if it counts and the bytes alone decide."""
-        if not stands_first(offer.cache, self._served):
-            self.barred_by = fields
-            return
-        closes = closes_after(head)
-        if closes is None or not is_framed(offer):
-            return
+    def takes(self, offer: Offer, fields: list[tuple[bytes, bytes]]) -> bool:
+        """Return whether *offer* counts; if not, nobody asks for another before the server adds other *fields*."""
+        if stands_first(offer.cache, self._served):
+            return True
+        self.asks, self._barred_by = False, fields
+        return False
+
+    def asks_again(self, fields: list[tuple[bytes, bytes]]) -> bool:
+        """Return whether to ask for an offer again, now that the server adds *fields*."""
+        self.asks = fields is not self._barred_by
+        return self.asks
+
+    def learn(self, head: bytes, known: Known, fields: list[tuple[bytes, bytes]]) -> None:
+        """Remember that *head* is answered by *known*, and by *fields* that the server adds."""
         if fields is not self.fields:
             self.renew(fields)
-        known = Known(offer, head, closes=closes, logged=logged)
         self._forget(head)
         if self.bytes_held + known.size > self.max_bytes and not self._is_seen_again(head):
             return
@@ -130,8 +120,9 @@ class Memo:
             self._evict()
         self.known[head] = known
         self.bytes_held += known.size
-        if offer.status not in self.starts:
-            self.starts[offer.status] = self._status_lines[offer.status] + encoded(fields)
+        status = known.offer.status
+        if status not in self.starts:
+            self.starts[status] = self._status_lines[status] + encoded(fields)
 
     def _is_seen_again(self, head: bytes) -> bool:
         mark = hash(head)
@@ -162,28 +153,6 @@ class Memo:
 def encoded(fields: Headers | list[tuple[bytes, bytes]]) -> bytes:
     """Return *fields* as they go over the wire, their names in lower case, as uvicorn has them."""
     return b"".join([b"%b: %b\r\n" % (name.lower(), value) for name, value in fields])
-
-
-def closes_after(head: bytes) -> bool | None:
-    """Return whether the connection ends with the answer to *head*; None: the bytes alone do not decide."""
-    if not head.endswith(END):
-        return None
-    request, *lines = head[: -len(END)].split(b"\r\n")
-    if _REQUEST.fullmatch(request) is None or not all(map(_LINE.fullmatch, lines)):
-        return None
-    hosts, closes = 0, False
-    for line in lines:
-        name, _, value = line.partition(b":")
-        name, value = name.lower(), value.strip(b" \t")
-        if name in NEVER or name.startswith(b"x-forwarded-"):
-            return None
-        if name == b"host":
-            hosts += 1 if value else 2
-        elif name == b"connection":
-            if value != b"close" and value.lower() != b"keep-alive":
-                return None
-            closes = closes or value == b"close"
-    return closes if hosts == 1 else None
 
 
 def is_framed(offer: Offer) -> bool:

@@ -12,7 +12,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
 
 from app_cache.offers import EXTENSION
-from app_cache.server.memo import MAX_HEAD, NEVER, Memo
+from app_cache.server.heads import MAX_HEAD, NEVER, closes_after
+from app_cache.server.memo import Known, Memo, is_framed
 
 if TYPE_CHECKING:
     import asyncio
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from uvicorn.server import ServerState
 
     from app_cache.offers import Offer
-    from app_cache.server.memo import Known
 
 JOINED = 8_192
 """Bytes of a body up to which it is copied behind its head; a larger one is written by itself."""
@@ -73,37 +73,37 @@ class CacheProtocol(HttpToolsProtocol):
         self._take = None
 
     def data_received(self, data: bytes) -> None:
-        """Answer *data* if it is a request that is known; else let uvicorn, and ask for an offer."""
+        """Answer *data* if it is a request that is known; else let uvicorn, and ask the cache for an offer."""
         if len(data) > MAX_HEAD:
             HttpToolsProtocol.data_received(self, data)
             return
-        before: RequestResponseCycle | None = self.cycle
-        if before is None:
-            is_between = self.scope is None
-        else:
-            is_between = before.response_complete and not before.more_body and before.scope is self.scope
         memo = self._memo
         known = memo.known.get(data)
-        if known is not None and is_between and self._is_free() and self._gave(known):
+        if known is not None and self._is_between() and self._is_free() and self._gave(known):
             return
+        before = self.cycle
         HttpToolsProtocol.data_received(self, data)
         cycle = self.cycle
-        if is_between and cycle is not before and memo.barred_by is not self.server_state.default_headers:
+        if cycle is not before and (memo.asks or memo.asks_again(self.server_state.default_headers)):
             self._head = data
             scope: Any = cycle.scope  # its task has not run yet, and uvicorn has no extensions
             scope["extensions"] = {EXTENSION: self._take}
 
-    def _offered(self, offer: Offer, extensions: object) -> None:
-        """Learn that *offer* answers the request at hand, if it brought *extensions*, once that was written."""
-        cycle, head = self.cycle, self._head
-        scope: Any = cycle.scope
-        if scope.get("extensions") is not extensions or not NEVER.isdisjoint(name for name, _ in self.headers):
+    def _offered(self, offer: Offer, scope: Any) -> None:
+        """Learn that *offer* answers the request of *scope*, if that came last, once the answer was written."""
+        cycle, memo, head = self.cycle, self._memo, self._head
+        if scope is not cycle.scope or not NEVER.isdisjoint(dict(self.headers)):
             return
+        if not memo.takes(offer, self.server_state.default_headers):
+            return
+        closes = closes_after(head, self.headers)
+        if closes is None or not is_framed(offer):
+            return
+        known = Known(offer, head, closes=closes, path=get_path_with_query_string(scope))
         on_response = cycle.on_response
 
         def learn() -> None:
-            logged = (get_path_with_query_string(scope), scope["http_version"])
-            self._memo.learn(head, offer, self.server_state.default_headers, logged)
+            memo.learn(head, known, self.server_state.default_headers)
             on_response()
 
         cycle.on_response = learn
@@ -116,13 +116,24 @@ class CacheProtocol(HttpToolsProtocol):
         else:
             super().timeout_keep_alive_handler()
 
+    def _is_between(self) -> bool:
+        """Return whether all that came was read and answered, so that the next byte begins a request."""
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is None:
+            return self.scope is None
+        return (
+            cycle.response_complete
+            and not cycle.more_body
+            and cycle.scope is self.scope
+            and not self.parser.should_upgrade()
+        )
+
     def _is_free(self) -> bool:
         """Return whether uvicorn would begin to answer now, and can write."""
         limit = self.limit_concurrency
         return (
             not self.flow.write_paused
             and not self.transport.is_closing()
-            and not self.parser.should_upgrade()
             and (limit is None or (len(self.connections) < limit and len(self.tasks) < limit))
         )
 
@@ -139,7 +150,7 @@ class CacheProtocol(HttpToolsProtocol):
         lines, body = given
         status = known.offer.status
         if self.access_log:
-            self.access_logger.info('%s - "%s %s HTTP/%s" %d', self._client, "GET", *known.logged, status)
+            self.access_logger.info('%s - "%s %s HTTP/%s" %d', self._client, "GET", known.path, "1.1", status)
         head = known.head(memo.starts[status], lines)
         if len(body) <= JOINED:
             self.transport.write(head + body)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from app_cache.server.memo import MAX_HEAD
+from app_cache.server.heads import MAX_HEAD
 from tests.server.apps import LARGE, Shop, wrapped
 from tests.server.rig import ADDED, Line, Unserved, get
 
@@ -182,6 +182,29 @@ async def test_two_in_one_chunk(line: Line, server: Unserved, chunk: bytes) -> N
         True,
     ]
     assert server.answered == before
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        pytest.param(b"GET /items/8 HTTP/1.1\r\nHost: test\r\nX-A: ", id="as the value of a field"),
+        pytest.param(b"GET /items/8 HTTP/1.1\r\nX-A: ", id="as the value of a field, without the host"),
+        pytest.param(b"GET /items/8?", id="as a part of the target"),
+        pytest.param(b"GET ", id="behind the method"),
+    ],
+)
+async def test_part_that_looks_like_a_request(server: Unserved, before: bytes) -> None:
+    """What is a part of another request is not learned as one by itself."""
+    bare = get("/items/7")
+    for _ in range(5):
+        line = server.connected()
+        line.send(get("/items/7"))
+        line.send(get("/items/8"))
+        await line.read(2)
+        line.send(before, bare)
+        for _ in range(100):
+            await asyncio.sleep(0)
+    assert (await server.connected().ask(bare)).body == b"item 7 1"
 
 
 async def test_begin_of_the_next_behind(line: Line, server: Unserved) -> None:

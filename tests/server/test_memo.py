@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from app_cache.server.memo import MAX_BYTES, Memo, closes_after
+from app_cache.server.memo import MAX_BYTES, Known, Memo
 from tests.server.apps import Shop, text, wrapped
 from tests.server.rig import ADDED, Unserved, get
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from app_cache.offers import Offer
 
 pytestmark = pytest.mark.anyio
-
-LOGGED = ("/", "1.1")
 
 
 def counted_bytes(memo: Memo) -> int:
@@ -48,7 +46,7 @@ class Learning:
     def learn(self, number: int) -> bytes:
         """Learn a request, and return it."""
         head = get("/", f"X-A: {number:08}")
-        self.memo.learn(head, self.offer, ADDED, LOGGED)
+        self.memo.learn(head, Known(self.offer, head, closes=False, path="/"), ADDED)
         return head
 
 
@@ -183,29 +181,3 @@ async def test_a_server_is_let_go() -> None:
     gone = await learned()
     gc.collect()
     assert gone() is None
-
-
-@pytest.mark.parametrize(
-    ("head", "closes"),
-    [
-        pytest.param(get("/"), False, id="plain"),
-        pytest.param(get("/", "Connection: close"), True, id="close"),
-        pytest.param(get("/", "Connection: Keep-Alive"), False, id="keep-alive"),
-        pytest.param(get("/", version="1.0"), None, id="HTTP/1.0"),
-        pytest.param(get("/", "Connection: CLOSE"), None, id="close in capitals"),
-        pytest.param(get("/", "X-Empty:"), False, id="empty field"),
-        pytest.param(get("/", "X-Latin: é"), False, id="bytes that are no ASCII"),
-        pytest.param(get("/", host=""), None, id="no host"),
-        pytest.param(get("/", "Host:", host=""), None, id="empty host"),
-        pytest.param(get("/", " folded: 1"), None, id="folded line"),
-        pytest.param(get("/", "Content-Length : 5"), None, id="blank before the colon"),
-        pytest.param(get("/", "X-A: 1\nContent-Length: 5"), None, id="line feed alone"),
-        pytest.param(get("/", "X-A: 1\rContent-Length: 5"), None, id="carriage return alone"),
-        pytest.param(get("/", "X-A: \x00"), None, id="NUL"),
-        pytest.param(get("/", "no field"), None, id="no field"),
-        pytest.param(b"GET / HTTP/1.1\nHost: a\n\n" + get("/"), None, id="two, by line feeds"),
-    ],
-)
-def test_what_a_head_says(head: bytes, *, closes: bool | None) -> None:
-    """A head is read as strictly as can be: what a lenient parser could read otherwise is not learned."""
-    assert closes_after(head) is closes

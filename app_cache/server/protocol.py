@@ -17,7 +17,6 @@ from app_cache.server.memo import Known, Memo, is_framed
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
 
     from uvicorn.config import Config
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
@@ -40,7 +39,7 @@ class CacheProtocol(HttpToolsProtocol):
     """
 
     # Beside uvicorn's attributes, not among them: with more than 30 in its dict all of an object are slower.
-    __slots__ = ("_answered_at", "_client", "_head", "_memo", "_take")
+    __slots__ = ("_answered_at", "_client", "_head", "_memo", "_taker")
 
     def __init__(
         self,
@@ -51,8 +50,7 @@ class CacheProtocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._memo: Memo
-        self._take: Callable[..., None] | None = self._offered
-        """What requests bring along: made once, for it costs as much as all else that is done for a miss."""
+        self._taker = _Taker(self)
         self._head = b""
         """The chunk for which an offer was asked last."""
         self._answered_at = 0.0
@@ -70,7 +68,7 @@ class CacheProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._take = None
+        self._taker.protocol = None
 
     def data_received(self, data: bytes) -> None:
         """Answer *data* if it is a request that is known; else let uvicorn, and ask the cache for an offer."""
@@ -87,9 +85,9 @@ class CacheProtocol(HttpToolsProtocol):
         if cycle is not before and (memo.asks or memo.asks_again(self.server_state.default_headers)):
             self._head = data
             scope: Any = cycle.scope  # its task has not run yet, and uvicorn has no extensions
-            scope["extensions"] = {EXTENSION: self._take}
+            scope["extensions"] = {EXTENSION: self._taker}
 
-    def _offered(self, offer: Offer, scope: Any) -> None:
+    def offered(self, offer: Offer, scope: Any) -> None:
         """Learn that *offer* answers the request of *scope*, if that came last, once the answer was written."""
         cycle, memo, head = self.cycle, self._memo, self._head
         if scope is not cycle.scope or not NEVER.isdisjoint(dict(self.headers)):
@@ -173,3 +171,16 @@ class CacheProtocol(HttpToolsProtocol):
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
+
+
+class _Taker:
+    """Takes what the cache offers to a connection, until that ends, so that no request keeps it alive."""
+
+    __slots__ = ("protocol",)
+
+    def __init__(self, protocol: CacheProtocol) -> None:
+        self.protocol: CacheProtocol | None = protocol
+
+    def __call__(self, offer: Offer, scope: Any) -> None:
+        if self.protocol is not None:
+            self.protocol.offered(offer, scope)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import logging
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -113,6 +115,7 @@ async def test_learned(line: Line, request_: bytes) -> None:
         pytest.param(get("/items/1", "Forwarded: for=1.2.3.4"), id="forwarded"),
         pytest.param(get("/items/1", "X-Forwarded-For: 1.2.3.4"), id="x-forwarded-for"),
         pytest.param(get("/items/1", "X-FORWARDED-PROTO: https"), id="x-forwarded-proto"),
+        pytest.param(get("/items/1", "X-Forwarded-Prefix: /a"), id="x-forwarded-prefix"),
         pytest.param(get("/items/1", "Cache-Control: max-age=60"), id="cache-control"),
         pytest.param(get("/items/1", "cache-control: max-stale"), id="cache-control in lower case"),
         pytest.param(get("/items/1", "Pragma: x"), id="pragma"),
@@ -194,16 +197,17 @@ async def test_two_in_one_chunk(line: Line, server: Unserved, chunk: bytes) -> N
     ],
 )
 async def test_part_that_looks_like_a_request(server: Unserved, before: bytes) -> None:
-    """What is a part of another request is not learned as one by itself."""
+    """What is a part of another request is not learned as one by itself, nor answered when it is known as one."""
     bare = get("/items/7")
-    for _ in range(5):
+    for earlier in ([], [bare, get("/items/8")]) * 4:
         line = server.connected()
-        line.send(get("/items/7"))
-        line.send(get("/items/8"))
-        await line.read(2)
+        for each in earlier:
+            await line.ask(each)
+        answered = server.answered
         line.send(before, bare)
         for _ in range(100):
             await asyncio.sleep(0)
+        assert server.answered == answered
     assert (await server.connected().ask(bare)).body == b"item 7 1"
 
 
@@ -290,10 +294,11 @@ async def test_that_closes(server: Unserved) -> None:
     answers = []
     for _ in range(4):
         line = server.connected()
+        await line.ask(OTHER)
         answers.append(await line.ask(get("/items/7", "Connection: close")))
         assert line.is_closed
         assert line.protocol.timeout_keep_alive_task is None
-    assert server.answered == 1
+    assert server.answered == 2
     assert answers[3] == answers[2]
     assert answers[3].field(b"connection") == b"close"
 
@@ -431,6 +436,20 @@ async def test_first_on_a_connection_is_timed(server: Unserved, line: Line) -> N
     assert other.protocol.timeout_keep_alive_task is None
 
 
+async def test_ended_connection_is_let_go(server: Unserved) -> None:
+    """Nothing of a connection that ended waits for the garbage collector."""
+    line = server.connected()
+    await line.learn(ITEM)
+    await line.hang_up()
+    gone = weakref.ref(line.protocol)
+    gc.disable()
+    try:
+        del line.protocol
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
 async def test_no_timer_while_a_request_comes(line: Line) -> None:
     """A request of which a part has come is waited for without the timer, as uvicorn does."""
     await line.learn(ITEM)
@@ -441,6 +460,9 @@ async def test_no_timer_while_a_request_comes(line: Line) -> None:
 
 async def test_fields_of_the_server(line: Line, server: Unserved) -> None:
     """What the server adds is that of the moment: Date passes, and what is configured comes in its order."""
+    await line.ask(ITEM)
+    clock = server.app.state.app_cache.clock()
+    clock.advance(0.25)
     await line.learn(ITEM)
     before = server.answered
     server.state.default_headers = [(b"date", b"later"), (b"X-Own", b"1")]

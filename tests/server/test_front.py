@@ -193,6 +193,26 @@ async def test_methods_that_were_replaced(monkeypatch: pytest.MonkeyPatch, kind:
     assert len(seen) == 6
 
 
+class Proxied:
+    """What stands for a function, and looks as if it were that."""
+
+    def __init__(self, function: Any) -> None:
+        self._function = function
+        self.__globals__ = function.__globals__
+
+    def __get__(self, instance: Any, owner: Any) -> Any:
+        return self._function.__get__(instance, owner)
+
+    def __call__(self, *args: Any) -> Any:
+        return self._function(*args)
+
+
+async def test_method_that_was_wrapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An object in the place of a method is not taken for that, whatever it says of itself."""
+    monkeypatch.setattr(ServerErrorMiddleware, "__call__", Proxied(vars(ServerErrorMiddleware)["__call__"]))
+    assert await answered(installed()) == 0
+
+
 async def test_telemetry() -> None:
     """Where FastAPI tells OpenTelemetry of each request, it is told of each."""
 
@@ -217,6 +237,23 @@ async def test_told_by_front() -> None:
     seen.clear()
     app = installed(None, (BaseHTTPMiddleware, {"dispatch": look}), front=True)
     assert await answered(Auth(app)) == 0, "what is around the application was not meant"
+
+
+async def test_requests_within_a_request() -> None:
+    """What a middleware asks for beside a request is not taken for the answer to that."""
+
+    class AsksForMore(Auth):
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            async def nowhere(message: Any) -> None: ...
+
+            await self.app({**scope, "path": "/other", "raw_path": b"/other"}, receive, nowhere)
+            await self.app(scope, receive, send)
+
+    app = AsksForMore(None)
+    app.app = wrapped(text, front=app)
+    line = Unserved(app).connected()
+    assert [(await line.ask(get("/this"))).body for _ in range(6)] == [b"/this"] * 6
+    assert line.protocol.answered == 3
 
 
 async def test_front_of_a_middleware() -> None:

@@ -6,12 +6,13 @@ import gc
 import logging
 import tracemalloc
 import weakref
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from app_cache.server.memo import MAX_BYTES, Known, Memo
+from app_cache.server.memo import MAX_BYTES, Known, Memo, is_framed
 from tests.server.apps import Shop, text, wrapped
 from tests.server.rig import ADDED, Unserved, get
 
@@ -181,3 +182,22 @@ async def test_a_server_is_let_go() -> None:
     gone = await learned()
     gc.collect()
     assert gone() is None
+
+
+@pytest.mark.parametrize(
+    ("status", "names", "framed"),
+    [
+        pytest.param(200, ["Content-Length"], True, id="length"),
+        pytest.param(200, [], False, id="none"),
+        pytest.param(200, ["content-length", "content-length"], False, id="two lengths"),
+        pytest.param(200, ["content-length", "Connection"], False, id="connection"),
+        pytest.param(200, ["content-length", "transfer-encoding"], False, id="transfer-encoding"),
+        pytest.param(304, [], True, id="304"),
+        pytest.param(204, [], True, id="204"),
+        pytest.param(204, ["connection"], False, id="204 with connection"),
+    ],
+)
+def test_framing(status: int, names: list[str], *, framed: bool) -> None:
+    """An answer is learned if its fields say where it ends, and the server would add nothing to them."""
+    offer: Any = SimpleNamespace(status=status, fields=tuple((name.encode(), b"2") for name in names))
+    assert is_framed(offer) is framed

@@ -157,11 +157,14 @@ async def test_overrides(served: Served, part: str, other: Callable[[], Any], af
     assert (await served.ask())[0] == f"item 7 {after}"
 
 
-async def test_override_that_ended(served: Served) -> None:
-    """What was learned before an override is not taken up after another was learned under it."""
+async def test_override_that_others_met(served: Served) -> None:
+    """What was learned before an override is not given once others were learned under it."""
+    cache = served.line.protocol._memo.known[ITEM].offer.cache
+    kept_alive = [*cache._fast._ready.values()]
     with served.container.backend.override(providers.Object(MemoryBackend())):
-        await served.line.learn(ITEM)
-    assert await served.ask() == ("item 7 1", "hit", 0)
+        await served.line.learn(get("/items/8"))
+        assert await served.ask() == MISS
+    assert kept_alive
 
 
 async def test_override_that_nobody_met(served: Served) -> None:

@@ -13,15 +13,15 @@ from dependency_injector import providers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app_cache import MemoryBackend
+from app_cache import CacheMiddleware, CachePolicy, MemoryBackend, RedisBackend
 from tests.http_server import client_of, http_server
-from tests.server.apps import LARGE, Shop
+from tests.server.apps import LARGE, Shop, text
 from tests.server.rig import Answer, Counted, Wire, counted, get, split
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.servers import Certificates
+    from tests.servers import Certificates, Server
 
 ITEM = get("/items/7", "User-Agent: a browser", "Accept: */*")
 OPTIONS = [
@@ -120,6 +120,16 @@ def test_client_library() -> None:
         answers = [client.get("/items/7") for _ in range(6)]
     assert [answer.text for answer in answers] == ["item 7 1"] * 6
     assert protocol.answered == 3
+
+
+def test_redis(redis_server: Server) -> None:
+    """What is in Redis another process may change: each hit is the middleware's."""
+    cached = CacheMiddleware(text, RedisBackend(redis_server.url), default_policy=CachePolicy(timeout=60))
+    protocol = counted()
+    with http_server(cached, http=protocol) as url, Wire(url) as line:
+        answers = [line.ask(get("/a")) for _ in range(6)]
+    assert {answer.told for answer in answers[1:]} == {"hit"}
+    assert protocol.answered == 0
 
 
 def test_idle_connections_are_closed() -> None:

@@ -271,7 +271,7 @@ class FastPath:
         ):
             return None
         unchanged = bool(tag)
-        if "extensions" in scope:
+        if scope.get("extensions"):
             self._offer(scope, found, unchanged=unchanged)
         return found.given(scope, now, unchanged=unchanged)
 

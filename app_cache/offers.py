@@ -47,10 +47,12 @@ class Offer:
     def given(self) -> tuple[Headers, bytes] | None:
         """Return Age and Cache-Status of the moment and the body, counted as a hit; None: ask the middleware."""
         ready, fast = self._ready(), self._fast
-        if ready is None or fast.era is not self._era or fast.has_changed(fast.cache.services()):
+        if ready is None or fast.era is not self._era:
             return None
-        now = ready.store.now()
-        if not ready.holds(now):
+        try:
+            if fast.has_changed(fast.cache.services()) or not ready.holds(now := ready.store.now()):
+                return None
+        except Exception:  # noqa: BLE001  a provider or a backend of the application's own: the middleware meets it too
             return None
         ready.store.stats["hit"] += 1
         return ready.told(now)[0], ready.answers[self.unchanged][2]

@@ -1,4 +1,7 @@
-"""A real HTTP server for tests: uvicorn in a thread of this process, on a port of its own."""
+"""A real HTTP server for tests: uvicorn in a thread of this process, on a port of its own.
+
+It has the protocol that gives hits before ASGI, so that what holds of the cache is seen to hold of that too.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import uvicorn
+
+from app_cache.server import CacheProtocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +40,8 @@ def http_server(app: Any, **options: Any) -> Iterator[str]:
     Raises:
         RuntimeError: If the application does not start or does not end within `WITHIN_S`.
     """
-    server = _Server(uvicorn.Config(app, **{"log_level": "error", "ws": "none", **options}))
+    defaults = {"log_level": "error", "ws": "none", "http": CacheProtocol}
+    server = _Server(uvicorn.Config(app, **{**defaults, **options}))
     with listening_socket() as listening:
         thread = threading.Thread(target=server.run, args=([listening],), name="http-server", daemon=True)
         thread.start()

@@ -35,19 +35,17 @@ def stands_first(cache: CacheMiddleware, served: Any) -> bool:
     app = served.app if type(served) is ProxyHeadersMiddleware else served
     if app is cache.front:
         return True
-    if _is_observed(app):
-        return False
     layer = served
-    while _runs_as_written(type(layer)):
+    while _runs_as_written(type(layer)) and not _is_observed(layer):
         if layer is cache:
             return True
         layer = getattr(layer, "middleware_stack", None) or getattr(layer, "app", None)
     return False
 
 
-def _is_observed(app: Any) -> bool:
-    """Return whether FastAPI tells OpenTelemetry of each request."""
-    telemetry = getattr(app, "_native_telemetry", None)
+def _is_observed(layer: Any) -> bool:
+    """Return whether *layer* is an application of FastAPI that tells OpenTelemetry of each request."""
+    telemetry = getattr(layer, "_native_telemetry", None)
     return telemetry is not None and bool(telemetry.enabled())
 
 

@@ -90,7 +90,7 @@ class CacheProtocol(HttpToolsProtocol):
     def offered(self, offer: Offer, scope: Any) -> None:
         """Learn that *offer* answers the request of *scope*, if that came last, once the answer was written."""
         cycle, memo, head = self.cycle, self._memo, self._head
-        if scope is not cycle.scope or not NEVER.isdisjoint(dict(self.headers)):
+        if scope is not cycle.scope or not NEVER.isdisjoint([name for name, _ in self.headers]):
             return
         if not memo.takes(offer, self.server_state.default_headers):
             return

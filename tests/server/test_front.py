@@ -220,7 +220,9 @@ async def test_telemetry() -> None:
         def get_tracer(self, *args: Any, **options: Any) -> trace.Tracer:
             return trace.NoOpTracer()
 
-    assert await answered(installed(FastAPI(telemetry={"tracer_provider": Provider()}))) == 0
+    app = installed(FastAPI(telemetry={"tracer_provider": Provider()}))
+    assert await answered(app) == 0
+    assert await answered(ServerErrorMiddleware(app)) == 0
 
 
 async def test_told_by_front() -> None:

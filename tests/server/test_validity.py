@@ -213,6 +213,17 @@ async def test_provider_of_a_container() -> None:
     assert server.answered == before
 
 
+async def test_provider_that_raises(served: Served) -> None:
+    """What a provider of the application's own raises is answered as ever, and what comes after it too."""
+
+    def broken() -> Any:
+        raise RuntimeError("no backend today")
+
+    with served.container.backend.override(providers.Callable(broken)):
+        assert (await served.line.ask(ITEM)).status == 500
+    assert (await served.server.connected().ask(ITEM)).body == b"item 7 1"
+
+
 async def test_backend_that_counts() -> None:
     """A backend that counts what it is asked for is asked for each hit."""
     counts: list[str] = []

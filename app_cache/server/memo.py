@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from app_cache.offers import Offer
     from app_cache.rules.messages import Headers
 
-MAX_BYTES: Final = 8 * 1024 * 1024
+MAX_BYTES: Final = 16 * 1024 * 1024
 """Bytes that requests and the heads of their answers count together, bodies aside: those are the fast path's."""
 OVERHEAD: Final = 1_024
 """The bytes that a request counts beside its own and twice the fields of its answer: objects, links."""

@@ -51,6 +51,7 @@ BROWSER = {
     "Sec-Fetch-Site": "none",
     "Priority": "u=0, i",
 }
+CLOSE = {"Connection": "close"}
 NGINX = """
 daemon off; master_process off; pid {directory}/pid; error_log {directory}/error.log crit;
 events {{ worker_connections 1024; }}
@@ -88,19 +89,18 @@ class Case:
         fields = "fields of a browser" if self.browser else "no fields"
         return f"{self.size // 1024} KB, {urls}, {fields}, {'keep-alive' if self.alive else 'close'}"
 
-    @property
-    def fields(self) -> dict[str, str]:
-        """The fields of each request, but for Host."""
-        return (BROWSER if self.browser else {}) | ({} if self.alive else {"Connection": "close"})
+    def request(self, number: str) -> str:
+        """Return the request for the URL with that *number*."""
+        fields = {"Host": "test", **(BROWSER if self.browser else {}), **({} if self.alive else CLOSE)}
+        lines = [f"GET /{self.size}/{number} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
+        return "\r\n".join([*lines, "", ""])
 
     def script(self) -> str:
-        """Return the requests, for wrk."""
-        fields = "".join(f'wrk.headers["{name}"] = "{value}"\n' for name, value in self.fields.items())
-        if self.keys == 1:
-            return fields
-        made = f'for n = 0, {self.keys - 1} do made[n] = wrk.format("GET", "/{self.size}/" .. n) end'
+        """Return the requests, for wrk; by itself it would put fields in another order in each run."""
+        begin, end = self.request("#").replace("\r\n", "\\r\\n").split("#")
+        made = f"for n = 0, {self.keys - 1} do made[n] = '{begin}' .. n .. '{end}' end"
         turn = f"request = function() at = (at + 1) % {self.keys} return made[at] end"
-        return f"{fields}\nat, made = 0, {{}}\ninit = function() {made} end\n{turn}\n"
+        return f"at, made = 0, {{}}\n{made}\n{turn}\n"
 
 
 CASES = (
@@ -216,7 +216,7 @@ def free_port() -> int:
 
 def warm(base: str, case: Case) -> None:
     """Ask for each URL until a cache may have learned all that it learns."""
-    with httpx.Client(base_url=base, trust_env=False, timeout=30) as client:
+    with httpx.Client(base_url=base, trust_env=False, timeout=30, headers={"host": "test"}) as client:
         for _ in range(100):
             with suppress(httpx.ConnectError):
                 client.get(f"/{case.size}/0").raise_for_status()
@@ -247,15 +247,13 @@ def answers_per_second(base: str, case: Case, seconds: int) -> float:
 async def _answered(base: str, case: Case, seconds: float) -> int:
     """Return how many requests a client in Python had answered."""
     host, _, port = base.removeprefix("http://").partition(":")
-    fields = "".join(f"{name}: {value}\r\n" for name, value in {"Host": "test", **case.fields}.items())
     ends_at, answered = time.monotonic() + seconds, 0
 
     async def ask() -> None:
         nonlocal answered
         reader, writer = await asyncio.open_connection(host, int(port))
         while time.monotonic() < ends_at:
-            path = f"/{case.size}/{answered % case.keys}"
-            writer.write(f"GET {path} HTTP/1.1\r\n{fields}\r\n".encode())
+            writer.write(case.request(str(answered % case.keys)).encode())
             await reader.readuntil(b"\r\n\r\n")
             await reader.readexactly(case.size)
             answered += 1

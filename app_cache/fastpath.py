@@ -308,6 +308,8 @@ class FastPath:
             self._paths[key[0]] += 1
         while len(self._ready) > MAX_REQUESTS or self._bytes > MAX_BYTES:
             self._forget(next(iter(self._ready)))
+        if exchange.scope.get("extensions"):
+            self._offer(exchange.scope, ready, unchanged=False)
 
     def _has_room(self, body: int) -> bool:
         """Return whether one more fits, as far as the size of its *body* tells."""

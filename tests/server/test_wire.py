@@ -98,7 +98,7 @@ def test_tls(certificates: Certificates) -> None:
     with http_server(shop.app, http=protocol, **files) as url, Wire(url, wrap=wrap) as line:
         answers = [line.ask(get("/large")) for _ in range(6)]
     assert [len(answer.body) for answer in answers] == [LARGE] * 6
-    assert protocol.answered == 3
+    assert protocol.answered == 4
 
 
 def test_slow_reader() -> None:
@@ -119,7 +119,7 @@ def test_client_library() -> None:
     with http_server(shop.app, http=protocol) as url, client_of(url) as client:
         answers = [client.get("/items/7") for _ in range(6)]
     assert [answer.text for answer in answers] == ["item 7 1"] * 6
-    assert protocol.answered == 3
+    assert protocol.answered == 4
 
 
 def test_redis(redis_server: Server) -> None:
@@ -138,7 +138,7 @@ def test_idle_connections_are_closed() -> None:
     with http_server(shop.app, http=protocol, timeout_keep_alive=1) as url, Wire(url) as line:
         for _ in range(5):
             line.ask(ITEM)
-        assert protocol.answered == 2
+        assert protocol.answered == 3
         assert line.is_ended
 
 
@@ -159,7 +159,7 @@ def test_limit_of_requests() -> None:
     with http_server(shop.app, http=protocol, limit_max_requests=50) as url, Wire(url) as line:
         for _ in range(50):
             line.ask(ITEM)
-        assert protocol.answered == 47
+        assert protocol.answered == 48
         assert line.is_ended
 
 

@@ -3,6 +3,7 @@
 PORT ?= 8000
 VENV ?= .venv
 ARGS ?=
+WORKERS ?= 2
 FUZZ_SECONDS ?= 60
 EXAMPLES ?= 20000
 export PYTHON VENV
@@ -16,13 +17,14 @@ FUZZ := $(VENV)-fuzz/.fuzz$(addprefix -,$(notdir $(PYTHON)))
 READY_FOR_DEMO := $(firstword $(wildcard $(DEV)) $(DEMO))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak bench lint clean
+.PHONY: help demo test coverage soak bench lint clean
 
 help:
 	@echo 'make demo    start the example application on 127.0.0.1:$(PORT) and show that its cache works'
 	@echo '             PORT=8001 chooses another port, ARGS=--once ends after the proof,'
 	@echo '             CACHE_BACKEND=redis REDIS_URL=redis://localhost:6379 uses Redis'
-	@echo 'make test    run all tests, against real servers; ARGS="-k memory" chooses some'
+	@echo 'make test    run all tests, against real servers, in WORKERS=2 processes; ARGS="-k memory" chooses some'
+	@echo 'make coverage  run them in one process, and say which lines they do not reach'
 	@echo 'make soak    run two workers for minutes while everything breaks; ARGS="--seconds 600 --seed 7"'
 	@echo 'make bench   measure what a hit costs, beside other caches, and write docs/performance.md (20 minutes)'
 	@echo 'make lint    check style, types and the order of imports'
@@ -35,7 +37,10 @@ demo: $(READY_FOR_DEMO)
 	@$(BIN)/python -m examples.cities --port '$(PORT)' $(ARGS)
 
 test: $(DEV)
-	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/pytest -q -n $(WORKERS) --dist loadfile $(ARGS)
+
+coverage: $(DEV)
+	$(BIN)/coverage run -m pytest -q $(ARGS)
 	$(BIN)/coverage report
 
 soak: $(DEV)

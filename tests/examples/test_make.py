@@ -62,7 +62,9 @@ def test_help_names_every_target() -> None:
     """``make`` alone says what there is."""
     said = make().stdout
 
-    assert all(f"make {target} " in said for target in ("demo", "test", "soak", "bench", "lint", "clean"))
+    assert all(
+        f"make {target} " in said for target in ("demo", "test", "coverage", "soak", "bench", "lint", "clean")
+    )
 
 
 def test_demo_serves_what_it_proves(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tests.benchmarks.page import chart, facts, page
 from tests.benchmarks.served import ROOT
 from tests.servers import die_with_the_parent
 
-MEASURED = ("in_process", "over_http", "beside_peers", "growth", "memory")
+MEASURED = ("in_process", "over_http", "server", "beside_peers", "growth", "memory")
 KEPT = ROOT / ".benchmarks"
 PAGE, CHART = ROOT / "docs" / "performance.md", ROOT / "docs" / "performance.svg"
 

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -41,7 +42,8 @@ def requests_per_s(port: int, load: Load, seconds: int) -> float:
         RuntimeError: If one of them fails.
     """
     if WRK is None:
-        return asyncio.run(_asked(port, load, seconds))
+        with ThreadPoolExecutor(1) as beside:  # the loop of this thread runs already
+            return beside.submit(asyncio.run, _asked(port, load, seconds)).result()
     fields = [argument for name, value in FIELDS.items() for argument in ("-H", f"{name}: {value}")]
     command = [WRK, "-t1", f"-c{load.connections}", f"-d{seconds}s", *fields, "-s", str(SCRIPT)]
     ran = subprocess.run(

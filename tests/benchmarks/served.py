@@ -68,6 +68,9 @@ class Rates:
         """The CPU of one request, in words."""
         return f"{Figure.of('', self.cpu_us, '').value:.0f} µs" if self.cpu_us else "?"
 
+    def __str__(self) -> str:
+        return f"{Figure.of('', self.requests, '').value:,.0f}/s ({self.cpu})"
+
 
 @contextmanager
 def served(
@@ -193,11 +196,7 @@ def compared(
             ratios(rates.requests, base.requests),
             "of bare",
             at_least=(targets or {}).get(name),
-            beside=f"{_rate(rates)} against {_rate(base)}",
+            beside=f"{rates} against {base}",
         )
         for name, rates in zip([*apps][1:], others, strict=True)
     ]
-
-
-def _rate(rates: Rates) -> str:
-    return f"{Figure.of('', rates.requests, '').value:,.0f}/s ({rates.cpu})"

@@ -1,25 +1,21 @@
-"""What hits before ASGI cost: ``python -m tests.benchmarks.server``.
+"""Before ASGI: `CacheProtocol` beside the bare application, the middleware alone, nginx and Varnish.
 
-All that is compared is measured in turns, so that what else the machine does is in all of it. Figures are medians,
-ratios are medians of the ratios within a round. Where there are two processors, servers have one and the client
-has the other; if others want them too, the time of the processor says more than the number of answers. Requests
-come from wrk if it is installed, else from a client in Python, which costs more than what is measured. nginx and
-Varnish stand beside, as caches of the bare application, if they are installed.
+Where there are two processors, servers have one and the client has the other; if others want them too, the time of
+the processor says more than the number of answers. nginx and Varnish stand beside, as caches of the bare
+application, if they are installed.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import multiprocessing
 import os
 import re
 import shutil
-import statistics
 import subprocess
-import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,12 +28,21 @@ from fastapi import FastAPI, Response
 from app_cache import CacheMiddleware, CachePolicy, MemoryBackend, cache
 from app_cache.server import CacheProtocol
 from containers import CacheContainer, install
+from tests.benchmarks.figures import Figure, Section, ratios
+from tests.benchmarks.served import Rates, Serving
 from tests.http_server import HOST, listening_socket
+from tests.servers import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from socket import socket
 
+    from tests.benchmarks.figures import Effort
+
+WORDS = """
+uvicorn with uvloop, access log off, {connections} connections; the server has one processor, wrk another.
+`install` is on FastAPI without its telemetry. nginx (`proxy_cache`) and Varnish stand in front of the bare one.
+"""
 CONNECTIONS = 32
 PROCESSORS = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 BROWSER = {
@@ -77,12 +82,14 @@ class Case:
         keys: URLs that are asked for in turn.
         browser: Whether requests have the fields of a browser.
         alive: Whether connections are kept.
+        target: What part of the bare application's answers is aimed at, or None.
     """
 
     size: int = 1024
     keys: int = 1
     browser: bool = True
     alive: bool = True
+    target: float | None = None
 
     def __str__(self) -> str:
         urls = "1 URL" if self.keys == 1 else f"{self.keys:,} URLs"
@@ -104,10 +111,10 @@ class Case:
 
 
 CASES = (
-    Case(),
+    Case(target=3),
     Case(browser=False),
-    Case(keys=1000),
-    Case(size=102_400),
+    Case(keys=1000, target=2.5),
+    Case(size=102_400, target=1),
     Case(alive=False),
 )
 BODIES = {case.size: b"x" * case.size for case in CASES}
@@ -147,6 +154,8 @@ APPLICATIONS: dict[str, tuple[Any, Any]] = {
     "CacheMiddleware, CacheProtocol": (around, CacheProtocol),
     "install, CacheProtocol": (installed, CacheProtocol),
 }
+BEFORE_ASGI = ("CacheMiddleware, CacheProtocol", "install, CacheProtocol")
+NGINX_CACHE = "nginx proxy_cache"
 
 
 def serve(kind: str, listening: socket) -> None:
@@ -164,59 +173,57 @@ def alone_on(number: int) -> None:
 
 
 @contextmanager
-def application(kind: str) -> Iterator[tuple[str, int]]:
-    """Serve an application from a process of its own; give its URL and the number of the process."""
+def application(kind: str) -> Iterator[Serving]:
+    """Serve an application from a process of its own."""
     listening = listening_socket()
     process = multiprocessing.get_context("spawn").Process(target=serve, args=(kind, listening), daemon=True)
     process.start()
     assert process.pid is not None
     try:
-        yield f"http://{HOST}:{listening.getsockname()[1]}", process.pid
+        yield Serving(listening.getsockname()[1], process.pid)
     finally:
         process.kill()
         process.join(10)
 
 
 @contextmanager
-def command(*words: str, port: int) -> Iterator[tuple[str, int]]:
-    """Run a server that listens on *port*; give its URL and the number of its process."""
+def command(*words: str, port: int) -> Iterator[Serving]:
+    """Run a server that listens on *port*."""
     process = subprocess.Popen(
         words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=lambda: alone_on(0)
     )
     try:
-        yield f"http://{HOST}:{port}", process.pid
+        yield Serving(port, process.pid)
     finally:
         process.terminate()
         process.wait(10)
 
 
 @contextmanager
-def peers(origin: str, directory: Path) -> Iterator[dict[str, tuple[str, int]]]:
-    """Run the other caches that are installed, in front of *origin*."""
+def peers(origin: int, directory: Path) -> Iterator[dict[str, Serving]]:
+    """Run the other caches that are installed, in front of what listens on the port *origin*."""
     with ExitStack() as running:
-        found: dict[str, tuple[str, int]] = {}
+        found: dict[str, Serving] = {}
         nginx, varnish = shutil.which("nginx"), shutil.which("varnishd")
         if nginx is not None:
             port, file = free_port(), directory / "nginx.conf"
-            file.write_text(NGINX.format(directory=directory, host=HOST, port=port, origin=origin))
-            found["nginx proxy_cache"] = running.enter_context(command(nginx, "-c", str(file), port=port))
+            file.write_text(
+                NGINX.format(directory=directory, host=HOST, port=port, origin=f"http://{HOST}:{origin}")
+            )
+            found[NGINX_CACHE] = running.enter_context(command(nginx, "-c", str(file), port=port))
         if varnish is not None:
             port, state = free_port(), str(directory / "varnish")
-            kept = ("-b", origin.removeprefix("http://"), "-s", "malloc,256m", "-t", "86400", "-n", state)
+            kept = ("-b", f"{HOST}:{origin}", "-s", "malloc,256m", "-t", "86400", "-n", state)
             words = (varnish, "-F", "-a", f"{HOST}:{port}", *kept)
             found["Varnish"] = running.enter_context(command(*words, port=port))
         yield found
 
 
-def free_port() -> int:
-    """Return a port that nobody listened on a moment ago."""
-    with listening_socket() as listening:
-        return int(listening.getsockname()[1])
-
-
-def warm(base: str, case: Case) -> None:
+def warm(port: int, case: Case) -> None:
     """Ask for each URL until a cache may have learned all that it learns."""
-    with httpx.Client(base_url=base, trust_env=False, timeout=30, headers={"host": "test"}) as client:
+    with httpx.Client(
+        base_url=f"http://{HOST}:{port}", trust_env=False, timeout=30, headers={"host": "test"}
+    ) as client:
         for _ in range(100):
             with suppress(httpx.ConnectError):
                 client.get(f"/{case.size}/0").raise_for_status()
@@ -227,15 +234,24 @@ def warm(base: str, case: Case) -> None:
                 assert len(client.get(f"/{case.size}/{number}").content) == case.size
 
 
-def answers_per_second(base: str, case: Case, seconds: int) -> float:
+def answers_per_second(port: int, case: Case, seconds: int) -> float:
     """Return how many requests are answered each second."""
     wrk = shutil.which("wrk")
     if wrk is None:
-        return asyncio.run(_answered(base, case, seconds)) / seconds
+        with ThreadPoolExecutor(1) as beside:  # the loop of this thread runs already
+            return beside.submit(asyncio.run, _answered(port, case, seconds)).result() / seconds
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         script.write(case.script())
         script.flush()
-        words = (wrk, "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", script.name, f"{base}/{case.size}/0")
+        words = (
+            wrk,
+            "-t1",
+            f"-c{CONNECTIONS}",
+            f"-d{seconds}s",
+            "-s",
+            script.name,
+            f"http://{HOST}:{port}/{case.size}/0",
+        )
         said = subprocess.run(
             words, capture_output=True, text=True, check=True, timeout=60, preexec_fn=lambda: alone_on(1)
         ).stdout
@@ -244,14 +260,13 @@ def answers_per_second(base: str, case: Case, seconds: int) -> float:
     return float(rate)
 
 
-async def _answered(base: str, case: Case, seconds: float) -> int:
+async def _answered(port: int, case: Case, seconds: float) -> int:
     """Return how many requests a client in Python had answered."""
-    host, _, port = base.removeprefix("http://").partition(":")
     ends_at, answered = time.monotonic() + seconds, 0
 
     async def ask() -> None:
         nonlocal answered
-        reader, writer = await asyncio.open_connection(host, int(port))
+        reader, writer = await asyncio.open_connection(HOST, port)
         while time.monotonic() < ends_at:
             writer.write(case.request(str(answered % case.keys)).encode())
             await reader.readuntil(b"\r\n\r\n")
@@ -259,70 +274,59 @@ async def _answered(base: str, case: Case, seconds: float) -> int:
             answered += 1
             if not case.alive:
                 writer.close()
-                reader, writer = await asyncio.open_connection(host, int(port))
+                reader, writer = await asyncio.open_connection(HOST, port)
         writer.close()
 
     await asyncio.gather(*(ask() for _ in range(CONNECTIONS)))
     return answered
 
 
-def processor_seconds(pid: int) -> float:
-    """Return how long the process *pid* and its children have had a processor, as Linux tells it."""
-    total = 0
-    for each in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(FileNotFoundError, ProcessLookupError):
-            fields = each.read_text().rpartition(") ")[2].split()
-            if pid in (int(each.parent.name), int(fields[1])):
-                total += int(fields[11]) + int(fields[12])
-    return total / os.sysconf("SC_CLK_TCK")
-
-
-def measure(case: Case, served: dict[str, tuple[str, int]], rounds: int, seconds: int) -> str:
-    """Return a table: answers each second, and the processor's time for one, beside those of the bare one."""
-    rates: dict[str, list[float]] = {kind: [] for kind in served}
-    costs: dict[str, list[float]] = {kind: [] for kind in served}
-    for base, _ in served.values():
-        warm(base, case)
-    for number in range(rounds + 1):  # in the first, each learns the requests as they come now
-        for kind, (base, pid) in served.items():
-            before = processor_seconds(pid)
-            rate = answers_per_second(base, case, seconds if number else 1)
-            if number:
-                rates[kind].append(rate)
-                costs[kind].append((processor_seconds(pid) - before) / (rate * seconds) * 1e6)
-    lines = [f"{case!s:<62}{'answers/s':>10}{'ratio':>7}{'µs each':>9}{'ratio':>7}"]
-    for kind in served:
-        figures = (
-            f"{statistics.median(rates[kind]):>10,.0f}{ratio(rates[kind], rates['bare']):>7.2f}",
-            f"{statistics.median(costs[kind]):>9.1f}{ratio(costs['bare'], costs[kind]):>7.2f}",
-        )
-        lines.append(f"  {kind:<60}{''.join(figures)}")
-    return "\n".join(lines) + "\n\n"
-
-
-def ratio(values: list[float], of: list[float]) -> float:
-    """Return the median of the ratios within a round."""
-    return statistics.median(value / each for value, each in zip(values, of, strict=True))
-
-
-def main() -> None:
-    """Measure, and print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=2)
-    parser.add_argument("--case", type=int, action="append", choices=range(len(CASES)), help="only this one")
-    parser.add_argument("--only", action="append", help="only the kinds that begin so, beside the bare one")
-    options = parser.parse_args()
+async def measure(effort: Effort) -> Section:
+    """Measure what is answered before ASGI, and beside it."""
+    figures: list[Figure] = []
     with ExitStack() as running:
         directory = Path(running.enter_context(tempfile.TemporaryDirectory()))
-        served = {kind: running.enter_context(application(kind)) for kind in APPLICATIONS}
-        served |= running.enter_context(peers(served["bare"][0], directory))
-        wanted = ("bare", *options.only) if options.only else ("",)
-        served = {kind: each for kind, each in served.items() if kind.startswith(wanted)}
-        for number in options.case or range(len(CASES)):
-            sys.stdout.write(measure(CASES[number], served, options.rounds, options.seconds))
-            sys.stdout.flush()
+        servers = {kind: running.enter_context(application(kind)) for kind in APPLICATIONS}
+        servers |= running.enter_context(peers(servers["bare"].port, directory))
+        for case in CASES:
+            figures += _figures(case, in_rounds(servers, case, max(3, effort.rounds // 2), effort.seconds))
+    return Section("Before ASGI", WORDS.strip().format(connections=CONNECTIONS), figures)
 
 
-if __name__ == "__main__":
-    main()
+def in_rounds(servers: dict[str, Serving], case: Case, rounds: int, seconds: int) -> dict[str, Rates]:
+    """Return what each of *servers* does; in a round before, each learns the requests as they come now."""
+    taken = {kind: Rates() for kind in servers}
+    for server in servers.values():
+        warm(server.port, case)
+    for number in range(rounds + 1):
+        for kind, server in servers.items():
+            before = server.cpu_s()
+            rate = answers_per_second(server.port, case, seconds if number else 1)
+            after = server.cpu_s()
+            if number:
+                taken[kind].requests.append(rate)
+                if before is not None and after is not None:
+                    taken[kind].cpu_us.append((after - before) / (rate * seconds) * 1e6)
+    return taken
+
+
+def _figures(case: Case, taken: dict[str, Rates]) -> list[Figure]:
+    bare, nginx = taken.pop("bare"), taken.get(NGINX_CACHE)
+    figures = [
+        Figure.of(
+            f"{kind}; {case}",
+            ratios(rates.requests, bare.requests),
+            "of bare",
+            at_least=case.target if kind in BEFORE_ASGI else None,
+            beside=f"{rates} against {bare}",
+        )
+        for kind, rates in taken.items()
+    ]
+    if nginx is not None and case == CASES[0]:
+        figures += [
+            Figure.of(
+                f"{kind} against nginx; {case}", ratios(taken[kind].requests, nginx.requests), "times", at_least=1
+            )
+            for kind in BEFORE_ASGI
+        ]
+    return figures

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -71,7 +70,7 @@ def prepared() -> tuple[str, list[str]]:
     """Make the environment of the peers if it is not there; return its interpreter, and which do not install."""
     python = ENVIRONMENT / "bin" / "python"
     if not python.exists():
-        base = os.environ.get("PEERS_PYTHON") or shutil.which("python3.12") or sys.executable
+        base = os.environ.get("PEERS_PYTHON", sys.executable)  # from 3.12 on, all of them install
         subprocess.run([base, "-m", "venv", str(ENVIRONMENT)], check=True, timeout=120)
         _pip(str(python), "--editable", f"{ROOT}[server]")
     versions = versions_of(str(python))

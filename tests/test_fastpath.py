@@ -21,7 +21,6 @@ from app_cache import (
     CacheMiddleware,
     CachePolicy,
     DefaultKeyGenerator,
-    InvalidationService,
     KeyGenerator,
     MemoryBackend,
     cache,
@@ -32,11 +31,11 @@ from app_cache.testing import FakeClock
 from containers import CacheContainer
 from tests.clients import HIT, MISS
 from tests.middleware.apps import client_of, messages_of, put_cache, scope_of, told
+from tests.twins import Driven
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from app_cache.store import StoredResponses
 
 pytestmark = pytest.mark.anyio
 
@@ -199,15 +198,14 @@ changes = st.one_of(
 steps = st.lists(st.one_of(plain_requests, plain_requests, requests, changes), min_size=4, max_size=40)
 
 
-class Twin:
+class Twin(Driven):
     """One of two caches that are driven alike; the *reference* never gives a hit again without an exchange."""
 
     def __init__(self, *, reference: bool) -> None:
-        self.clock = FakeClock()
-        self.backend = MemoryBackend(clock=self.clock)
-        self.cache = CacheMiddleware(
-            application(), self.backend, default_policy=CachePolicy(timeout=9), clock=self.clock
-        )
+        clock = FakeClock()
+        self.backend = MemoryBackend(clock=clock)
+        policy = CachePolicy(timeout=9)
+        super().__init__(CacheMiddleware(application(), self.backend, default_policy=policy, clock=clock), clock)
         self.again = 0
         fast = self.cache._fast
         answer = fast.answer
@@ -219,58 +217,17 @@ class Twin:
 
         fast.answer = counted  # type: ignore[assignment, method-assign]
 
-    @property
-    def store(self) -> StoredResponses:
-        """What is stored."""
-        assert self.cache._plain is not None
-        return self.cache._plain.store()
-
-    async def do(self, step: tuple[Any, ...]) -> Any:  # noqa: C901  one case for each kind of step
-        """Take one step, and return all that can be seen of it."""
-        kind, *of = step
-        service = InvalidationService(self.store)
+    async def meet(self, kind: str, *of: Any) -> None:
+        """Take a step that memory alone has."""
         match kind:
-            case "ask":
-                return await self.ask(*of)
-            case "advance":
-                self.clock.advance(of[0])
-            case "back":
-                self.clock.advance(-of[0])
-            case "tag":
-                await service.by_tag(of[0], soft=of[1])
-            case "pattern":
-                await service.by_pattern(of[0], soft=of[1])
-            case "url":
-                await service.by_url(of[0], soft=of[1])
-            case "everything":
-                await service.everything(soft=of[0])
             case "evict" | "delete":
                 keys = [*self.backend._entries]
                 if keys:
                     await self.backend.delete(keys[of[0] % len(keys)])
             case "close":
                 await self.backend.close()
-        return None
-
-    async def ask(
-        self,
-        method: str,
-        path: str,
-        query: bytes,
-        fields: list[tuple[bytes, bytes]],
-        more: dict[str, Any] | None = None,
-        body: bytes = b"",
-    ) -> Any:
-        """Return the messages of an answer and what is said of it beside them; *more*: what its scope has else."""
-        headers = [(b"host", b"test"), *fields]
-        scope = scope_of(path, **{"method": method, "query_string": query, "headers": headers, **(more or {})})
-        messages = await messages_of(self.cache, scope, {"type": "http.request", "body": body})
-        for _ in range(3):
-            await asyncio.sleep(0)
-        seen = [
-            (each.get("status"), [*each.get("headers", ())], bytes(each.get("body", b""))) for each in messages
-        ]
-        return seen, str(scope.get("state", {}).get("cache"))
+            case _:
+                await super().meet(kind, *of)
 
 
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app_cache import CacheMiddleware, CachePolicy, InvalidationService, MetricsBackend, RedisBackend
+from app_cache import CacheMiddleware, CachePolicy, MetricsBackend, RedisBackend
 from app_cache.breaker import FAILURES, State
 from app_cache.clock.base import Order, tag_stamp
 from app_cache.fastpath import OVERHEAD, ReadyAfar
@@ -18,6 +18,7 @@ from app_cache.store import StoredResponses
 from app_cache.testing import FakeClock
 from tests.middleware.apps import messages_of, scope_of
 from tests.test_fastpath import NEVER_AGAIN, PATHS, application, plain_requests, requests
+from tests.twins import Driven
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -48,22 +49,20 @@ changes = st.one_of(
 steps = st.lists(st.one_of(plain_requests, plain_requests, requests, changes), min_size=4, max_size=25)
 
 
-class Twin:
+class Twin(Driven):
     """One of two caches over one server that are driven alike; the *reference* gives no hit again."""
 
     def __init__(self, server: Server, backend: CacheBackend, *, reference: bool = False) -> None:
+        clock = FakeClock()
         self.server = server
         self.namespace = next(NAMESPACES)
-        self.clock = FakeClock()
         self.backend = backend
-        self.cache = CacheMiddleware(
-            application(),
-            backend,
-            default_policy=CachePolicy(timeout=9),
-            namespace=self.namespace,
-            clock=self.clock,
+        policy = CachePolicy(timeout=9)
+        cache = CacheMiddleware(
+            application(), backend, default_policy=policy, namespace=self.namespace, clock=clock
         )
-        self.elsewhere = StoredResponses(backend, self.namespace, now=self.clock)
+        super().__init__(cache, clock)
+        self.elsewhere = StoredResponses(backend, self.namespace, now=clock)
         self.held: list[tuple[bytes, bytes]] = []
         self.asked = 0
         fast, store = self.cache._fast, self.store
@@ -77,46 +76,33 @@ class Twin:
         if reference:
             fast.answer = lambda *_: None  # type: ignore[method-assign]
 
-    @property
-    def store(self) -> StoredResponses:
-        """What is stored."""
-        assert self.cache._plain is not None
-        return self.cache._plain.store()
-
-    async def do(self, step: tuple[Any, ...]) -> Any:  # noqa: C901  one case for each kind of step
-        """Take one step, and return all that can be seen of it."""
-        kind, *of = step
-        service = InvalidationService(self.store)
+    async def meet(self, kind: str, *of: Any) -> None:
+        """Take a step that a server alone has."""
         match kind:
-            case "ask":
-                return await self.ask(*of)
-            case "advance":
-                self.clock.advance(of[0])
-            case "back":
-                self.clock.advance(-of[0])
-            case "tag":
-                await service.by_tag(of[0], soft=of[1])
             case "elsewhere":
                 await self.elsewhere.invalidate(Order(tags=(tag_stamp(of[0]),), soft=of[1]))
-            case "pattern":
-                await service.by_pattern(of[0], soft=of[1])
-            case "everything":
-                await service.everything(soft=of[0])
-            case "evict" | "garble" if keys := self.entries():
+            case "evict" | "garble":
+                keys = self.entries()
                 change = ("DEL",) if kind == "evict" else ("SETRANGE",)
-                self.server.command(*change, keys[of[0] % len(keys)], *((40, "x") if kind == "garble" else ()))
+                if keys:
+                    self.server.command(*change, keys[of[0] % len(keys)], *((40, "x") if kind == "garble" else ()))
             case "forget the clock":
                 self.server.command("DEL", f"{{cache:{self.namespace}:}}clock")
             case "snapshot":
                 self.held = [(key, self.server.command("GET", key)) for key in self.keys()]
-            case "restore" if self.held:
-                for key in self.keys():
-                    self.server.command("DEL", key)
-                for key, value in self.held:
-                    self.server.command("SET", key, value, "EX", 600)
+            case "restore":
+                self.restore()
             case "reopen":
                 await self.backend.close()
-        return None
+            case _:
+                await super().meet(kind, *of)
+
+    def restore(self) -> None:
+        """Put back what the last snapshot has, if there is one."""
+        for key in self.keys() if self.held else ():
+            self.server.command("DEL", key)
+        for key, value in self.held:
+            self.server.command("SET", key, value, "EX", 600)
 
     def keys(self) -> list[bytes]:
         """Return all keys of this cache that the server holds."""
@@ -125,20 +111,6 @@ class Twin:
     def entries(self) -> list[bytes]:
         """Return the keys of entries."""
         return [key for key in self.keys() if not key.startswith(b"{")]
-
-    async def ask(
-        self, method: str, path: str, query: bytes = b"", fields: Sequence[tuple[bytes, bytes]] = ()
-    ) -> Any:
-        """Return the messages of an answer, and what is said of it, when all that it began has ended."""
-        scope = scope_of(path, method=method, query_string=query, headers=[(b"host", b"test"), *fields])
-        before = asyncio.all_tasks()
-        messages = await messages_of(self.cache, scope)
-        while begun := asyncio.all_tasks() - before:
-            await asyncio.wait(begun, timeout=PATIENT_S)
-        seen = [
-            (each.get("status"), [*each.get("headers", ())], bytes(each.get("body", b""))) for each in messages
-        ]
-        return seen, str(scope.get("state", {}).get("cache"))
 
     async def close(self) -> None:
         """Let go of all connections."""

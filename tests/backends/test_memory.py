@@ -429,35 +429,19 @@ SIZES = st.integers(0, 3_000)
 TIMEOUTS = st.floats(0.01, 100)
 
 
-class Roomy(RuleBasedStateMachine):
-    """Drives a backend in which everything fits, beside a dictionary."""
+class Beside(RuleBasedStateMachine):
+    """Drives a backend beside a dictionary of what was set last, and when that expires."""
 
-    def __init__(self) -> None:
+    def __init__(self, **bounds: int) -> None:
         super().__init__()
         self.clock = FakeClock()
-        self.backend = MemoryBackend(clock=self.clock)
+        self.backend = MemoryBackend(clock=self.clock, **bounds)
         self.model: dict[str, tuple[bytes, float]] = {}
-
-    @rule(key=KEYS, size=SIZES, timeout=TIMEOUTS)
-    def set(self, key: str, size: int, timeout: float) -> None:
-        done(self.backend.set_bytes(key, bytes(size), timeout))
-        self.model[key] = (bytes(size), self.clock() + timeout)
-
-    @rule(key=KEYS)
-    def get(self, key: str) -> None:
-        assert done(self.backend.get_bytes(key)) == self.expected(key)
 
     @rule(key=KEYS)
     def delete(self, key: str) -> None:
         done(self.backend.delete(key))
         self.model.pop(key, None)
-
-    @rule(keys=st.lists(KEYS, min_size=1, unique=True))
-    def delete_pattern(self, keys: list[str]) -> None:
-        there = sum(self.expected(key) is not None for key in keys)
-        assert done(self.backend.delete_pattern(f"[{''.join(keys)}]")) == there
-        for key in keys:
-            self.model.pop(key, None)
 
     @rule()
     def close(self) -> None:
@@ -471,7 +455,8 @@ class Roomy(RuleBasedStateMachine):
     @invariant()
     def accounts_agree(self) -> None:
         entries = self.backend._entries
-        assert self.backend.bytes_held == sum(entry.cost for entry in entries.values())
+        assert self.backend.bytes_held == sum(cost_of(key, entry.value) for key, entry in entries.items())
+        assert {id(entry) for entry in self.backend._eviction.each()} == {id(entry) for entry in entries.values()}
         assert sum(map(len, self.backend._deadlines.buckets.values())) == len(entries)
 
     def expected(self, key: str) -> bytes | None:
@@ -479,14 +464,31 @@ class Roomy(RuleBasedStateMachine):
         return value if expires_at > self.clock() else None
 
 
-class Tight(RuleBasedStateMachine):
-    """Drives a backend that is always full, beside a dictionary of what was set last."""
+class Roomy(Beside):
+    """Everything fits."""
+
+    @rule(key=KEYS, size=SIZES, timeout=TIMEOUTS)
+    def set(self, key: str, size: int, timeout: float) -> None:
+        done(self.backend.set_bytes(key, bytes(size), timeout))
+        self.model[key] = (bytes(size), self.clock() + timeout)
+
+    @rule(key=KEYS)
+    def get(self, key: str) -> None:
+        assert done(self.backend.get_bytes(key)) == self.expected(key)
+
+    @rule(keys=st.lists(KEYS, min_size=1, unique=True))
+    def delete_pattern(self, keys: list[str]) -> None:
+        there = sum(self.expected(key) is not None for key in keys)
+        assert done(self.backend.delete_pattern(f"[{''.join(keys)}]")) == there
+        for key in keys:
+            self.model.pop(key, None)
+
+
+class Tight(Beside):
+    """The backend is always full."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.clock = FakeClock()
-        self.backend = MemoryBackend(max_size=5, max_bytes=8_000, max_entry_bytes=4_000, clock=self.clock)
-        self.model: dict[str, tuple[bytes, float]] = {}
+        super().__init__(max_size=5, max_bytes=8_000, max_entry_bytes=4_000)
         self.number = 0
 
     @rule(key=KEYS, size=SIZES, timeout=TIMEOUTS)
@@ -503,43 +505,18 @@ class Tight(RuleBasedStateMachine):
     def get(self, key: str) -> None:
         assert done(self.backend.get_bytes(key)) in (None, self.expected(key))
 
-    @rule(key=KEYS)
-    def delete(self, key: str) -> None:
-        done(self.backend.delete(key))
-        self.model.pop(key, None)
-
     @rule(keys=st.lists(KEYS, min_size=1, unique=True))
     def delete_pattern(self, keys: list[str]) -> None:
         done(self.backend.delete_pattern(f"[{''.join(keys)}]"))
         for key in keys:
             self.model.pop(key, None)
 
-    @rule()
-    def close(self) -> None:
-        done(self.backend.close())
-        self.model.clear()
-
-    @rule(seconds=st.floats(0, 60))
-    def advance(self, seconds: float) -> None:
-        self.clock.advance(seconds)
-
     @invariant()
     def bounds_hold(self) -> None:
         entries = self.backend._entries
-        assert self.backend.bytes_held == sum(cost_of(key, entry.value) for key, entry in entries.items())
         assert self.backend.bytes_held <= 8_000
         assert len(entries) <= 5
         assert entries.keys() <= self.model.keys()
-
-    @invariant()
-    def accounts_agree(self) -> None:
-        entries = self.backend._entries
-        assert {id(entry) for entry in self.backend._eviction.each()} == {id(entry) for entry in entries.values()}
-        assert sum(map(len, self.backend._deadlines.buckets.values())) == len(entries)
-
-    def expected(self, key: str) -> bytes | None:
-        value, expires_at = self.model.get(key, (None, 0.0))
-        return value if expires_at > self.clock() else None
 
 
 TestRoomy = Roomy.TestCase

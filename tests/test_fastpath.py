@@ -24,6 +24,7 @@ from app_cache import (
     KeyGenerator,
     MemoryBackend,
     cache,
+    fastpath,
     invalidates,
 )
 from app_cache.fastpath import MAX_BYTES, MAX_FORMS, MAX_REQUESTS, FastPath
@@ -562,6 +563,32 @@ async def test_rare_requests() -> None:
         await twin.ask("GET", "/shared", b"n=rare", [])
         assert twin.again == expected
     assert remembered(twin.cache._fast)[0] == MAX_REQUESTS
+
+
+async def test_marks_of_rare_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is noted of requests that there was no room for is bounded by number, too (S18)."""
+    monkeypatch.setattr(fastpath, "MAX_REQUESTS", 8)
+    twin = Twin(reference=False)
+    for number in range(40):
+        for _ in range(2):
+            await twin.ask("GET", "/shared", b"n=%d" % number, [])
+    assert 0 < len(twin.cache._fast._hit_once) <= 8
+
+
+async def test_too_large_to_remember(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hit that is larger than all that may be remembered is not, and puts out none."""
+    monkeypatch.setattr(fastpath, "MAX_BYTES", 20_000)
+    app = FastAPI()
+
+    @app.get("/{size}")
+    @cache(timeout=60)
+    def sized(size: int) -> Response:
+        return Response(b"x" * size)
+
+    wrapped = CacheMiddleware(app, MemoryBackend())
+    for path in ("/1", "/1", *["/15000"] * 4):
+        await messages_of(wrapped, scope_of(path))
+    assert [key[0] for key in wrapped._fast._ready] == ["/1"]
 
 
 async def test_bounded_forms() -> None:

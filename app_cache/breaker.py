@@ -86,8 +86,8 @@ class Breaker:
     def admit(self, *, may_probe: bool) -> int | None:
         """Return a permit for an operation that begins now, or None if it is to be left.
 
-        Whoever has a permit says how the operation ended by `ended`. *may_probe*: It may be the one that shows
-        whether the backend is there again.
+        Whoever has a permit says how the operation ended by `ended`, unless it was cancelled and may not probe.
+        *may_probe*: It may be the one that shows whether the backend is there again.
         """
         with self._lock:
             if self.state is not State.CLOSED:

@@ -221,9 +221,6 @@ class StoredResponses:
             fault = fault_of(error)
             self._note_failure("look_up", fault, error, opened=self.breaker.ended(permit, OUTCOMES[fault]))
             return None
-        except BaseException:
-            self.breaker.ended(permit, Outcome.NOTHING)
-            raise
         self.breaker.ended(permit, Outcome.THERE)
         self._troubles.succeeded("look_up")
         return still and self._may_be_still(basis)

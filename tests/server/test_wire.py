@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app_cache import CacheMiddleware, CachePolicy, MemoryBackend, RedisBackend
+from tests.failures.timing import Stopwatch
 from tests.http_server import client_of, http_server
 from tests.server.apps import LARGE, Shop, text
 from tests.server.rig import Answer, Counted, Wire, counted, get, split
@@ -141,7 +142,9 @@ def test_idle_connections_are_closed() -> None:
         for _ in range(5):
             line.ask(ITEM)
         assert protocol.answered == 3
+        watch = Stopwatch()
         assert line.is_ended
+        assert watch.seconds > 0.8
 
 
 def test_end_of_the_server() -> None:

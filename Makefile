@@ -38,7 +38,7 @@ demo: $(READY_FOR_DEMO)
 	@$(BIN)/python -m examples.cities --port '$(PORT)' $(ARGS)
 
 test: $(DEV)
-	$(BIN)/pytest -q -n $(WORKERS) --dist loadfile $(ARGS)
+	$(BIN)/pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 coverage: $(DEV)
 	$(BIN)/coverage run -m pytest -q $(ARGS)

@@ -1,8 +1,10 @@
-"""Fixtures that tests share: the event loop's library, real servers, certificates."""
+"""What tests share: the event loop's library, real servers, certificates; and which may run beside which."""
 
 from __future__ import annotations
 
+import fcntl
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
@@ -10,11 +12,29 @@ import pytest
 from tests.servers import Certificates, Server, found_binaries
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Generator, Iterator
 
 BINARIES = found_binaries()
 collect_ignore = ["benchmarks"]  # some of it runs where other packages are installed
+
+
+def is_alone(item: pytest.Item) -> bool:
+    """Whether a test is timed."""
+    return item.get_closest_marker("alone") is not None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let files of which all is timed come last, so that few wait for another."""
+    with_others = {item.path for item in items if not is_alone(item)}
+    items.sort(key=lambda item: item.path not in with_others)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Run nothing beside what is timed, where several processes share the suite: this file is their lock."""
+    with Path(__file__).open(encoding="utf-8") as room:
+        fcntl.flock(room, fcntl.LOCK_EX if is_alone(item) else fcntl.LOCK_SH)
+        return (yield)
 
 
 class StartServer(Protocol):

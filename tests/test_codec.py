@@ -284,6 +284,7 @@ def test_claimed_length() -> None:
         assert decode(claimed + content, KEY) is None
 
 
+@pytest.mark.alone
 def test_time() -> None:
     """Records of 1 MB are decoded and refused in time in proportion to them: some ms, at most 100 each here."""
     raw = changed(body=bytes(1_000_000), headers=tuple((b"a", b"b") for _ in range(1_000)))

@@ -110,6 +110,7 @@ def lines_of(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [" ".join([record.levelname, *record.getMessage().split()[:3:2]]) for record in caplog.records]
 
 
+@pytest.mark.alone
 async def test_hung_backend_is_left_alone(backend: Unsteady, store: StoredResponses) -> None:
     """After five look-ups that hung, every one is a miss that does not touch the backend (F3)."""
     backend.hang()
@@ -363,6 +364,7 @@ async def test_invalidation_may_be_the_probe(backend: Unsteady, store: StoredRes
     assert stamps == ["users", "others"]
 
 
+@pytest.mark.alone
 async def test_invalidation_has_one_budget(backend: Unsteady, store: StoredResponses) -> None:
     """An invalidation that hangs keeps its caller no longer than a look-up does."""
     backend.hang()

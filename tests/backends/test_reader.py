@@ -192,6 +192,7 @@ async def test_refusal_is_for_one(reader: Reader, wire: Wire) -> None:
     assert wire.asked == [["a", "b", "secret", "c"], ["a"], ["b", "secret"], ["c"]]
 
 
+@pytest.mark.alone
 async def test_no_answer(wire: Wire) -> None:
     """What has no answer in time fails for all who wait; its connection is given up, and another goes on."""
     reader = Reader(wire.lend, BUDGET_S)
@@ -224,6 +225,7 @@ async def test_no_answer_to_what_took_over_a_lane() -> None:
     assert wire.given_back == wire.lent == 1
 
 
+@pytest.mark.alone
 async def test_time_begins_with_the_question(wire: Wire) -> None:
     """What gathers behind commands that hang waits no longer than they do."""
     reader = Reader(wire.lend, BUDGET_S)

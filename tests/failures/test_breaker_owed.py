@@ -19,7 +19,7 @@ from tests.stored import Page, body_of, fill, look_up, written
 if TYPE_CHECKING:
     from tests.servers import Server
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.alone]
 
 
 async def test_by_the_endpoint(redis_server: Server) -> None:

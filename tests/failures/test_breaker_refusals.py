@@ -17,7 +17,7 @@ from tests.servers import free_port
 if TYPE_CHECKING:
     from tests.conftest import StartServer
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.alone]
 
 SECURITY = Path(__file__).parents[2] / "docs" / "security.md"
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tests.failures.conftest import StartRig
     from tests.servers import Server
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.alone]
 
 HOUR_S, DAY_S = 3600, 86_400
 

@@ -16,7 +16,7 @@ from tests.failures.proxy import Delay, Drop, FaultProxy, Garbage, Mode, Pass, R
 if TYPE_CHECKING:
     from tests.servers import Server
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.alone]
 
 KEYS = 40
 BUDGET_S = 0.1

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tests.failures.rig import Client, Worker
     from tests.servers import Server
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.alone]
 
 MANY = 200
 HANDLER_S = 0.2

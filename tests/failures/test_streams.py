@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.failures.conftest import StartRig
     from tests.failures.rig import Worker
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.alone]
 
 HEAD_END = b"\r\n\r\n"
 FIRST_WITHIN_S = 0.05

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tests.failures.conftest import StartRig
     from tests.failures.rig import Client, Rig, Worker
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.alone]
 
 ITEMS = 12
 CLIENTS = 8

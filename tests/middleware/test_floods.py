@@ -100,6 +100,7 @@ FLOODS = [
 ]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(("query", "fields"), FLOODS)
 async def test_long_requests(query: bytes, fields: tuple[tuple[bytes, bytes], ...]) -> None:
     """A request that is as long as a server lets through is answered, in time in proportion to it (S32)."""

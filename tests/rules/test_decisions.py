@@ -787,6 +787,7 @@ def test_bounds_of_lifetimes(lines: list[str], status: int, policy: CachePolicy)
         assert lifetime <= LONGEST or not stated
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "value",
     [

@@ -114,6 +114,7 @@ def test_parse_anything(values: list[str]) -> None:
     response_directives(headers)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "value",
     [

@@ -380,6 +380,7 @@ def test_age_by_the_formula(lines: list[str], delay: float, moments: list[float]
         assert age == pytest.approx(min(ages[0] + moment - moments[0], LONGEST), abs=1e-5)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "text",
     [

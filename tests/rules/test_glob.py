@@ -66,6 +66,7 @@ def test_escaped(text: str) -> None:
     assert not matches(f"{text}a")
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "pattern",
     [

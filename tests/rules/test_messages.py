@@ -96,6 +96,7 @@ def test_field_members_by_the_grammar(values: list[str]) -> None:
     assert field_members((*lines, (b"b", b"c")), b"a") == expected
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "value",
     [

@@ -148,6 +148,7 @@ def test_wanted_range_of_anything(value: str, length: int) -> None:
     assert wanted is None or RANGES.fullmatch(value) is not None
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "value",
     [

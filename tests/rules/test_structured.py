@@ -320,6 +320,7 @@ def test_strings(lines: list[str], found: tuple[str, ...]) -> None:
     assert strings(fields(*lines), b"cache-groups") == found
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("start", ["", "a=", "a=("], ids=["list", "dictionary", "inner list"])
 @pytest.mark.parametrize(
     "repeated",

@@ -140,6 +140,7 @@ def test_conditions_of_anything(condition: bytes, tag: bytes) -> None:
         not_modified(asked, 200, ((b"etag", tag), (b"last-modified", tag), (b"date", tag)), NOW)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "value",
     [

@@ -151,6 +151,7 @@ def test_variant_of_anything(names: frozenset[str], lines: list[tuple[bytes, byt
     variant(names, headers)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "value",
     [

@@ -135,6 +135,7 @@ def test_redis(redis_server: Server) -> None:
     assert protocol.answered == 0
 
 
+@pytest.mark.alone
 def test_idle_connections_are_closed() -> None:
     """A connection that is idle after the protocol's answer is closed when its time is over, and not before."""
     protocol, shop = counted(), Shop()

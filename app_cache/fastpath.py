@@ -9,6 +9,7 @@ that both ways answer alike, byte for byte.
 from __future__ import annotations
 
 from collections import Counter
+from operator import itemgetter
 from sys import getsizeof
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +23,12 @@ from app_cache.rules.directives import response_directives
 from app_cache.rules.freshness import current_age
 from app_cache.rules.messages import RequestHead
 from app_cache.rules.validators import entity_tag, fields_of_304
-from app_cache.services import parts_in_force
+from app_cache.services import same_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, MutableMapping
 
+    from app_cache.backends.base import Lent
     from app_cache.clock.base import Basis, Gate
     from app_cache.exchange import Exchange
     from app_cache.middleware import CacheMiddleware
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     Message = dict[str, Any]
     Messages = tuple[Message, Message]
     Selection = tuple[tuple[bytes, tuple[bytes, ...]], ...]
-    _Key = tuple[Any, ...]
+    Key = tuple[bytes, tuple[Any, ...]]
 
 MAX_REQUESTS = 4_096
 """Requests whose hit is remembered at once; the one that was learned first goes first."""
@@ -83,31 +85,32 @@ class Ready:
     """A hit as it is given while what it depends on is as it was.
 
     Args:
+        key: What tells its requests apart from those of other hits.
         exchange: The one that decided it.
         response: What it answered with.
         hit: How.
     """
 
-    def __init__(self, exchange: Exchange, response: StoredResponse, hit: Hit) -> None:
+    def __init__(self, key: Key, exchange: Exchange, response: StoredResponse, hit: Hit) -> None:
         now = exchange.store.now()
         self.response = response
         self.store = exchange.store
         self.selects = _selecting(exchange)
         self.refused = _refused(exchange.policy, response.headers)
         self.since, self.until = now, now + hit.ttl - EDGE_S
-        self.whole = answer_of(RequestHead("GET", ()), exchange.policy, response, None)
+        whole = answer_of(RequestHead(exchange.request.method, ()), exchange.policy, response, None)
         self.answers = (
-            (self.whole.status, self.whole.headers, self.whole.body),
-            (304, fields_of_304(self.whole.headers), b""),
+            (whole.status, whole.headers, whole.body),
+            (304, fields_of_304(whole.headers), b""),
         )
         """Status, fields and body, without what is told of the moment: those of the whole, those of a 304."""
-        self.tag = (entity_tag(self.whole.headers) or "").encode("latin-1")
-        request = (_key_of(exchange.scope, _host_of(exchange.scope)), self.selects)
-        self.size = OVERHEAD + _weight((request, self.answers))
+        self.tag = (entity_tag(whole.headers) or "").encode("latin-1")
+        self.size = OVERHEAD + _weight((key, self.selects, self.answers))
         """The bytes that it counts."""
         self.next: Ready | None = None
         self._initial_age = current_age(response, response.received_at)
-        self._changes_at = 0.0
+        self._stats = exchange.store.stats
+        self._told_since = self._told_until = 0.0
         self._lines: Headers = ()
         self._status = CacheStatus()
 
@@ -115,99 +118,116 @@ class Ready:
         """Return whether nothing has changed, as far as that is known without asking."""
         return self.since <= now < self.until
 
-    def messages(self, scope: Scope, now: float, *, unchanged: bool) -> Messages:
-        """Return what answers the request of *scope*; *unchanged*: with a 304."""
-        lines, status = self.told(now)
-        code, fields, body = self.answers[unchanged]
-        if scope["method"] == "HEAD":
-            body = b""
-        scope.setdefault("state", {})["cache"] = status
-        self.store.stats["hit"] += 1
+    def messages(self, scope: Scope, now: float, tag: bytes) -> Messages:
+        """Return what answers the request of *scope*: a 304 where the client has what has its *tag*, if any."""
+        if not self._told_since <= now < self._told_until:
+            self._tell(now)
+        code, fields, body = self.answers[bool(tag)]
+        if "state" in scope:
+            scope["state"]["cache"] = self._status
+        else:
+            scope["state"] = {"cache": self._status}
+        self._stats["hit"] += 1
         return (
-            {"type": "http.response.start", "status": code, "headers": [*fields, *lines]},
+            {"type": "http.response.start", "status": code, "headers": [*fields, *self._lines]},
             {"type": "http.response.body", "body": body, "more_body": False},
         )
 
     given: Callable[..., Messages | Question] = messages
     """Returns what answers a request, or what gets it."""
 
-    def told(self, now: float) -> tuple[Headers, CacheStatus]:
-        """Return Age and Cache-Status at *now*; they are made anew when a second has passed."""
-        if not self._changes_at - 1 <= now < self._changes_at:
-            age = self._initial_age + max(0.0, now - self.response.received_at)
-            ttl = self.response.freshness_lifetime - age
-            self._status = CacheStatus(hit=True, ttl=int(ttl // 1))
-            self._lines = ((b"age", b"%d" % int(age)), (b"cache-status", str(self._status).encode("ascii")))
-            self._changes_at = now + min(1 - age % 1, ttl % 1)
-        return self._lines, self._status
+    def lines(self, now: float) -> Headers:
+        """Return Age and Cache-Status at *now*, for a hit that is counted."""
+        if not self._told_since <= now < self._told_until:
+            self._tell(now)
+        self._stats["hit"] += 1
+        return self._lines
+
+    def _tell(self, now: float) -> None:
+        """Make Age and Cache-Status anew; they stay as they are until a second has passed."""
+        age = self._initial_age + max(0.0, now - self.response.received_at)
+        ttl = self.response.freshness_lifetime - age
+        self._status = CacheStatus(hit=True, ttl=int(ttl // 1))
+        self._lines = ((b"age", b"%d" % int(age)), (b"cache-status", str(self._status).encode("ascii")))
+        self._told_since, self._told_until = now, now + min(1 - age % 1, ttl % 1)
 
 
 class ReadyHere(Ready):
-    """A hit of a backend that answers at once.
+    """A hit of a backend that lends what it has.
 
     Args:
+        key: What tells its requests apart from those of other hits.
         exchange: The one that decided it.
         response: What it answered with.
         hit: How.
-        backend: The backend of its store.
-        gate: That of its clock.
-        value: What that holds, the very object.
+        gate: That of the clock.
+        lent: The response, and what selected it if it is a variant, each with the seconds until it expires.
     """
 
     def __init__(
         self,
+        key: Key,
         exchange: Exchange,
         response: StoredResponse,
         hit: Hit,
-        backend: InstantBackend,
         gate: Gate,
-        value: bytes,
+        lent: list[tuple[Lent, float]],
     ) -> None:
-        super().__init__(exchange, response, hit)
-        self.backend = backend
+        super().__init__(key, exchange, response, hit)
+        (self.lent, _), *variants = lent
+        self.variants = variants[0][0] if variants else None
+        self.until = min(self.until, *(self.since + seconds for _, seconds in lent))
+        self.size += _weight(self.lent.value)
         self.key = exchange.found.key
-        self.value = value
-        self.size += _weight(value)
-        self.varies = _variants_of(exchange, backend)
+        self.gone = exchange.store.gone
         self.gate = gate
         self.epochs = gate.epochs
 
     def holds(self, now: float) -> bool:
         """Return whether nothing has changed: time, invalidations, what the backend holds."""
-        if not self.since <= now < self.until or self.gate.epochs is not self.epochs:
+        if (
+            not self.since <= now < self.until
+            or self.gate.epochs is not self.epochs
+            or not self.lent.live
+            or self.key in self.gone
+        ):
             return False
-        if self.backend.get_now(self.key) is not self.value or self.store.is_gone(self.key):
-            return False
-        return self.varies is None or self.backend.get_now(self.varies[0]) is self.varies[1]
+        if self.variants is not None:
+            if not self.variants.live:
+                return False
+            self.variants.read = True
+        self.lent.read = True
+        return True
 
 
 class ReadyAfar(Ready):
     """A hit of a backend that is to be asked, each time, for all that the hit rests on.
 
     Args:
+        key: What tells its requests apart from those of other hits.
         exchange: The one that decided it.
         response: What it answered with.
         hit: How.
         basis: What it rests on.
     """
 
-    def __init__(self, exchange: Exchange, response: StoredResponse, hit: Hit, basis: Basis) -> None:
-        super().__init__(exchange, response, hit)
+    def __init__(self, key: Key, exchange: Exchange, response: StoredResponse, hit: Hit, basis: Basis) -> None:
+        super().__init__(key, exchange, response, hit)
         self.basis = basis
         self.size += _weight(tuple(basis.values))
 
-    def given(self, scope: Scope, now: float, *, unchanged: bool) -> Question:
+    def given(self, scope: Scope, now: float, tag: bytes) -> Question:
         """Return the question that gets the messages."""
-        return Question(self, scope, unchanged=unchanged)
+        return Question(self, scope, tag)
 
 
 class Question:
     """A hit that is given again if its backend says that all is as it was."""
 
-    def __init__(self, ready: ReadyAfar, scope: Scope, *, unchanged: bool) -> None:
+    def __init__(self, ready: ReadyAfar, scope: Scope, tag: bytes) -> None:
         self._ready = ready
         self._scope = scope
-        self._unchanged = unchanged
+        self._tag = tag
 
     async def asked(self) -> tuple[Messages | None, bool]:
         """Return the messages that answer the request, None if the exchange decides; and whether asking failed."""
@@ -216,7 +236,7 @@ class Question:
         now = ready.store.now()
         if not still or not ready.holds(now):
             return None, still is None
-        return ready.messages(self._scope, now, unchanged=self._unchanged), False
+        return ready.messages(self._scope, now, self._tag), False
 
 
 class FastPath:
@@ -232,26 +252,23 @@ class FastPath:
         self.era = object()
         """Another object after each change of what hits were learned with."""
         self._table = table
-        self._ready: dict[_Key, Ready] = {}
+        self._ready: dict[Key, Ready] = {}
         self._hit_once: set[int] = set()
         """The hashes of requests that were hit while there was no room for them."""
-        self._paths: Counter[str] = Counter()
+        self.paths: Counter[str] = Counter()
         """How many hits there are for a path; requests for others need no look at their fields."""
         self._bytes = 0
         self._services: CacheServices | None = None
-        self._parts_now: Callable[[], object] = tuple
-        self._parts: object = None
-        self._version: object = None
+        self._same_parts: Callable[[], bool] | None = None
+        self._same_routes: Callable[[], bool] | None = None
 
     def answer(self, scope: Scope, services: CacheServices) -> Messages | Question | None:
         """Return the messages that answer a request, or what gets them; None: the exchange decides."""
-        if scope["path"] not in self._paths:
-            return None
         seen = 0
         host = tag = b""
         for name, value in scope["headers"]:
-            watched = WATCHED.get(name)
-            if watched is not None:
+            if name in WATCHED:
+                watched = WATCHED[name]
                 if watched & (seen | DECIDES):
                     return None
                 seen |= watched
@@ -259,25 +276,26 @@ class FastPath:
                     host = value
                 elif watched == TAGS:
                     tag = value
-        ready = self._ready.get(_key_of(scope, host))
-        if ready is None or self.has_changed(services):
+        try:
+            ready = self._ready[host, _told_apart(scope)]
+        except KeyError:
             return None
         found = ready if not ready.selects else _selected(ready, scope["headers"])
         if (
             found is None
+            or self.has_changed(services)
             or seen & found.refused
             or (tag and tag != found.tag)
             or not found.holds(now := found.store.now())
         ):
             return None
-        unchanged = bool(tag)
-        if scope.get("extensions"):
-            self._offer(scope, found, unchanged=unchanged)
-        return found.given(scope, now, unchanged=unchanged)
+        if "extensions" in scope:
+            self._offer(scope, found, unchanged=bool(tag))
+        return found.given(scope, now, tag)
 
     def _offer(self, scope: Scope, ready: Ready, *, unchanged: bool) -> None:
         """Offer the hit *ready* to the server, if that takes offers."""
-        take = scope["extensions"].get(EXTENSION)
+        take = (scope["extensions"] or {}).get(EXTENSION)
         if take is not None and isinstance(ready, ReadyHere):
             take(Offer(self, ready, unchanged=unchanged), scope)
 
@@ -285,18 +303,18 @@ class FastPath:
         """Return whether routes, or the parts of the cache, are others than those that hits were learned with."""
         return (
             services is not self._services
-            or self._parts_now() != self._parts
-            or self._table.current_version() != self._version
+            or (self._same_parts is not None and not self._same_parts())
+            or (self._same_routes is not None and not self._same_routes())
         )
 
     def learn(self, exchange: Exchange, response: StoredResponse, hit: Hit) -> None:
         """Remember the *hit* that *exchange* gives, if it is plain and, where room is short, not a rare one."""
-        key = _key_of(exchange.scope, _host_of(exchange.scope))
-        if not self._has_room(len(response.body)) and not self._is_hit_again(key):
+        key = _key_of(exchange.scope)
+        if key is None or not (self._has_room(len(response.body)) or self._is_hit_again(key)):
             return
         if not _is_plain(exchange, hit):
             return
-        ready = _ready_here(exchange, response, hit) or _ready_afar(exchange, response, hit)
+        ready = _ready_here(key, exchange, response, hit) or _ready_afar(key, exchange, response, hit)
         if ready is None or ready.size > MAX_BYTES:
             return
         self._begin_anew_if_changed(exchange.services)
@@ -305,17 +323,17 @@ class FastPath:
         for each in (ready, *earlier[: MAX_FORMS - 1])[::-1]:
             each.next, self._ready[key] = self._ready.get(key), each
             self._bytes += each.size
-            self._paths[key[0]] += 1
+            self.paths[exchange.scope["path"]] += 1
         while len(self._ready) > MAX_REQUESTS or self._bytes > MAX_BYTES:
             self._forget(next(iter(self._ready)))
-        if exchange.scope.get("extensions"):
+        if "extensions" in exchange.scope:
             self._offer(exchange.scope, ready, unchanged=False)
 
     def _has_room(self, body: int) -> bool:
         """Return whether one more fits, as far as the size of its *body* tells."""
         return len(self._ready) < MAX_REQUESTS and self._bytes + 2 * body + OVERHEAD <= MAX_BYTES
 
-    def _is_hit_again(self, key: _Key) -> bool:
+    def _is_hit_again(self, key: Key) -> bool:
         """Return whether the request of *key* was hit lately: to learn costs half a hit, and puts another out."""
         if key in self._ready:
             return True
@@ -332,33 +350,38 @@ class FastPath:
         if self.has_changed(services):
             self.era = object()
             self._ready.clear()
-            self._paths.clear()
+            self.paths.clear()
             self._bytes = 0
-            self._services, self._parts_now = services, parts_in_force(services)
-            self._parts, self._version = self._parts_now(), self._table.current_version()
+            self._services = services
+            self._same_parts, self._same_routes = same_parts(services), self._table.same_routes()
 
-    def _forget(self, key: _Key) -> None:
+    def _forget(self, key: Key) -> None:
+        path = key[1][0]
         for each in _forms(self._ready.pop(key, None)):
             self._bytes -= each.size
-            self._paths[key[0]] -= 1
-            if not self._paths[key[0]]:
-                del self._paths[key[0]]
+            self.paths[path] -= 1
+            if not self.paths[path]:
+                del self.paths[path]
 
 
-def _ready_here(exchange: Exchange, response: StoredResponse, hit: Hit) -> Ready | None:
+def _ready_here(key: Key, exchange: Exchange, response: StoredResponse, hit: Hit) -> Ready | None:
+    """Return the hit if its backend lends what it was found in: the response, and the record of its variants."""
     backend, gate = capability(exchange.store.backend, InstantBackend), exchange.store.clock.gate
-    value = None if backend is None else backend.get_now(exchange.found.key)
-    if backend is None or gate is None or value is None:
+    if backend is None or gate is None:
         return None
-    return ReadyHere(exchange, response, hit, backend, gate, value)
+    lent = [backend.lend(each) for each in dict.fromkeys((exchange.found.key, exchange.known.key))]
+    all_lent = [each for each in lent if each is not None]
+    if len(all_lent) < len(lent) or all_lent[0][0].value is not exchange.found.value:
+        return None
+    return ReadyHere(key, exchange, response, hit, gate, all_lent)
 
 
-def _ready_afar(exchange: Exchange, response: StoredResponse, hit: Hit) -> Ready | None:
+def _ready_afar(key: Key, exchange: Exchange, response: StoredResponse, hit: Hit) -> Ready | None:
     """Return the hit if one trip can ask for what it rests on; a variant rests on more than one record."""
     basis = exchange.store.basis(exchange.found)
     if basis is None or exchange.found.key != exchange.known.key:
         return None
-    return ReadyAfar(exchange, response, hit, basis)
+    return ReadyAfar(key, exchange, response, hit, basis)
 
 
 def _weight(value: object) -> int:
@@ -366,21 +389,19 @@ def _weight(value: object) -> int:
     return getsizeof(value) + (sum(map(_weight, value)) if isinstance(value, tuple) else 0)
 
 
-def _key_of(scope: Scope, host: bytes) -> _Key:
-    """Return what tells requests apart for every exchange, the fields aside that select."""
-    return (
-        scope["path"],
-        scope.get("raw_path"),
-        scope.get("query_string"),
-        host or scope.get("server"),
-        scope["method"],
-        scope.get("scheme"),
-        scope.get("root_path"),
-    )
+_told_apart: Callable[[Scope], tuple[Any, ...]] = itemgetter(
+    "path", "raw_path", "query_string", "method", "scheme", "root_path"
+)
+"""Gives what tells requests apart for every exchange, beside the host and the fields that select."""
 
 
-def _host_of(scope: Scope) -> bytes:
-    return next((value for name, value in scope["headers"] if name == b"host"), b"")
+def _key_of(scope: Scope) -> Key | None:
+    """Return what tells the request of *scope* apart; None where it does not say all of that."""
+    hosts = _lines_of(scope["headers"], b"host")
+    try:
+        return (hosts[0], _told_apart(scope)) if len(hosts) == 1 else None
+    except KeyError:
+        return None
 
 
 def _is_plain(exchange: Exchange, hit: Hit) -> bool:
@@ -396,7 +417,6 @@ def _is_plain(exchange: Exchange, hit: Hit) -> bool:
         and type(exchange.keys) is DefaultKeyGenerator
         and plan.invalidates is None
         and plan.has_tags_of_url(policy.tags)
-        and len(_lines_of(request.headers, b"host")) <= 1
         and not any(WATCHED.get(name, 0) & (TAGS | DECIDES) for name, _ in request.headers)
     )
 
@@ -410,12 +430,6 @@ def _refused(policy: CachePolicy, response: Headers) -> int:
         if not policy.http_only and unshared_credential(asked, said, policy) is not None:
             refused |= bit
     return refused
-
-
-def _variants_of(exchange: Exchange, backend: InstantBackend) -> tuple[str, bytes | None] | None:
-    """Return the key of the record of variants and what is there; None where the response is no variant."""
-    key = exchange.known.key
-    return None if key == exchange.found.key else (key, backend.get_now(key))
 
 
 def _selecting(exchange: Exchange) -> Selection:

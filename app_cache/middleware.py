@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
 ANNOUNCED_FOR = "app_cache.announced_for"
 """The routes whose cache is announced in the scope: another for the same routes, further in, is passed through."""
+ASKED_IN_VAIN = "app_cache.asked_in_vain"
+"""Is in the scope of a request that no remembered hit answers: whether the backend failed when asked for one."""
 HANDLED = "app_cache.handled"
 """Marks the scope of a request that a cache further out has taken on."""
 
@@ -104,6 +106,8 @@ class CacheMiddleware:
         self._services = None if callable(container) else services
         self._table = RouteTable(app, Fallbacks(policies, default_policy))
         self._fast = FastPath(self._table, self)
+        self.remembered = self._fast.paths
+        """The paths that have hits which may be given again; requests for others need no look."""
         overridden = type(self).generate_cache_key is not CacheMiddleware.generate_cache_key
         self._own_keys: KeyGenerator | None = _OwnKeys(self) if overridden else key_generator
 
@@ -112,29 +116,39 @@ class CacheMiddleware:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, self._draining(send) if self._plain is not None else send)
             return
-        routes = self._table.routes(scope)
+        if scope["type"] == "http" and scope["path"] in self.remembered and await self.gives_again(scope, send):
+            return
+        services, routes = self._services or self.services(), self._table.routes(scope)
         if SCOPE_KEY in scope and scope[ANNOUNCED_FOR] is routes:
             await self.app(scope, receive, send)
             return
-        services = self._services or self.services()
-        in_vain = False
-        if scope["type"] == "http" and SCOPE_KEY not in scope:
-            messages = self._fast.answer(scope, services)
-            if isinstance(messages, Question):
-                messages, in_vain = await messages.asked()
-            if messages is not None:
-                await send(messages[0])
-                await send(messages[1])
-                return
         scope[SCOPE_KEY], scope[ANNOUNCED_FOR] = services, routes
         token = serving.set(services)
         try:
             if scope["type"] == "websocket" or HANDLED in scope:
                 await self.app(scope, receive, send)
             else:
-                await self._answer(services, scope, receive, send, in_vain=in_vain)
+                await self._answer(services, scope, receive, send)
         finally:
             serving.reset(token)
+
+    async def gives_again(self, scope: Scope, send: Send) -> bool:
+        """Answer the request of *scope* if its hit is remembered, and return whether it was."""
+        if SCOPE_KEY in scope or ASKED_IN_VAIN in scope:
+            return False
+        in_vain = False
+        try:
+            messages = self._fast.answer(scope, self._services or self.services())
+        except Exception:  # noqa: BLE001  a provider of the application's own: what answers the rest meets it too
+            messages = None
+        if isinstance(messages, Question):
+            messages, in_vain = await messages.asked()
+        if messages is None:
+            scope[ASKED_IN_VAIN] = in_vain
+            return False
+        await send(messages[0])
+        await send(messages[1])
+        return True
 
     def services(self) -> CacheServices:
         """Return the parts of the cache that are in force.
@@ -158,9 +172,7 @@ class CacheMiddleware:
 
         return send_drained
 
-    async def _answer(
-        self, services: CacheServices, scope: Scope, receive: Receive, send: Send, *, in_vain: bool
-    ) -> None:
+    async def _answer(self, services: CacheServices, scope: Scope, receive: Receive, send: Send) -> None:
         plan = self._table.find(scope)
         policy = None if plan is None else plan.policy
         changes = policy is None and scope["method"] not in SAFE_METHODS
@@ -177,7 +189,7 @@ class CacheMiddleware:
         scope[HANDLED] = True
         keys = policy.key or self._own_keys or services.key_generator()
         exchange = Exchange(self.app, services, plan, policy, keys, scope, self._fast.learn)
-        exchange.asked_in_vain = in_vain
+        exchange.asked_in_vain = scope.get(ASKED_IN_VAIN, False)
         await exchange.answer(receive, send)
 
     async def _posted(self, services: CacheServices, scope: Scope) -> PostedAnswer | None:

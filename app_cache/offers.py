@@ -54,5 +54,4 @@ class Offer:
                 return None
         except Exception:  # noqa: BLE001  a provider or a backend of the application's own: the middleware meets it too
             return None
-        ready.store.stats["hit"] += 1
-        return ready.told(now)[0], ready.answers[self.unchanged][2]
+        return ready.lines(now), ready.answers[self.unchanged][2]

@@ -258,7 +258,7 @@ class RouteTable:
         self._routed = routed_app(app)
         self._fallbacks = fallbacks
         self._plans: OrderedDict[tuple[str, ...], Plan | None] = OrderedDict()
-        self._version: Any = None
+        self._same_routes: Callable[[], bool] | None = bool
         self._by_host = False
 
     def routes(self, scope: Scope) -> Any:
@@ -267,10 +267,16 @@ class RouteTable:
             self._routed = routed_app(scope["app"])
         return getattr(self._routed, "routes", None)
 
-    def current_version(self) -> object:
-        """Return what changes when a route is added to the application itself; it must cost nothing."""
+    def same_routes(self) -> Callable[[], bool] | None:
+        """Return what tells whether the application itself has the routes of now; None where it has none."""
         router = getattr(self._routed, "router", self._routed)
-        return getattr(router, "_routes_version", None), len(getattr(router, "routes", ()))
+        if not hasattr(router, "routes"):
+            return None
+        number = len(router.routes)
+        if not hasattr(router, "_routes_version"):  # of Starlette
+            return lambda: len(router.routes) == number
+        version = router._routes_version  # noqa: SLF001  FastAPI counts here what is added
+        return lambda: router._routes_version == version and len(router.routes) == number  # noqa: SLF001
 
     def find(self, scope: Scope, method: str | None = None) -> Plan | None:
         """Return the plan for the request of *scope*, as if made by *method*; None: it is none of the cache's.
@@ -280,10 +286,10 @@ class RouteTable:
         """
         if self._routed is None:
             self.routes(scope)
-        version = self.current_version()
-        if version != self._version:
+        if self._same_routes is not None and not self._same_routes():
+            self._same_routes = bool
             self._rebuild()
-            self._version = version
+            self._same_routes = self.same_routes()
         method = method or scope["method"]
         key = (method, scope["path"], scope.get("root_path", ""), _host(scope) if self._by_host else "")
         if key in self._plans:

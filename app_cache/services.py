@@ -121,17 +121,26 @@ def checked_key_generator(generator: object) -> KeyGenerator:
     return generator
 
 
-def parts_in_force(services: CacheServices) -> Callable[[], object]:
-    """Return what gives the parts that decide on a hit: the same for the same parts, other ones after an override.
+def same_parts(services: CacheServices) -> Callable[[], bool] | None:
+    """Return what tells whether the parts that decide on a hit are those of now; None where they stay.
 
     It is asked at each hit, and so must cost next to nothing: asking for the store would cost as much as all else.
     """
     if isinstance(services, PlainServices):
-        return lambda: None
+        return None
     container: Any = services
     backend, clock, namespace = container.backend, container.clock, container.namespace
     stores, key_generator, store = container.stores, container.key_generator, container.store
-    return lambda: (backend(), clock(), namespace(), stores(), key_generator(), store.last_overriding)
+    before = (backend(), clock(), namespace(), stores(), key_generator(), store.last_overriding)
+    its_backend, its_clock, its_namespace, its_stores, its_key_generator, its_overriding = before
+    return lambda: (
+        backend() is its_backend
+        and clock() is its_clock
+        and namespace() == its_namespace
+        and stores() is its_stores
+        and key_generator() is its_key_generator
+        and store.last_overriding is its_overriding
+    )
 
 
 class PlainServices:

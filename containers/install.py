@@ -10,6 +10,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
 from app_cache.errors import ConfigurationError
+from app_cache.layers import with_shortcut
 from app_cache.middleware import CacheMiddleware
 from app_cache.routes import check_routes
 from app_cache.services import STATE_ATTRIBUTE, announce_installed, checked_key_generator, resolved
@@ -52,6 +53,7 @@ def install(app: Starlette, container: Any, *, front: bool = False, **options: A
         options["front"] = app
     CacheMiddleware(app.router, container=container, **options)
     app.user_middleware.append(Middleware(CacheMiddleware, container=container, **options))
+    app.build_middleware_stack = with_shortcut(app.build_middleware_stack)  # type: ignore[method-assign]
     setattr(app.state, STATE_ATTRIBUTE, container)
     announce_installed(app, container)
     _wrap_lifespan(app, container)

@@ -116,7 +116,7 @@ async def cost_of(app: Any, path: str, query: bytes = b"") -> Cost:
 APPS = [pytest.param(wrapped, id="CacheMiddleware"), pytest.param(installed, id="install")]
 
 
-@pytest.mark.parametrize(("make", "bound"), [(wrapped, 13), (installed, 13)], ids=["CacheMiddleware", "install"])
+@pytest.mark.parametrize(("make", "bound"), [(wrapped, 6), (installed, 9)], ids=["CacheMiddleware", "install"])
 async def test_calls_of_a_hit(make: Callable[[], Any], bound: int) -> None:
     """A plain hit calls few functions: its whole list is in the message when there is one more."""
     app = make()

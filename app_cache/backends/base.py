@@ -137,11 +137,21 @@ class BatchingBackend(Protocol):
         ...
 
 
-class InstantBackend(Protocol):
-    """Answers at once, without awaiting anything."""
+class Lent(Protocol):
+    """A value that says whether its backend has it still, so that it need not be asked for again."""
 
-    def get_now(self, key: str) -> bytes | None:
-        """Return the bytes kept under *key* by `set_bytes`, the very object, or None; as `get_bytes`."""
+    value: bytes
+    live: bool
+    """Whether it is there: False from when it is deleted, replaced, put out by others, or the backend closed."""
+    read: bool
+    """To be set by who gives it out, so that it counts as read."""
+
+
+class InstantBackend(Protocol):
+    """Answers at once, without awaiting anything, and lends what it has."""
+
+    def lend(self, key: str) -> tuple[Lent, float] | None:
+        """Return what `set_bytes` keeps under *key*, and the seconds until it expires; None if there is none."""
         ...
 
 
@@ -162,7 +172,7 @@ VERBS: dict[type[Any], tuple[str, ...]] = {
     ScriptBackend: ("get_many", "run_script"),
     CombinedBackend: ("get_beside", "set_and_run"),
     BatchingBackend: ("get_batched",),
-    InstantBackend: ("get_now",),
+    InstantBackend: ("lend",),
     WatchedBackend: ("watch",),
 }
 STANDS_FOR = {
@@ -170,7 +180,7 @@ STANDS_FOR = {
     "set_bytes": "set",
     "get_beside": "get",
     "set_and_run": "set",
-    "get_now": "get",
+    "lend": "get",
     "get_batched": "get_beside",
 }
 """The verb that each stands for: who overrides that one alone wants to be asked by it."""

@@ -25,6 +25,8 @@ from app_cache.rules.glob import compile_glob
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from app_cache.backends.base import Lent
+
 T = TypeVar("T")
 
 ENTRY_OVERHEAD: Final = 336
@@ -130,10 +132,12 @@ class MemoryBackend(CacheBackend):
             return None
         return entry.value if isinstance(entry.value, bytes) else as_bytes(entry.value)
 
-    def get_now(self, key: str) -> bytes | None:
-        """Return the bytes that `set_bytes` keeps under *key*, the very object, or None."""
+    def lend(self, key: str) -> tuple[Lent, float] | None:
+        """Return what `set_bytes` keeps under *key*, and the seconds until it expires; None if there is none."""
         entry = self._lookup(key)
-        return entry.value if entry is not None and isinstance(entry.value, bytes) else None
+        if entry is None or not isinstance(entry.value, bytes):
+            return None
+        return cast("Lent", entry), entry.expires_at - self._clock()
 
     async def set_bytes(self, key: str, value: bytes, timeout: float | None = None) -> None:
         """Keep *value* under *key* for *timeout* seconds (fractions count; None: *default_timeout*).
@@ -195,6 +199,8 @@ class MemoryBackend(CacheBackend):
         self._deadlines = _Deadlines()
         self._beside.clear()
         self.bytes_held = 0
+        for entry in entries.values():
+            entry.live = False
         while entries:
             for _ in range(min(len(entries), DROPS_PER_STEP)):
                 entries.popitem()
@@ -260,8 +266,8 @@ class MemoryBackend(CacheBackend):
         for _ in range(DROPS_PER_STEP):
             if self._deadlines.first > now or not self._drop_expired(now, 1):
                 chosen = self._eviction.choose(by_bytes=self.bytes_held + cost > self.max_bytes)
-                del self._entries[chosen.key], chosen.neighbours[chosen.key]
-                self.bytes_held -= chosen.cost
+                del self._entries[chosen.key]
+                self._discount(chosen)
                 self.evicted += 1
             if self._fits(self._entries.get(key), cost):
                 return True
@@ -274,7 +280,8 @@ class MemoryBackend(CacheBackend):
             self._eviction.leave(entry)
 
     def _discount(self, entry: _Entry) -> None:
-        """Let *entry* count no longer, neither for the bytes nor for its deadline."""
+        """Let *entry* count no longer, neither for the bytes nor for its deadline: it is gone."""
+        entry.live = False
         entry.neighbours.pop(entry.key, None)
         self.bytes_held -= entry.cost
 
@@ -309,6 +316,8 @@ class _Entry(Resident, kw_only=True, gc=False):
     binary: bool
     """Whether it was set by `set_bytes`, so that `get` has to decode it."""
     expires_at: float
+    live: bool = True
+    """Whether it is among the entries."""
     neighbours: dict[str, None]
     """The keys that are looked at together with its own when their time is over."""
 

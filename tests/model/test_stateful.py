@@ -648,7 +648,8 @@ class InMemory(Stored):
         self.memory._drop(key)
 
     def read(self, key: str) -> Any:
-        return self.memory.get_now(key)
+        lent = self.memory.lend(key)
+        return None if lent is None else lent[0].value
 
     def write(self, key: str, value: Any) -> None:
         self.run(self.memory.set_bytes(key, value, 300))

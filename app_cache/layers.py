@@ -1,0 +1,101 @@
+"""What stands outside of the cache, and a way past it where nothing of the user's does.
+
+A stack of middleware is looked at as it was built, so that what others added, or put in the place of its methods,
+is seen.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import FunctionType
+from typing import TYPE_CHECKING, Any
+
+from app_cache.middleware import CacheMiddleware
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from app_cache.middleware import App, Receive, Scope, Send
+
+LAYERS = frozenset(
+    {
+        ("app_cache.layers", "Shortcut"),
+        ("app_cache.middleware", "CacheMiddleware"),
+        ("fastapi._body_limit", "AppBodyLimitMiddleware"),
+        ("fastapi._body_limit", "_BodyLimitExceptionMiddleware"),
+        ("fastapi.applications", "FastAPI"),
+        ("fastapi.telemetry._asgi", "ExceptionTelemetryMiddleware"),
+        ("starlette.applications", "Starlette"),
+        ("starlette.middleware.body_limit", "RequestBodyLimitMiddleware"),
+        ("starlette.middleware.errors", "ServerErrorMiddleware"),
+        ("uvicorn.middleware.proxy_headers", "ProxyHeadersMiddleware"),
+    }
+)
+"""Classes that leave a GET without content and fields of proxies, and its answer, as they are."""
+
+
+class Shortcut:
+    """Gives the hits that *cache* remembers, and lets the stack of middleware that it stands in answer the rest.
+
+    Args:
+        stack: What answers.
+        cache: Stands in it with nothing of the user's outside, which would have to see each hit.
+    """
+
+    def __init__(self, stack: App, cache: CacheMiddleware) -> None:
+        self.app = stack
+        self._gives_again = cache.gives_again
+        self._remembered = cache.remembered
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Return what answers: from what is remembered, or the stack."""
+        if scope["type"] == "http" and scope["path"] in self._remembered:
+            return self._answer(scope, receive, send)
+        return self.app(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not await self._gives_again(scope, send):
+            await self.app(scope, receive, send)
+
+
+def with_shortcut(build: Callable[[], App]) -> Callable[[], App]:
+    """Return what builds the stack that *build* does, with a `Shortcut` to the cache in it if there may be one."""
+
+    def build_with_shortcut() -> App:
+        stack = build()
+        cache = first_cache(stack)
+        return stack if cache is None else Shortcut(stack, cache)
+
+    return build_with_shortcut
+
+
+def first_cache(outermost: Any) -> CacheMiddleware | None:
+    """Return the cache that *outermost* is or leads to, if nothing of the user's stands outside of it."""
+    layer = outermost
+    while _runs_as_written(type(layer)) and not _is_observed(layer):
+        if isinstance(layer, CacheMiddleware):
+            return layer
+        layer = getattr(layer, "middleware_stack", None) or getattr(layer, "app", None)
+    return None
+
+
+def _is_observed(layer: Any) -> bool:
+    """Return whether *layer* is an application of FastAPI that tells OpenTelemetry of each request."""
+    telemetry = getattr(layer, "_native_telemetry", None)
+    return telemetry is not None and bool(telemetry.enabled())
+
+
+def _runs_as_written(kind: type) -> bool:
+    """Return whether calling a *kind* runs what its authors wrote, and nothing else."""
+    callable_as = [each for each in kind.__mro__ if "__call__" in vars(each)]
+    return bool(callable_as) and all(map(_is_as_written, callable_as))
+
+
+def _is_as_written(kind: type) -> bool:
+    """Return whether *kind* is one of `LAYERS`, and nobody put another function in the place of its own."""
+    call = vars(kind)["__call__"]
+    return (
+        (kind.__module__, kind.__qualname__) in LAYERS
+        and type(call) is FunctionType
+        and call.__globals__ is vars(sys.modules[kind.__module__])
+    )

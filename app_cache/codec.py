@@ -145,10 +145,15 @@ def entry_of(
         response.body,
         response.requested_at,
         response.received_at,
-        response.freshness_lifetime,
-        response.stale_while_revalidate,
-        response.stale_if_error,
+        _short(response.freshness_lifetime),
+        _short(response.stale_while_revalidate),
+        _short(response.stale_if_error),
     )
+
+
+def _short(seconds: float) -> float:
+    """Return *seconds* as an int if they are whole: it takes fewer bytes, and is read back as a float."""
+    return int(seconds) if seconds.is_integer() else seconds
 
 
 def encode(record: Record) -> bytes:

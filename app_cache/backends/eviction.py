@@ -55,8 +55,11 @@ class Resident(msgspec.Struct, gc=False):
     """What it is watched as until the hand comes round."""
     place: int = 0
     """Its index on the clock."""
-    cost: int = 1
-    """The bytes that it counts."""
+
+    @property
+    def cost(self) -> int:
+        """The bytes that it counts, worked out when asked: to hold them would take memory of its own."""
+        return 1
 
 
 R = TypeVar("R", bound=Resident)

@@ -31,6 +31,8 @@ T = TypeVar("T")
 
 ENTRY_OVERHEAD: Final = 336
 """The bytes that an entry counts beside its key and value: what is known of it, its slots in four tables."""
+WIDE_TEXT: Final = getsizeof("\U0001f600") - 4
+"""The bytes that text beyond ASCII takes beside its characters, which are counted as the widest."""
 EXPIRED_PER_SET: Final = 4
 """How many expired entries a `set` drops at most: more than the one that it adds, so that none pile up."""
 DROPS_PER_STEP: Final = 100
@@ -227,7 +229,7 @@ class MemoryBackend(CacheBackend):
         now = self._clock()
         if self._deadlines.first <= now:
             self._drop_expired(now, EXPIRED_PER_SET)
-        cost = getsizeof(key) + getsizeof(value) + ENTRY_OVERHEAD
+        cost = _cost(key, value)
         if cost > self.max_entry_bytes:
             self._drop(key)
             self.refused += 1
@@ -241,9 +243,7 @@ class MemoryBackend(CacheBackend):
             key = old.key
             self._discount(old)
         neighbours = self._deadlines.neighbours(now, timeout_s)
-        entry = _Entry(
-            key, value=value, binary=binary, expires_at=now + timeout_s, cost=cost, neighbours=neighbours
-        )
+        entry = _Entry(key, value=value, binary=binary, expires_at=now + timeout_s, neighbours=neighbours)
         if old is None:
             self._eviction.enter(entry)
         else:
@@ -320,6 +320,22 @@ class _Entry(Resident, kw_only=True, gc=False):
     """Whether it is among the entries."""
     neighbours: dict[str, None]
     """The keys that are looked at together with its own when their time is over."""
+
+    @property
+    def cost(self) -> int:
+        """The bytes that it counts."""
+        return _cost(self.key, self.value)
+
+
+def _cost(key: str, value: str | bytes) -> int:
+    return _size(key) + _size(value) + ENTRY_OVERHEAD
+
+
+def _size(value: str | bytes) -> int:
+    """Return the bytes that *value* takes, always the same: text beyond ASCII takes more once it was encoded."""
+    if isinstance(value, bytes) or value.isascii():
+        return getsizeof(value)
+    return WIDE_TEXT + 4 * len(value)
 
 
 @dataclass(slots=True)

@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
+class Sized(Resident, kw_only=True):
+    """A resident that says what it counts."""
+
+    cost: int = 1
+
+
 class Cache:
     """Keeps keys, at most *places* of them, each of which counts *costs* of it, or 1."""
 
@@ -32,7 +38,7 @@ class Cache:
         if key in self.kept:
             self.kept[key].read = True
             return True
-        resident = Resident(key, cost=self.costs.get(key, 1))
+        resident = Sized(key, cost=self.costs.get(key, 1))
         while self.held() + resident.cost > self.places:
             del self.kept[self.eviction.choose(by_bytes=bool(self.costs)).key]
         self.kept[key] = resident
@@ -99,7 +105,7 @@ def test_large_newest_does_not_drive_out_small() -> None:
 def test_more_than_the_newest(by_bytes: bool, goes: str) -> None:
     """If the newest has gone already, one of the least worth goes, by its size where bytes are wanted."""
     eviction: Eviction[Resident] = Eviction()
-    for resident in (Resident("small"), Resident("large", cost=9), Resident("other"), Resident("newest")):
+    for resident in (Sized("small"), Sized("large", cost=9), Sized("other"), Sized("newest")):
         eviction.enter(resident)
     assert eviction.choose(by_bytes=by_bytes).key == "newest"
     eviction._hand = 0

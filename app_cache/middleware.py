@@ -127,8 +127,12 @@ class CacheMiddleware:
         try:
             if scope["type"] == "websocket" or HANDLED in scope:
                 await self.app(scope, receive, send)
+                return
+            plan = self._table.find(scope)
+            if plan is None and scope["method"] in SAFE_METHODS and in_force.get() is None:
+                await self.app(scope, receive, send)
             else:
-                await self._answer(services, scope, receive, send)
+                await self._answer(services, plan, scope, receive, send)
         finally:
             serving.reset(token)
 
@@ -172,8 +176,9 @@ class CacheMiddleware:
 
         return send_drained
 
-    async def _answer(self, services: CacheServices, scope: Scope, receive: Receive, send: Send) -> None:
-        plan = self._table.find(scope)
+    async def _answer(
+        self, services: CacheServices, plan: Plan | None, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         policy = None if plan is None else plan.policy
         changes = policy is None and scope["method"] not in SAFE_METHODS
         if changes or (plan is not None and plan.invalidates is not None):

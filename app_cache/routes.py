@@ -292,9 +292,10 @@ class RouteTable:
             self._same_routes = self.same_routes()
         method = method or scope["method"]
         key = (method, scope["path"], scope.get("root_path", ""), _host(scope) if self._by_host else "")
-        if key in self._plans:
+        try:
             return self._plans[key]
-        plan = self._plan({**scope, "method": method})
+        except KeyError:
+            plan = self._plan({**scope, "method": method})
         if len(key[1]) <= MAX_PATH:
             self._plans[key] = plan
             if len(self._plans) > MAX_PLANS:

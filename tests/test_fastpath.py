@@ -567,7 +567,7 @@ async def test_long_requests_count(request_of: Any) -> None:
     gc.collect()
     freed = before - tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
-    assert MAX_FORMS * 60_000 < freed <= counted
+    assert MAX_FORMS * 59_000 < freed <= counted  # other threads may have taken something meanwhile
 
 
 async def test_rare_requests() -> None:

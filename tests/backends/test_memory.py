@@ -67,6 +67,27 @@ async def test_scan(clock: FakeClock) -> None:
     assert [key for key in often if await backend.get(key) is None] == []
 
 
+async def test_what_is_lent_counts_as_read(clock: FakeClock) -> None:
+    """What was lent, and given out by who has it, is in use: it does not go for what is asked for once."""
+    backend = MemoryBackend(max_size=2, clock=clock)
+    await backend.set_bytes("lent", b"value")
+    lent = backend.lend("lent")
+    assert lent is not None
+    for number in range(100):
+        lent[0].read = True
+        await backend.set_bytes(f"once {number}", b"value")
+    assert (lent[0].live, await backend.get_bytes("lent")) == (True, b"value")
+
+
+@pytest.mark.parametrize("value", ["text", None], ids=["text", "nothing"])
+async def test_what_is_not_lent(value: str | None, clock: FakeClock) -> None:
+    """Text that `set` keeps is not lent, for it is no bytes, nor is what is not there."""
+    backend = MemoryBackend(clock=clock)
+    if value is not None:
+        await backend.set("key", value)
+    assert backend.lend("key") is None
+
+
 async def test_replacing_evicts_nothing(clock: FakeClock) -> None:
     """A value that takes the place of another needs no room of its own."""
     backend = MemoryBackend(max_size=2, clock=clock)
@@ -437,6 +458,14 @@ class Beside(RuleBasedStateMachine):
         self.clock = FakeClock()
         self.backend = MemoryBackend(clock=self.clock, **bounds)
         self.model: dict[str, tuple[bytes, float]] = {}
+        self.lent: list[tuple[str, Any, float]] = []
+
+    @rule(key=KEYS)
+    def lend(self, key: str) -> None:
+        lent = self.backend.lend(key)
+        assert (None if lent is None else lent[0].value) == done(self.backend.get_bytes(key))
+        if lent is not None:
+            self.lent.append((key, lent[0], self.clock() + lent[1]))
 
     @rule(key=KEYS)
     def delete(self, key: str) -> None:
@@ -458,6 +487,12 @@ class Beside(RuleBasedStateMachine):
         assert self.backend.bytes_held == sum(cost_of(key, entry.value) for key, entry in entries.items())
         assert {id(entry) for entry in self.backend._eviction.each()} == {id(entry) for entry in entries.values()}
         assert sum(map(len, self.backend._deadlines.buckets.values())) == len(entries)
+
+    @invariant()
+    def lent_values_say_whether_they_are_there(self) -> None:
+        for key, lent, until in self.lent:
+            assert lent.live is (self.backend._entries.get(key) is lent)
+            assert until == pytest.approx(lent.expires_at)
 
     def expected(self, key: str) -> bytes | None:
         value, expires_at = self.model.get(key, (None, 0.0))

@@ -64,6 +64,22 @@ class CacheServices(Protocol):
         ...
 
 
+class Changes:
+    """Tells that some part of some container may be another one than before: *mark* is, each time."""
+
+    def __init__(self) -> None:
+        self.mark = object()
+
+    def told(self) -> None:
+        """Take it that a part has changed."""
+        self.mark = object()
+
+
+changes = Changes()
+DECIDING = ("backend", "clock", "namespace", "stores", "key_generator", "store")
+"""The providers whose parts decide on a hit."""
+
+
 class Stores:
     """The stored responses of each backend, namespace, clock and source of chance, one object for each."""
 
@@ -124,23 +140,28 @@ def checked_key_generator(generator: object) -> KeyGenerator:
 def same_parts(services: CacheServices) -> Callable[[], bool] | None:
     """Return what tells whether the parts that decide on a hit are those of now; None where they stay.
 
-    It is asked at each hit, and so must cost next to nothing: asking for the store would cost as much as all else.
+    It is asked at each hit, and so must cost next to nothing: only what does not tell of its changes is asked.
     """
     if isinstance(services, PlainServices):
         return None
-    container: Any = services
-    backend, clock, namespace = container.backend, container.clock, container.namespace
-    stores, key_generator, store = container.stores, container.key_generator, container.store
-    before = (backend(), clock(), namespace(), stores(), key_generator(), store.last_overriding)
-    its_backend, its_clock, its_namespace, its_stores, its_key_generator, its_overriding = before
-    return lambda: (
-        backend() is its_backend
-        and clock() is its_clock
-        and namespace() == its_namespace
-        and stores() is its_stores
-        and key_generator() is its_key_generator
-        and store.last_overriding is its_overriding
-    )
+    mark = changes.mark
+    deciding = [getattr(services, name) for name in DECIDING]
+    asked = [(provider, provider()) for provider in deciding if not _tells(provider)]
+
+    def same() -> bool:
+        if changes.mark is not mark:
+            return False
+        for provider, part in asked:  # noqa: SIM110  a generator would cost as much as all else
+            if provider() is not part:
+                return False
+        return True
+
+    return same
+
+
+def _tells(provider: Any) -> bool:
+    """Return whether *provider* gives what it gave until it tells of a change: what overrides it tells nothing."""
+    return getattr(provider, "tells", False) and provider.last_overriding is None
 
 
 class PlainServices:

@@ -14,6 +14,7 @@ from app_cache.invalidation import InvalidationService
 from app_cache.keys import DefaultKeyGenerator
 from app_cache.services import Stores
 from app_cache.values import ValueCache
+from containers.parts import Found, Given, Part
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -70,25 +71,25 @@ class CacheContainer(containers.DeclarativeContainer):
     environment = providers.ThreadSafeSingleton(choose_environment, settings, environments)
     """The environment that the settings name."""
 
-    namespace = providers.ThreadSafeSingleton(choose_namespace, settings, environment)
+    namespace = Part(choose_namespace, settings, environment)
     """What comes between ``cache:`` and each key."""
 
-    backend = providers.ThreadSafeSingleton(build_backend, settings, environments)
+    backend = Part(build_backend, settings, environments)
     """The backend; building it connects to nothing."""
 
-    clock = providers.Object(time.time)
+    clock = Given(time.time)
     """What tells the time, in epoch seconds; override it with a `FakeClock` in a test."""
 
     chance = providers.Object(random.random)
     """What gives random numbers from 0 to below 1, for `jitter` and `early_refresh`; override it in a test."""
 
-    stores = providers.ThreadSafeSingleton(Stores)
+    stores = Part(Stores)
     """The stored responses of each backend that was in force."""
 
-    store = providers.Callable(_store, stores, backend, namespace, clock, chance)
+    store = Found(_store, stores, backend, namespace, clock, chance)
     """The stored responses of the backend in force."""
 
-    key_generator = providers.ThreadSafeSingleton(_key_generator, environment)
+    key_generator = Part(_key_generator, environment)
     """What tells requests apart that have no policy of their own for it."""
 
     invalidation = providers.Callable(_invalidation, environment, store)

@@ -29,7 +29,7 @@ from app_cache import (
 )
 from app_cache.fastpath import MAX_BYTES, MAX_FORMS, MAX_REQUESTS, FastPath
 from app_cache.testing import FakeClock
-from containers import CacheContainer
+from containers import CacheContainer, install
 from tests.clients import HIT, MISS
 from tests.middleware.apps import client_of, messages_of, put_cache, scope_of, told
 from tests.twins import Driven
@@ -469,6 +469,41 @@ async def test_override_of_the_store() -> None:
         assert await app.get() == "run 2"
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda container, over: container.reset_singletons(), id="all parts are reset"),
+        pytest.param(lambda container, over: container.stores.reset(), id="one is"),
+        pytest.param(lambda container, over: over.reset(), id="what overrides one is"),
+        pytest.param(
+            lambda container, over: over.override(MemoryBackend()), id="what overrides one is overridden"
+        ),
+        pytest.param(lambda container, over: container.clock.set_provides(FakeClock(5_000_000)), id="is set"),
+        pytest.param(lambda container, over: container.reset_override(), id="overrides end"),
+        pytest.param(
+            lambda container, over: container.override_providers(namespace=providers.Object("other")),
+            id="many are",
+        ),
+    ],
+)
+async def test_parts_that_change(change: Callable[[Any, Any], object]) -> None:
+    """Whichever way a part of the container becomes another, it is so at the next request."""
+    app = FastAPI()
+    app.get("/")(cache(timeout=60)(lambda: "text"))
+    container = CacheContainer()
+    install(app, container)
+    over = providers.Singleton(MemoryBackend)
+    container.backend.override(over)
+    async with client_of(app) as client:
+        assert [told(await client.get("/")) for _ in range(3)] == [MISS, HIT, HIT]
+        before = container.store()
+        counted = before.stats.copy()
+        change(container, over)
+        await client.get("/")
+    assert before.stats == counted
+    assert container.store().stats.total() > 0
+
+
 async def test_another_container() -> None:
     """A provider that gives another container is heard at the next request."""
     app, containers = FastAPI(), [CacheContainer()]
@@ -487,6 +522,67 @@ async def test_routes_that_are_added() -> None:
         await app.get()
     app.app.router.routes.insert(0, Route("/", lambda request: PlainTextResponse("first")))
     assert (await app.client.get("/")).text == "first"
+
+
+async def test_a_hit_counts_as_read() -> None:
+    """What is given again is in use: neither it nor the record of its variants goes for what is asked for once."""
+    app, backend = FastAPI(), MemoryBackend(max_size=6)
+
+    @app.get("/{name}")
+    @cache(timeout=60)
+    def named(name: str) -> Response:
+        return Response(name, headers={"vary": "x-a"} if name == "varies" else {})
+
+    wrapped = CacheMiddleware(app, backend)
+    for path in ("/plain", "/varies") * 3:
+        await messages_of(wrapped, scope_of(path))
+    for number in range(200):
+        for path in ("/plain", "/varies"):
+            sent = await messages_of(wrapped, scope_of(path))
+            assert b"; hit" in dict(sent[0]["headers"])[b"cache-status"], (number, path)
+        await messages_of(wrapped, scope_of(f"/once-{number}"))
+    assert backend.evicted > 190
+
+
+class Short(MemoryBackend):
+    """Keeps nothing longer than five seconds, and may do something beside a look-up."""
+
+    beside_look_up: Callable[[str, bytes], Any] | None = None
+
+    async def set_bytes(self, key: str, value: bytes, timeout: float | None = None) -> None:
+        await super().set_bytes(key, value, min(5.0, timeout or 5.0))
+
+    async def get_bytes(self, key: str) -> bytes | None:
+        value = await super().get_bytes(key)
+        if self.beside_look_up is not None and value is not None:
+            await self.beside_look_up(key, value)
+        return value
+
+
+async def test_backend_that_keeps_less() -> None:
+    """What a backend keeps for less than it is fresh is not given again when its time there is over."""
+    clock, app = FakeClock(), FastAPI()
+    app.get("/")(cache(timeout=60)(lambda: "text"))
+    async with client_of(CacheMiddleware(app, Short(clock=clock), clock=clock)) as client:
+        assert [told(await client.get("/")) for _ in range(3)] == [MISS, HIT, HIT]
+        clock.advance(4.9)
+        assert told(await client.get("/")) == HIT
+        clock.advance(0.2)
+        assert told(await client.get("/")) == MISS
+
+
+async def test_entry_that_is_replaced_while_it_is_read() -> None:
+    """A hit is not learned from an entry that another took the place of since it was read."""
+    app, backend = FastAPI(), Short()
+    app.get("/")(cache(timeout=60)(lambda: "text"))
+    wrapped = CacheMiddleware(app, backend)
+    backend.beside_look_up = lambda key, value: backend.set_bytes(key, bytes(bytearray(value)))
+    for _ in range(3):
+        await messages_of(wrapped, scope_of("/"))
+    assert not wrapped._fast._ready
+    backend.beside_look_up = None
+    await messages_of(wrapped, scope_of("/"))
+    assert wrapped._fast._ready
 
 
 async def test_middleware_may_change_an_answer() -> None:

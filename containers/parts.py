@@ -1,0 +1,58 @@
+"""Providers that tell when they may give something else from now on, so that nobody has to ask at each request."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dependency_injector import providers
+
+from app_cache.services import changes
+
+if TYPE_CHECKING:
+    _Provider = providers.Provider[Any]
+else:
+    _Provider = object
+
+
+class _Telling(_Provider):
+    """What changes a provider, told once it is done."""
+
+    tells = True
+
+    def override(self, provider: Any) -> Any:
+        try:
+            return super().override(provider)
+        finally:
+            changes.told()
+
+    def reset_last_overriding(self) -> None:
+        super().reset_last_overriding()
+        changes.told()
+
+    def reset_override(self) -> None:
+        super().reset_override()
+        changes.told()
+
+
+class Part(_Telling, providers.ThreadSafeSingleton[Any]):
+    """Gives one object, made when it is first asked for, until it is reset."""
+
+    def reset(self) -> Any:
+        try:
+            return super().reset()
+        finally:
+            changes.told()
+
+
+class Given(_Telling, providers.Object[Any]):
+    """Gives the object that it was given."""
+
+    def set_provides(self, provides: Any) -> Any:
+        try:
+            return super().set_provides(provides)
+        finally:
+            changes.told()
+
+
+class Found(_Telling, providers.Callable[Any]):
+    """Gives what a function finds, by parts, at each call."""

@@ -15,7 +15,7 @@ else:
 
 
 class _Telling(_Provider):
-    """What changes a provider, told once it is done."""
+    """Tells when it is overridden; until that ends it is asked, and so need not tell of the end."""
 
     tells = True
 
@@ -24,14 +24,6 @@ class _Telling(_Provider):
             return super().override(provider)
         finally:
             changes.told()
-
-    def reset_last_overriding(self) -> None:
-        super().reset_last_overriding()
-        changes.told()
-
-    def reset_override(self) -> None:
-        super().reset_override()
-        changes.told()
 
 
 class Part(_Telling, providers.ThreadSafeSingleton[Any]):

@@ -536,12 +536,14 @@ async def test_a_hit_counts_as_read() -> None:
     wrapped = CacheMiddleware(app, backend)
     for path in ("/plain", "/varies") * 3:
         await messages_of(wrapped, scope_of(path))
+    kept = {*backend._entries}
     for number in range(200):
         for path in ("/plain", "/varies"):
             sent = await messages_of(wrapped, scope_of(path))
             assert b"; hit" in dict(sent[0]["headers"])[b"cache-status"], (number, path)
         await messages_of(wrapped, scope_of(f"/once-{number}"))
     assert backend.evicted > 190
+    assert kept <= {*backend._entries}
 
 
 class Short(MemoryBackend):

@@ -175,6 +175,14 @@ async def test_calls_of_an_undecorated_route() -> None:
     assert len(cost.calls) <= 6, cost.calls
 
 
+async def test_one_look_for_a_hit() -> None:
+    """A request for which no hit is remembered, though for its path one is, is looked up once on its way."""
+    app = installed()
+    for _ in range(3):
+        await cost_of(app, "/cached")
+    assert (await cost_of(app, "/cached", b"n=new")).calls.count("FastPath.answer") == 1
+
+
 async def test_calls_of_a_miss() -> None:
     """A miss makes one task, the fill, and sends what the application sends."""
     app = wrapped()

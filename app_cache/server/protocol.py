@@ -95,7 +95,7 @@ class CacheProtocol(HttpToolsProtocol):
         if not memo.takes(offer, self.server_state.default_headers):
             return
         closes = closes_after(head, self.headers)
-        if closes is None or not is_framed(offer):
+        if closes is None or closes is cycle.keep_alive or not is_framed(offer):
             return
         known = Known(offer, head, closes=closes, path=get_path_with_query_string(scope))
         on_response = cycle.on_response

@@ -307,6 +307,7 @@ async def test_that_closes(server: Unserved) -> None:
     "request_",
     [
         pytest.param(get("/items/7", "Connection: CLOSE"), id="close in capitals"),
+        pytest.param(get("/items/7", "Proxy-Connection: close"), id="close, to a proxy"),
         pytest.param(get("/items/7", version="1.0"), id="HTTP/1.0"),
         pytest.param(get("/items/7", "Connection: close", version="1.0"), id="HTTP/1.0, close"),
         pytest.param(get("/items/7", "Connection: keep-alive", version="1.0"), id="HTTP/1.0, keep-alive"),

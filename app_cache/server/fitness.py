@@ -23,7 +23,7 @@ ATTRIBUTES = frozenset(
         *("timeout_keep_alive_task", "transport"),
     }
 )
-OF_A_CYCLE = frozenset({"keep_alive", "more_body", "on_response", "response_complete", "scope"})
+OF_A_CYCLE = frozenset({"more_body", "on_response", "response_complete", "scope"})
 
 
 def why_not() -> str | None:

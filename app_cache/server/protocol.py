@@ -95,13 +95,14 @@ class CacheProtocol(HttpToolsProtocol):
         if not memo.takes(offer, self.server_state.default_headers):
             return
         closes = closes_after(head, self.headers)
-        if closes is None or closes is cycle.keep_alive or not is_framed(offer):
+        if closes is None or not is_framed(offer):
             return
         known = Known(offer, head, closes=closes, path=get_path_with_query_string(scope))
         on_response = cycle.on_response
 
         def learn() -> None:
-            memo.learn(head, known, self.server_state.default_headers)
+            if self.transport.is_closing() is closes:  # not if uvicorn has read in another field how it ends
+                memo.learn(head, known, self.server_state.default_headers)
             on_response()
 
         cycle.on_response = learn

@@ -307,7 +307,6 @@ async def test_that_closes(server: Unserved) -> None:
     "request_",
     [
         pytest.param(get("/items/7", "Connection: CLOSE"), id="close in capitals"),
-        pytest.param(get("/items/7", "Proxy-Connection: close"), id="close, to a proxy"),
         pytest.param(get("/items/7", version="1.0"), id="HTTP/1.0"),
         pytest.param(get("/items/7", "Connection: close", version="1.0"), id="HTTP/1.0, close"),
         pytest.param(get("/items/7", "Connection: keep-alive", version="1.0"), id="HTTP/1.0, keep-alive"),
@@ -321,6 +320,17 @@ async def test_that_uvicorn_closes(server: Unserved, request_: bytes) -> None:
         assert (await line.ask(request_)).status == 200
         await line.hang_up()
     assert server.answered == 0
+
+
+async def test_close_to_a_proxy(server: Unserved) -> None:
+    """Where uvicorn takes Proxy-Connection for Connection, each answer ends the connection, and says so."""
+    ends = []
+    for _ in range(4):
+        line = server.connected()
+        answer = await line.ask(get("/items/7", "Proxy-Connection: close"))
+        ends.append((line.is_closed, answer.field(b"connection")))
+        await line.hang_up()
+    assert ends in ([(True, b"close")] * 4, [(False, b"")] * 4)
 
 
 async def test_large_body_is_not_copied(line: Line) -> None:

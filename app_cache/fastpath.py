@@ -9,6 +9,7 @@ that both ways answer alike, byte for byte.
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from operator import itemgetter
 from sys import getsizeof
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from app_cache.backends.base import Lent
     from app_cache.clock.base import Basis, Gate
-    from app_cache.exchange import Exchange
+    from app_cache.exchange import Exchange, Learn
     from app_cache.middleware import CacheMiddleware
     from app_cache.policy import CachePolicy
     from app_cache.routes import RouteTable
@@ -307,17 +308,24 @@ class FastPath:
             or (self._same_routes is not None and not self._same_routes())
         )
 
-    def learn(self, exchange: Exchange, response: StoredResponse, hit: Hit) -> None:
-        """Remember the *hit* that *exchange* gives, if it is plain and, where room is short, not a rare one."""
+    def learner(self, services: CacheServices) -> Learn:
+        """Return what remembers the hit of an exchange that begins now, with *services*."""
+        self._begin_anew_if_changed(services)
+        return partial(self._learn, self.era)
+
+    def _learn(self, era: object, exchange: Exchange, response: StoredResponse, hit: Hit) -> None:
+        """Remember the *hit* that *exchange* gives, if it is plain and, where room is short, not a rare one.
+
+        Nor is it if routes or parts have changed since *era*, when the exchange began: it has decided with others.
+        """
         key = _key_of(exchange.scope)
         if key is None or not (self._has_room(len(response.body)) or self._is_hit_again(key)):
             return
-        if not _is_plain(exchange, hit):
+        if not _is_plain(exchange, hit) or era is not self.era or self.has_changed(exchange.services):
             return
         ready = _ready_here(key, exchange, response, hit) or _ready_afar(key, exchange, response, hit)
         if ready is None or ready.size > MAX_BYTES:
             return
-        self._begin_anew_if_changed(exchange.services)
         earlier = [each for each in _forms(self._ready.get(key)) if each.selects != ready.selects]
         self._forget(key)
         for each in (ready, *earlier[: MAX_FORMS - 1])[::-1]:

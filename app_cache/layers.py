@@ -10,10 +10,12 @@ import sys
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
+from starlette.middleware.errors import ServerErrorMiddleware
+
 from app_cache.middleware import CacheMiddleware
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable, Coroutine
 
     from app_cache.middleware import App, Receive, Scope, Send
 
@@ -34,28 +36,30 @@ LAYERS = frozenset(
 """Classes that leave a GET without content and fields of proxies, and its answer, as they are."""
 
 
-class Shortcut:
-    """Gives the hits that *cache* remembers, and lets the stack of middleware that it stands in answer the rest.
+class Shortcut(ServerErrorMiddleware):
+    """The outermost layer of a stack of middleware, which gives the hits that *cache* remembers past the others.
+
+    It is a `ServerErrorMiddleware` because those who put a layer of their own into a stack look for one there.
 
     Args:
-        stack: What answers.
-        cache: Stands in it with nothing of the user's outside, which would have to see each hit.
+        outermost: The layer that it replaces.
+        cache: Stands in the stack with nothing of the user's outside, which would have to see each hit.
     """
 
-    def __init__(self, stack: App, cache: CacheMiddleware) -> None:
-        self.app = stack
+    def __init__(self, outermost: ServerErrorMiddleware, cache: CacheMiddleware) -> None:
+        super().__init__(outermost.app, outermost.handler, outermost.debug)
         self._gives_again = cache.gives_again
         self._remembered = cache.remembered
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         """Return what answers: from what is remembered, or the stack."""
         if scope["type"] == "http" and scope["path"] in self._remembered:
             return self._answer(scope, receive, send)
-        return self.app(scope, receive, send)
+        return super().__call__(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not await self._gives_again(scope, send):
-            await self.app(scope, receive, send)
+            await super().__call__(scope, receive, send)
 
 
 def with_shortcut(build: Callable[[], App]) -> Callable[[], App]:
@@ -64,7 +68,7 @@ def with_shortcut(build: Callable[[], App]) -> Callable[[], App]:
     def build_with_shortcut() -> App:
         stack = build()
         cache = first_cache(stack)
-        return stack if cache is None else Shortcut(stack, cache)
+        return stack if cache is None or type(stack) is not ServerErrorMiddleware else Shortcut(stack, cache)
 
     return build_with_shortcut
 

@@ -193,7 +193,8 @@ class CacheMiddleware:
             return
         scope[HANDLED] = True
         keys = policy.key or self._own_keys or services.key_generator()
-        exchange = Exchange(self.app, services, plan, policy, keys, scope, self._fast.learn)
+        learn = self._fast.learner(services)
+        exchange = Exchange(self.app, services, plan, policy, keys, scope, learn)
         exchange.asked_in_vain = scope.get(ASKED_IN_VAIN, False)
         await exchange.answer(receive, send)
 

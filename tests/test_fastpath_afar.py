@@ -7,21 +7,35 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from dependency_injector import providers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 
-from app_cache import CacheMiddleware, CachePolicy, MetricsBackend, RedisBackend
+from app_cache import (
+    CacheMiddleware,
+    CachePolicy,
+    DefaultKeyGenerator,
+    MemoryBackend,
+    MetricsBackend,
+    RedisBackend,
+)
 from app_cache.breaker import FAILURES, State
 from app_cache.clock.base import Order, tag_stamp
 from app_cache.fastpath import OVERHEAD, ReadyAfar
 from app_cache.store import StoredResponses
 from app_cache.testing import FakeClock
+from containers import CacheContainer, install
+from tests.clients import HIT, MISS, counting_app, get, told, told_of
 from tests.middleware.apps import messages_of, scope_of
 from tests.test_fastpath import NEVER_AGAIN, PATHS, application, plain_requests, requests
 from tests.twins import Driven
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
+
+    from starlette.requests import Request
 
     from app_cache.backends.base import CacheBackend
     from tests.servers import Server
@@ -197,6 +211,7 @@ class Slow(RedisBackend):
 
     gate: asyncio.Event | None = None
     store_gate: asyncio.Event | None = None
+    holds_back = False
 
     async def set_and_run(self, *args: Any) -> None:
         if self.store_gate is not None:
@@ -205,9 +220,18 @@ class Slow(RedisBackend):
 
     async def get_batched(self, keys: Sequence[str]) -> list[bytes | None]:
         answer = await super().get_batched(keys)
-        if self.gate is not None:
-            await self.gate.wait()
+        await self._held_back()
         return answer
+
+    async def get_beside(self, key: str, others: Sequence[str]) -> tuple[bytes | None, list[bytes | None]]:
+        answer = await super().get_beside(key, others)
+        await self._held_back()
+        return answer
+
+    async def _held_back(self) -> None:
+        if self.gate is not None:
+            self.holds_back = True
+            await self.gate.wait()
 
 
 @pytest.mark.parametrize("what", ["invalidated", "dropped", "owed", "expired"])
@@ -234,6 +258,38 @@ async def test_changed_while_it_was_asked(redis_server: Server, what: str) -> No
     backend.gate.set()
     assert bytes((await asked)[1]["body"]) == b"tagged 1 2"
     await twin.close()
+
+
+class Elsewhere(DefaultKeyGenerator):
+    """Has another key for each request."""
+
+    async def generate_cache_key(self, request: Request) -> str:
+        return f"elsewhere {await super().generate_cache_key(request)}"
+
+
+@pytest.mark.parametrize("what", ["backend", "key_generator", "route"])
+async def test_parts_that_change_while_it_was_asked(redis_server: Server, what: str) -> None:
+    """What was decided with other parts, or routes, than are in force since is not given again (SPEC §8.2)."""
+    backend = Slow(redis_server.url, operation_timeout=PATIENT_S)
+    app, container = counting_app(), CacheContainer(backend=backend)
+    install(app, container)
+    assert await told_of(app, "/count") == [MISS]
+    await container.store().close()
+    backend.gate = asyncio.Event()
+    asked = asyncio.create_task(get(app, "/count"))
+    while not backend.holds_back:  # noqa: ASYNC110 - nobody tells
+        await asyncio.sleep(0)
+    if what == "backend":
+        container.backend.override(providers.Object(MemoryBackend()))
+    elif what == "key_generator":
+        container.key_generator.override(providers.Object(Elsewhere()))
+    else:
+        app.router.routes.insert(0, Route("/count", lambda request: PlainTextResponse("first")))
+    backend.gate.set()
+    assert told(await asked) == HIT
+    assert await told_of(app, "/count") == [None if what == "route" else MISS]
+    await container.store().close()
+    await backend.close()
 
 
 async def test_invalidated_elsewhere(redis_server: Server, twin: Twin) -> None:

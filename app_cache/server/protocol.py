@@ -101,7 +101,8 @@ class CacheProtocol(HttpToolsProtocol):
         on_response = cycle.on_response
 
         def learn() -> None:
-            memo.learn(head, known, self.server_state.default_headers)
+            if self.transport.is_closing() is closes:  # not if uvicorn has read in another field how it ends
+                memo.learn(head, known, self.server_state.default_headers)
             on_response()
 
         cycle.on_response = learn

@@ -8,6 +8,7 @@ import pytest
 from dependency_injector import providers
 from fastapi import FastAPI, Request
 from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.responses import JSONResponse
 from starlette.routing import Mount
 
@@ -74,17 +75,32 @@ async def test_hits_of_redis_pass_no_layer(redis_server: Server) -> None:
     await app.state.app_cache.backend().close()
 
 
+def put_around(stack: Any) -> tuple[Any, Seen]:
+    """Return *stack* with a layer around it, and that."""
+    seen = Seen(stack)
+    return seen, seen
+
+
+def put_within(stack: Any) -> tuple[Any, Seen]:
+    """Return *stack* with a layer behind its outermost one, as OpenTelemetry's instrumentation does, and that."""
+    assert isinstance(stack, ServerErrorMiddleware)
+    seen = Seen(stack.app)
+    return ServerErrorMiddleware(seen, stack.handler, stack.debug), seen
+
+
+@pytest.mark.parametrize("put", [put_around, put_within])
 @pytest.mark.parametrize("first", [True, False], ids=["before install", "after it"])
-async def test_layers_that_others_put_around(first: bool) -> None:
-    """What a package puts around the stack by a way of its own sees each hit."""
-    app, around = counting_app(), []
+async def test_layers_that_others_put(first: bool, put: Callable[[Any], tuple[Any, Seen]]) -> None:
+    """What a package puts around or into the stack by a way of its own sees each hit."""
+    app, added = counting_app(), []
 
     def instrument() -> None:
         build = app.build_middleware_stack
 
         def build_more() -> Any:
-            around.append(Seen(build()))
-            return around[-1]
+            stack, seen = put(build())
+            added.append(seen)
+            return stack
 
         app.build_middleware_stack = build_more  # type: ignore[method-assign]
 
@@ -94,7 +110,7 @@ async def test_layers_that_others_put_around(first: bool) -> None:
     if not first:
         instrument()
     assert await told_of(app, "/count", "/count", "/count") == [MISS, HIT, HIT]
-    assert [each.requests for each in around] == [3]
+    assert [each.requests for each in added] == [3]
 
 
 async def test_parts_that_fail() -> None:

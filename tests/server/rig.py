@@ -215,6 +215,10 @@ class Wire:
         for chunk in chunks:
             self._socket.sendall(chunk)
 
+    def send_no_more(self) -> None:
+        """End this half of the connection."""
+        self._socket.shutdown(socket.SHUT_WR)
+
     def read(self, count: int = 1, *, to_head: bool = False) -> list[Answer]:
         """Return the next *count* answers, fewer if the server closes before."""
         found: list[Answer] = []

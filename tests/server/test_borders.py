@@ -322,6 +322,17 @@ async def test_that_uvicorn_closes(server: Unserved, request_: bytes) -> None:
     assert server.answered == 0
 
 
+async def test_close_to_a_proxy(server: Unserved) -> None:
+    """Where uvicorn takes Proxy-Connection for Connection, each answer ends the connection, and says so."""
+    ends = []
+    for _ in range(4):
+        line = server.connected()
+        answer = await line.ask(get("/items/7", "Proxy-Connection: close"))
+        ends.append((line.is_closed, answer.field(b"connection")))
+        await line.hang_up()
+    assert ends in ([(True, b"close")] * 4, [(False, b"")] * 4)
+
+
 async def test_large_body_is_not_copied(line: Line) -> None:
     """The body of a large answer is the one that the cache keeps, in no other copy."""
     await line.learn(get("/large"))

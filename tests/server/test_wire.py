@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import ssl
 from contextlib import ExitStack, contextmanager
@@ -177,6 +178,66 @@ def test_expected_continue() -> None:
             answer = client.post("/early", content=b"x", headers={"expect": "100-continue"})
             assert answer.status_code == 200
     assert protocol.answered == 0
+
+
+class Echoes(asyncio.Protocol):
+    """Stands where uvicorn has its websockets: what comes is answered with itself, the request for them first."""
+
+    def __init__(self, config: Any, server_state: Any, app_state: Any, _loop: Any = None) -> None:
+        self._transport: Any = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        head = b"HTTP/1.1 101 Switching Protocols\r\ncontent-length: %d\r\n\r\n" % len(data)
+        self._transport.write(head + data)
+
+
+@pytest.mark.parametrize("hits", [pytest.param(0, id="fresh connection"), pytest.param(3, id="after hits")])
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_websocket(loop: str, hits: int) -> None:
+    """A websocket is handed over as ever, whole, and what comes over it is no request, whatever it looks like."""
+    upgrade = get("/items/7", "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Key: AAAA")
+    with twins(ws=Echoes, loop=loop) as (fast, reference, protocol):
+        said = []
+        for twin in (fast, reference):
+            for _ in range(3):
+                twin.line.ask(ITEM)
+            with Wire(twin.url) as line:
+                said.append([line.ask(chunk).undated for chunk in [*[ITEM] * hits, upgrade, b"text", ITEM, ITEM]])
+        assert said[0] == said[1]
+        assert [body for _, body in said[0][hits + 1 :]] == [b"text", ITEM, ITEM]
+        assert protocol.answered == 1 + hits
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_client_that_sends_no_more(loop: str) -> None:
+    """A client that ends its half of the connection right behind a request that is known has the answer whole."""
+    protocol, shop = counted(), Shop()
+    with http_server(shop.app, http=protocol, loop=loop) as url:
+        with Wire(url) as line:
+            whole = [line.ask(get("/large")).undated for _ in range(3)][-1]
+        with Wire(url) as line:
+            line.send(get("/large"))
+            line.send_no_more()
+            assert line.read()[0].undated == whole
+            assert line.is_ended
+    assert protocol.answered == 2
+
+
+def test_http_1_0_that_would_be_kept() -> None:
+    """A client of HTTP/1.0 that asks to keep the connection is answered, and left, as without the protocol."""
+    request = get("/items/7", "Connection: keep-alive", version="1.0")
+    with twins() as (fast, reference, protocol):
+        for _ in range(4):
+            said = []
+            for twin in (fast, reference):
+                twin.line.ask(ITEM)
+                with Wire(twin.url) as line:
+                    said.append((line.ask(request).undated, line.is_ended))
+            assert said[0] == said[1]
+        assert protocol.answered == 2
 
 
 # Any sequence

@@ -63,6 +63,11 @@ class OwnErrors(ServerErrorMiddleware):
         await super().__call__(scope, receive, send)
 
 
+async def item_text(_: Request) -> PlainTextResponse:
+    """Answer with a text."""
+    return PlainTextResponse("item")
+
+
 async def pass_on(request: Request, call_next: Any) -> Any:
     """Do nothing but pass on."""
     return await call_next(request)
@@ -96,7 +101,7 @@ def mounted_without() -> Any:
 
 def added(*layers: Any) -> Any:
     """Return an application to which the cache was added, with middleware inside and outside of it."""
-    app = Starlette(routes=[Route("/items/{number}", lambda request: PlainTextResponse("item"))])
+    app = Starlette(routes=[Route("/items/{number}", item_text)])
     for layer in layers:
         app.add_middleware(layer)
     app.add_middleware(CacheMiddleware, backend=MemoryBackend(), default_policy=CachePolicy(timeout=60))
@@ -260,7 +265,7 @@ async def test_requests_within_a_request() -> None:
 
 async def test_front_of_a_middleware() -> None:
     """A middleware that was added says by ``front=app`` the same."""
-    app = Starlette(routes=[Route("/items/{number}", lambda request: PlainTextResponse("item"))])
+    app = Starlette(routes=[Route("/items/{number}", item_text)])
     policy = CachePolicy(timeout=60)
     app.add_middleware(CacheMiddleware, backend=MemoryBackend(), default_policy=policy, front=app)
     app.add_middleware(Auth)

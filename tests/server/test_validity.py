@@ -18,6 +18,8 @@ from tests.server.rig import Line, Unserved, get
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from starlette.requests import Request
+
 pytestmark = pytest.mark.anyio
 
 ITEM = get("/items/7")
@@ -182,7 +184,11 @@ async def test_override_of_the_store(served: Served) -> None:
 
 async def test_routes_that_are_added(served: Served) -> None:
     """A route that comes to stand before a cached one is found at the next request."""
-    served.app.router.routes.insert(0, Route("/items/7", lambda request: PlainTextResponse("first")))
+
+    async def first(_: Request) -> PlainTextResponse:
+        return PlainTextResponse("first")
+
+    served.app.router.routes.insert(0, Route("/items/7", first))
     assert (await served.ask())[0] == "first"
 
 

@@ -177,7 +177,10 @@ class ReadyHere(Ready):
         super().__init__(key, exchange, response, hit)
         (self.lent, _), *variants = lent
         self.variants = variants[0][0] if variants else None
-        self.until = min(self.until, *(self.since + seconds for _, seconds in lent))
+        kept_for = min(seconds for _, seconds in lent)
+        self.until = min(self.until, self.since + kept_for)
+        self.monotonic = exchange.store.monotonic
+        self.kept_until = self.monotonic() + kept_for
         self.size += _weight(self.lent.value)
         self.key = exchange.found.key
         self.gone = exchange.store.gone
@@ -190,6 +193,7 @@ class ReadyHere(Ready):
             not self.since <= now < self.until
             or self.gate.epochs is not self.epochs
             or not self.lent.live
+            or self.monotonic() >= self.kept_until  # the other clock may have been set back
             or self.key in self.gone
         ):
             return False

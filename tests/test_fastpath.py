@@ -573,6 +573,20 @@ async def test_backend_that_keeps_less() -> None:
         assert told(await client.get("/")) == MISS
 
 
+async def test_clock_that_is_set_back() -> None:
+    """What a backend keeps no longer is not given again though the clock of freshness was set back meanwhile."""
+    clock, ticks, app = FakeClock(), FakeClock(), FastAPI()
+    app.get("/")(cache(timeout=60)(lambda: "text"))
+    wrapped = CacheMiddleware(app, MemoryBackend(clock=ticks), clock=clock)
+    wrapped.services().store().monotonic = ticks
+    async with client_of(wrapped) as client:
+        assert [told(await client.get("/")) for _ in range(3)] == [MISS, HIT, HIT]
+        for passed, ticked, expected in ((40, 40, HIT), (-30, 19.9, HIT), (0, 0.2, MISS)):
+            clock.advance(passed)
+            ticks.advance(ticked)
+            assert told(await client.get("/")) == expected
+
+
 async def test_entry_that_is_replaced_while_it_is_read() -> None:
     """A hit is not learned from an entry that another took the place of since it was read."""
     app, backend = FastAPI(), Short()

@@ -35,7 +35,10 @@ def vary_fields(headers: Headers) -> frozenset[str] | None:
 
     None: no request is told to select the same response, for a member is ``*``, or no name of a field.
     """
-    names = frozenset(member.lower() for member in field_members(headers, b"vary"))
+    members = field_members(headers, b"vary")
+    if not members:
+        return frozenset()
+    names = frozenset(member.lower() for member in members)
     return None if "*" in names or not all(map(is_token, names)) else names
 
 
@@ -88,6 +91,6 @@ def precedence(headers: Headers, received_at: float) -> tuple[bool, float]:
 
 def announced(headers: Headers, names: tuple[str, ...]) -> Headers:
     """Return *headers* with *names* in Vary, added to the ones it has."""
-    there = vary_fields(headers)
+    there = vary_fields(headers) if names else None
     missing = [] if there is None else [name for name in names if name not in there]
     return (*headers, (b"vary", ", ".join(missing).encode("latin-1"))) if missing else headers

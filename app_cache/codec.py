@@ -130,27 +130,6 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Entry | Variants | Value)
 
 
-def entry_of(
-    key: str, mark: Mark, tags: tuple[str, ...], path: str, logical_key: str | None, response: StoredResponse
-) -> Entry:
-    """Return *response* as an entry under *key*."""
-    return Entry(
-        key,
-        mark,
-        tags,
-        path,
-        logical_key,
-        response.status,
-        response.headers,
-        response.body,
-        response.requested_at,
-        response.received_at,
-        response.freshness_lifetime,
-        response.stale_while_revalidate,
-        response.stale_if_error,
-    )
-
-
 def encode(record: Record) -> bytes:
     """Return *record* as bytes."""
     content = _encoder.encode(record)

@@ -67,6 +67,9 @@ if TYPE_CHECKING:
 
 COPIED_BACK = ("route", "endpoint", "path_params", "router")
 """What the router leaves in the scope, for middleware further out."""
+NOT_LOOKED_UP = Found("")
+NOTHING_STORED = Forward(Fwd.URI_MISS)
+NO_VARIANT_STORED = Forward(Fwd.VARY_MISS)
 MOST_TURNED_AWAY = 3
 """Runs that a request waits for whose own requests are not let through to the endpoint; then it goes alone."""
 RAISED = 500
@@ -113,9 +116,10 @@ class Exchange:
         self.asked_in_vain = False
         """The backend was asked for this request, and failed: it is not asked again before the handler runs."""
         self.body: bytes | None = None
-        self.identity: Identity | None = None
-        self.found = Found("")
-        self.decision = Forward(Fwd.URI_MISS)
+        self.known: Identity
+        """Which request it is, once that has been found."""
+        self.found = NOT_LOOKED_UP
+        self.decision = NOTHING_STORED
         self.started = False
         self.turned_away = 0
         self.earlier: Fill | None = None
@@ -156,20 +160,15 @@ class Exchange:
         )
         if isinstance(found, Refusal):
             return found
-        self.identity = found
+        self.known = found
         return None
-
-    @property
-    def known(self) -> Identity:
-        """The identity, once it has been found."""
-        return cast("Identity", self.identity)
 
     async def _answer_from_cache(self, receive: Receive, send: Send) -> bool:
         """Look up, and serve what is found if it may answer (RFC 9111 §4)."""
         self.earlier = self.store.flight.under_way(self.known.key)
         self.found = await self._look_up()
         if self.found.entry is None:
-            self.decision = Forward(Fwd.VARY_MISS if self.found.varies else Fwd.URI_MISS)
+            self.decision = NO_VARIANT_STORED if self.found.varies else NOTHING_STORED
             return False
         response = self.found.entry.response()
         decision = select(

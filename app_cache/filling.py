@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from app_cache.clock.base import group_stamp, is_group_stamp, tag_stamp
-from app_cache.codec import Mark, entity_tag_of, entry_of
+from app_cache.codec import Entry, Mark, entity_tag_of
 from app_cache.flight import NOT_SHARED, UNADMITTED, Outcome, Share
 from app_cache.rules.decisions import (
     FAILURES,
@@ -20,13 +21,12 @@ from app_cache.rules.decisions import (
     withheld_fields,
 )
 from app_cache.rules.directives import NOTHING_SAID, delta_seconds, response_directives
-from app_cache.rules.messages import ResponseHead, StoredResponse, combined, end_to_end, field_lines, without
+from app_cache.rules.messages import ResponseHead, combined, end_to_end, has_field, without
 from app_cache.rules.structured import strings
 from app_cache.rules.validators import freshened, head_agrees, identifies, same_strongly
 from app_cache.rules.variants import announced, selecting_fields
 
 if TYPE_CHECKING:
-    from app_cache.codec import Entry
     from app_cache.guards import Guard
     from app_cache.identity import Identity
     from app_cache.policy import CachePolicy
@@ -215,9 +215,17 @@ class Filling:
             await self._freshen(stored)
         if agrees is not False:
             return
-        stale = stored.response()
-        response = replace(stale, freshness_lifetime=0.0, stale_while_revalidate=0.0, stale_if_error=0.0)
-        await self._store(self._named(response, stored.mark, stored.tags), VALIDATED_FOR, stored.headers)
+        subject = self.identity.subject
+        stale = msgspec.structs.replace(
+            stored,
+            key=self.identity.key,
+            path=subject.path,
+            logical_key=subject.logical_key,
+            freshness_lifetime=0.0,
+            stale_while_revalidate=0.0,
+            stale_if_error=0.0,
+        )
+        await self._store(stale, VALIDATED_FOR, stored.headers)
 
     async def _store(self, entry: Entry, seconds: float, headers: Headers) -> bool:
         replaces = None if self.found.entry is None or self._validates() else self.found.key
@@ -227,25 +235,34 @@ class Filling:
 
     def _entry(self, head: ResponseHead, body: bytes) -> tuple[Entry, float]:
         """Return the answer as an entry, and the seconds that the backend holds it."""
-        response, seconds = self._stored_form(head, body)
-        groups = strings(head.headers, b"cache-groups")
-        stamps = {*map(tag_stamp, [*self.late_tags, *groups])}
-        stamps |= {group_stamp(self.identity.origin, group) for group in groups}
-        tags = tuple(sorted(self.identity.subject.tags | self._tags | stamps))
-        return self._named(response, self.mark or Mark(), tags), seconds
-
-    def _named(self, response: StoredResponse, mark: Mark, tags: tuple[str, ...]) -> Entry:
-        subject, logical_key = self.identity.subject, self.identity.logical_key
-        return entry_of(self.identity.key, mark, tags, subject.path, logical_key, response)
-
-    def _stored_form(self, head: ResponseHead, body: bytes) -> tuple[StoredResponse, float]:
-        """Return the response as it is stored, and the seconds that the backend holds it."""
-        received_at = self.store.now()
+        subject, received_at = self.identity.subject, self.store.now()
         shortened = 1 - self.policy.jitter * self.store.chance()
         lifetime = (freshness_lifetime(head, self.policy, received_at) or 0.0) * shortened
+        entry = Entry(
+            self.identity.key,
+            self.mark or Mark(),
+            self._stamps(head.headers),
+            subject.path,
+            subject.logical_key,
+            head.status,
+            self._stored_fields(head, body),
+            body,
+            self._requested_at,
+            received_at,
+            lifetime,
+            *stale_windows(head.headers, self.policy),
+        )
+        return entry, keep_for(head, lifetime, self.policy)
+
+    def _stamps(self, headers: Headers) -> tuple[str, ...]:
+        """Return the names of the stamps that the answer is valid by."""
+        groups = strings(headers, b"cache-groups")
+        late = {*map(tag_stamp, (*self.late_tags, *groups))}
+        late |= {group_stamp(self.identity.origin, group) for group in groups}
+        return tuple(sorted(self.identity.subject.tags | self._tags | late))
+
+    def _stored_fields(self, head: ResponseHead, body: bytes) -> Headers:
         headers = announced(head.headers, self.policy.include_headers)
-        if head.status == 200 and not field_lines(headers, b"etag"):
+        if head.status == 200 and not has_field(headers, b"etag"):
             headers = (*headers, (b"etag", entity_tag_of(body)))
-        windows = stale_windows(head.headers, self.policy)
-        response = StoredResponse(head.status, headers, body, self._requested_at, received_at, lifetime, *windows)
-        return response, keep_for(head, lifetime, self.policy)
+        return headers

@@ -103,10 +103,9 @@ def storage_key(
         varied_by: What `vary_by` returned, or None where there is none.
     """
     own = ["custom", logical] if isinstance(logical, str) else ["default", *logical]
-    selected = variant(frozenset(policy.include_headers), headers)
     parts: list[Part] = ["GET" if method == "HEAD" else method, str(len(own)), *own, varied_by]
-    for name, value in selected:
-        parts += [name, value]
+    if policy.include_headers:
+        parts += [part for pair in variant(frozenset(policy.include_headers), headers) for part in pair]
     return f"{prefix(namespace)}{digest(parts)}"
 
 

@@ -101,7 +101,8 @@ def _filled_in(template: str, values: Mapping[str, Any], escape: Callable[[str],
     for text, name, spec, conversion in template_parts(template):
         pieces.append(text)
         if name is not None:
-            pieces.append(escape(format(_FORMATTER.convert_field(values[name], conversion), spec)))
+            value = values[name] if conversion is None else _FORMATTER.convert_field(values[name], conversion)
+            pieces.append(escape(format(value, spec)))
     return "".join(pieces)
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from app_cache.guards import Guard
     from app_cache.identity import Identity
     from app_cache.policy import CachePolicy
+    from app_cache.rules.directives import ResponseDirectives
     from app_cache.rules.messages import Headers, RequestHead
     from app_cache.store import Found, StoredResponses
 
@@ -142,9 +143,9 @@ class Filling:
         if length is not None and length != str(len(body)):
             self.refusal = Refusal.INCOMPLETE
             return NOT_SHARED
-        withheld = withheld_fields(self._head.headers, self.policy)
-        headers = without(end_to_end(self._head.headers), withheld)
-        return await self._keep(ResponseHead(self._head.status, headers), body)
+        said = response_directives(self._head.headers)
+        headers = without(end_to_end(self._head.headers), withheld_fields(said, self.policy))
+        return await self._keep(ResponseHead(self._head.status, headers), said, body)
 
     async def _freshen(self, stored: Entry) -> Outcome:
         """Keep *stored* with the fields of its 304, all of which the leader gets (RFC 9111 §4.3.4).
@@ -164,12 +165,13 @@ class Filling:
         head = ResponseHead(stored.status, headers)
         self.refusal = self._why_not_update(head)
         outcome = NOT_SHARED
+        said = response_directives(headers)
         if self.refusal is None:
-            kept = without(headers, withheld_fields(headers, self.policy))
-            outcome = await self._keep(ResponseHead(stored.status, kept), stored.body)
+            kept = without(headers, withheld_fields(said, self.policy))
+            outcome = await self._keep(ResponseHead(stored.status, kept), said, stored.body)
         else:
             self.refused()
-        self.entry, _ = self._entry(head, stored.body)
+        self.entry, _ = self._entry(head, said, stored.body)
         return outcome
 
     def _why_not_update(self, head: ResponseHead) -> Refusal | None:
@@ -201,8 +203,8 @@ class Filling:
             return None
         return self._head.status, end_to_end(self._head.headers), body
 
-    async def _keep(self, head: ResponseHead, body: bytes) -> Outcome:
-        self.entry, seconds = self._entry(head, body)
+    async def _keep(self, head: ResponseHead, said: ResponseDirectives, body: bytes) -> Outcome:
+        self.entry, seconds = self._entry(head, said, body)
         if self.mark is not None:
             self.stored = await self._store(self.entry, seconds, head.headers)
         return Outcome(entry=self.entry)
@@ -233,11 +235,15 @@ class Filling:
             entry, seconds, self.request.headers, selecting_fields(headers, self.policy), self._turn, replaces
         )
 
-    def _entry(self, head: ResponseHead, body: bytes) -> tuple[Entry, float]:
-        """Return the answer as an entry, and the seconds that the backend holds it."""
+    def _entry(self, head: ResponseHead, said: ResponseDirectives, body: bytes) -> tuple[Entry, float]:
+        """Return the answer as an entry, and the seconds that the backend holds it.
+
+        What decides how long it is fresh is never withheld: *said* is that of the whole answer.
+        """
         subject, received_at = self.identity.subject, self.store.now()
         shortened = 1 - self.policy.jitter * self.store.chance()
-        lifetime = (freshness_lifetime(head, self.policy, received_at) or 0.0) * shortened
+        lifetime = (freshness_lifetime(head, said, self.policy, received_at) or 0.0) * shortened
+        windows = stale_windows(said, self.policy)
         entry = Entry(
             self.identity.key,
             self.mark or Mark(),
@@ -250,9 +256,9 @@ class Filling:
             self._requested_at,
             received_at,
             lifetime,
-            *stale_windows(head.headers, self.policy),
+            *windows,
         )
-        return entry, keep_for(head, lifetime, self.policy)
+        return entry, keep_for(head, lifetime, windows, self.policy)
 
     def _stamps(self, headers: Headers) -> tuple[str, ...]:
         """Return the names of the stamps that the answer is valid by."""

@@ -67,15 +67,21 @@ class Fields(tuple[tuple[bytes, bytes], ...]):  # noqa: SLOT001  its table is an
     def __new__(cls, lines: Iterable[tuple[bytes, bytes]]) -> Self:
         """Return *lines* with the values of each name, in lower case."""
         fields = super().__new__(cls, lines)
-        fields.by_name = {}
+        by_name: dict[bytes, list[bytes]] = {}
         for name, value in fields:
-            fields.by_name.setdefault(name.lower(), []).append(value)
+            by_name.setdefault(name.lower(), []).append(value)
+        fields.by_name = by_name
         return fields
 
 
 def fields_of(start: Mapping[str, Any]) -> Headers:
     """Return the fields of a request's scope, or of the start of an answer, as ASGI has them."""
-    return Fields([(bytes(name), bytes(value)) for name, value in start.get("headers", ())])
+    return Fields(
+        [
+            (name, value) if type(name) is type(value) is bytes else (bytes(name), bytes(value))
+            for name, value in start.get("headers", ())
+        ]
+    )
 
 
 def field_lines(headers: Headers, name: bytes) -> list[str]:

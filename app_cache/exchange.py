@@ -17,7 +17,7 @@ from app_cache.answers import (
 from app_cache.codec import entity_tag_of
 from app_cache.filling import Filling
 from app_cache.flight import FILL_TIMEOUT_S, NOT_SHARED, UNADMITTED, Fill
-from app_cache.guards import Guard, guarding
+from app_cache.guards import Guard, Guarding
 from app_cache.identity import Identity, identify
 from app_cache.logger_config import logger
 from app_cache.policy import LATE_TAGS
@@ -213,7 +213,7 @@ class Exchange:
                 message = {**message, "headers": [*fields_of(message), (b"cache-status", str(status).encode())]}
             await send(message)
 
-        with guarding(guard):
+        with Guarding(guard):
             await self.app(self.scope, receive, send_told)
 
     async def _forward(self, receive: Receive, send: Send, *, waited: bool = False) -> None:
@@ -248,7 +248,7 @@ class Exchange:
             else:
                 await send(message)
 
-        with guarding(None):
+        with Guarding(None):
             await self.app(self.scope, receive, send_told)
 
     async def _learner(self) -> Callable[[int, Headers], Awaitable[None]]:
@@ -422,7 +422,7 @@ class Exchange:
         method = "GET" if self.request.method == "HEAD" else self.request.method  # HEAD has nothing to store
         scope = {**self.scope, "method": method, "headers": [*headers], LATE_TAGS: filling.late_tags}
         fill = Fill(filling)
-        with guarding(guard):
+        with Guarding(guard):
             fill.start(self.app, scope, self.body or b"", receive)
         self.store.flight.take_off(self.found.key, fill, alone=alone)
         return filling, fill, scope

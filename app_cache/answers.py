@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from app_cache.rules.messages import combined, field_lines, without
+from app_cache.rules.messages import combined, has_field, without
 from app_cache.rules.ranges import ranged
 from app_cache.rules.validators import fields_of_304, not_modified
 from app_cache.rules.variants import announced
@@ -97,13 +97,13 @@ def for_client(headers: Headers, policy: CachePolicy) -> Headers:
     return (*headers, (b"cache-control", b"max-age=%d" % policy.client_max_age))
 
 
-def for_leader(headers: Headers, policy: CachePolicy, entity_tag_made: str | None, *, shared: bool) -> Headers:
+def for_leader(headers: Headers, policy: CachePolicy, entity_tag_made: bytes | None, *, shared: bool) -> Headers:
     """Return *headers* as the leader gets them: what hits will have too, but for Age.
 
     An answer that is not *shared* is not offered to the caches on its way either.
     """
     headers = announced(headers, policy.include_headers)
     headers = for_client(headers, policy) if shared else headers
-    if entity_tag_made is not None and not field_lines(headers, b"etag"):
-        headers = (*headers, (b"etag", entity_tag_made.encode("latin-1")))
+    if entity_tag_made is not None and not has_field(headers, b"etag"):
+        headers = (*headers, (b"etag", entity_tag_made))
     return headers

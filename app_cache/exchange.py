@@ -38,7 +38,6 @@ from app_cache.rules.messages import RequestHead, field_lines, fields_of, withou
 from app_cache.rules.validators import (
     CONDITIONAL,
     OF_A_RANGE,
-    entity_tag,
     fields_of_304,
     not_modified,
     validating_headers,
@@ -366,7 +365,9 @@ class Exchange:
             await self._rescue(RAISED, send)
             return
         finally:
-            self.scope.update({name: scope[name] for name in COPIED_BACK if name in scope})
+            for name in COPIED_BACK:
+                if name in scope:
+                    self.scope[name] = scope[name]
         if not spoke:
             logger.warning("cache.rescued", timeout=patience)
             await self._give(partial(self._rescue, TIMED_OUT), receive, send)
@@ -458,8 +459,8 @@ class Exchange:
             nonlocal matched
             if message["type"] == "http.response.start":
                 self.started = True
-                made = None if filling.entry is None else entity_tag(filling.entry.headers)
-                headers = for_leader(message["headers"], self.policy, made, shared=filling.refusal is None)
+                shared = filling.refusal is None
+                headers = for_leader(message["headers"], self.policy, filling.entity_tag, shared=shared)
                 matched = not_modified(self.request, message["status"], headers, self.store.now(), stored=False)
                 status = self._tell(
                     CacheStatus(

@@ -77,6 +77,8 @@ class Filling:
         self.invalidations = 0
         self.refusal: Refusal | None = None
         self.entry: Entry | None = None
+        self.entity_tag: bytes | None = None
+        """The entity tag that was made for an answer without one."""
         self.stored = False
         self._tags: frozenset[str] = frozenset()
         self._head = ResponseHead(0, ())
@@ -270,5 +272,6 @@ class Filling:
     def _stored_fields(self, head: ResponseHead, body: bytes) -> Headers:
         headers = announced(head.headers, self.policy.include_headers)
         if head.status == 200 and not has_field(headers, b"etag"):
-            headers = (*headers, (b"etag", entity_tag_of(body)))
+            self.entity_tag = entity_tag_of(body)
+            headers = (*headers, (b"etag", self.entity_tag))
         return headers

@@ -120,7 +120,7 @@ def why_pass(request: RequestHead, asked: RequestDirectives) -> Refusal | None:
 def has_content(headers: Headers) -> bool:
     """Return whether a request comes with content (RFC 9112 §6)."""
     length = combined(headers, b"content-length")
-    return combined(headers, b"transfer-encoding") is not None or length not in (None, "0")
+    return length not in (None, "0") or has_field(headers, b"transfer-encoding")
 
 
 def unshared_credential(request: RequestHead, said: ResponseDirectives, policy: CachePolicy) -> Refusal | None:
@@ -247,7 +247,7 @@ def why_not_store(
     credential = unshared_credential(request, said, policy)
     if credential is not None:
         return credential
-    if combined(response.headers, b"set-cookie") is not None and not shares_set_cookie(said, policy):
+    if has_field(response.headers, b"set-cookie") and not shares_set_cookie(said, policy):
         return Refusal.SET_COOKIE
     if vary_fields(response.headers) is None:
         return Refusal.VARY_STAR

@@ -6,6 +6,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+import msgspec
+
 from app_cache.answers import (
     answer_of,
     for_leader,
@@ -182,7 +184,7 @@ class Exchange:
         if isinstance(decision, Forward):
             self.decision = decision
             if decision.fwd is Fwd.BYPASS:
-                self.found = replace(self.found, entry=None)
+                self.found = msgspec.structs.replace(self.found, entry=None)
             return False
         await self._give(partial(self._hit, response, decision), receive, send)
         return True
@@ -384,7 +386,7 @@ class Exchange:
             age = current_age(response, self.store.now()) if field_lines(response.headers, b"age") else None
             await self._serve(send, response, age, status)
         elif filling.conditional and filling.status == 304:
-            self.found = replace(self.found, entry=None)
+            self.found = msgspec.structs.replace(self.found, entry=None)
             self.decision = replace(self.decision, rescue=False)
             await self._lead(receive, send, alone=True)
         elif filling.rescue:

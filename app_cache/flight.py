@@ -17,6 +17,8 @@ from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+import msgspec
+
 from app_cache.logger_config import logger
 from app_cache.rules.directives import delta_seconds
 from app_cache.rules.messages import combined, fields_of
@@ -62,8 +64,7 @@ class Share(Enum):
     """Nobody gets it: a stored response stands in."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """What those who wait for a fill get of it.
 
     Args:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+import msgspec
 from starlette.requests import Request
 
 from app_cache.clock.base import Subject, key_stamp, tag_stamp, url_stamp
@@ -37,8 +37,7 @@ if TYPE_CHECKING:
     Message = MutableMapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(msgspec.Struct, frozen=True):
     """What tells a request apart, for the store and for those who invalidate.
 
     Args:

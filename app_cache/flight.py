@@ -127,8 +127,8 @@ class Run(ABC, Generic[OutcomeT]):
         self.began_at = self.loop.time()
         self.outcome: asyncio.Future[OutcomeT] = self.loop.create_future()
         self.task: asyncio.Task[Any] | None = None
-        self.on_outcome: Callable[[], None] | None = None
-        """Is called as soon as there is an outcome."""
+        self.on_outcome: Callable[[Any], None] | None = None
+        """Is called with this run as soon as there is an outcome."""
         self.on_end: Callable[[asyncio.Task[Any]], None] | None = None
         """Is called when the task has ended."""
         self._led = False
@@ -155,7 +155,7 @@ class Run(ABC, Generic[OutcomeT]):
         if not self.outcome.done():
             self.outcome.set_result(outcome)
             if self.on_outcome is not None:
-                self.on_outcome()
+                self.on_outcome(self)
 
     @property
     def _is_heard(self) -> bool:
@@ -504,7 +504,7 @@ class Flight(Generic[RunT]):
         """Make *run* that of *key*: later requests find it until it has its outcome, unless it flies *alone*."""
         if not alone:
             self._runs[key] = run
-            run.on_outcome = partial(self._land, key, run)
+            run.on_outcome = partial(self._land, key)
         if run.task is not None:
             self._tasks.add(run.task)
             run.on_end = self._tasks.discard

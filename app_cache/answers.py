@@ -11,7 +11,7 @@ from app_cache.rules.validators import fields_of_304, not_modified
 from app_cache.rules.variants import announced
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, MutableMapping
+    from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 
     from app_cache.flight import Outcome
     from app_cache.policy import CachePolicy
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     Message = MutableMapping[str, Any]
     Send = Callable[[Message], Awaitable[None]]
 
+_START: Mapping[str, Any] = {"type": "http.response.start"}
 _AGE = frozenset({b"age"})
 
 
@@ -62,10 +63,15 @@ async def send_answer(send: Send, answer: Answer, told: CacheStatus) -> None:
     await _send_body(send, answer.body)
 
 
-async def send_start(send: Send, status: int, headers: Headers, told: CacheStatus | None, **more: Any) -> None:
-    """Send the start of an answer with Cache-Status after the fields that are there (RFC 9211 §2)."""
+async def send_start(
+    send: Send, status: int, headers: Headers, told: CacheStatus | None, start: Mapping[str, Any] = _START
+) -> None:
+    """Send the start of an answer with Cache-Status after the fields that are there (RFC 9211 §2).
+
+    What else there is in *start*, as the application sent it, stays.
+    """
     lines = [*headers] if told is None else [*headers, (b"cache-status", str(told).encode("ascii"))]
-    await send({**more, "type": "http.response.start", "status": status, "headers": lines})
+    await send({**start, "status": status, "headers": lines})
 
 
 async def send_plain(send: Send, method: str, status: int, text: str, told: CacheStatus | None) -> None:

@@ -36,7 +36,7 @@ from app_cache.rules.decisions import (
 )
 from app_cache.rules.directives import NOTHING_SAID
 from app_cache.rules.freshness import current_age, freshness_left
-from app_cache.rules.messages import RequestHead, field_lines, fields_of, without
+from app_cache.rules.messages import RequestHead, field_lines, fields_of, has_field, without
 from app_cache.rules.validators import (
     CONDITIONAL,
     OF_A_RANGE,
@@ -245,7 +245,7 @@ class Exchange:
             if message["type"] == "http.response.start":
                 headers = fields_of(message)
                 await learn(message["status"], headers)
-                await send_start(send, **{**message, "headers": headers, "told": status})
+                await send_start(send, message["status"], headers, status, message)
             else:
                 await send(message)
 
@@ -267,7 +267,7 @@ class Exchange:
 
     def _asks_for_a_part(self) -> bool:
         """Return whether the handler is asked for a range, whose answer is no use for others."""
-        return self.found.entry is None and bool(field_lines(self.request.headers, b"range"))
+        return self.found.entry is None and has_field(self.request.headers, b"range")
 
     def _keeps_to_itself(self) -> bool:
         """Return whether nobody may wait for the answer to this request, and it waits for nobody's."""
@@ -472,8 +472,10 @@ class Exchange:
                         detail=filling.refusal or self.decision.detail,
                     )
                 )
-                changed = {"status": 304, "headers": fields_of_304(headers)} if matched else {"headers": headers}
-                await send_start(send, **{**message, **changed, "told": status})
+                if matched:
+                    await send_start(send, 304, fields_of_304(headers), status, message)
+                else:
+                    await send_start(send, message["status"], headers, status, message)
             elif not matched or message["type"] != "http.response.body":
                 await send(message)
             elif not message.get("more_body", False):

@@ -265,9 +265,11 @@ class Filling:
     def _stamps(self, headers: Headers) -> tuple[str, ...]:
         """Return the names of the stamps that the answer is valid by."""
         groups = strings(headers, b"cache-groups")
-        late = {*map(tag_stamp, (*self.late_tags, *groups))}
-        late |= {group_stamp(self.identity.origin, group) for group in groups}
-        return tuple(sorted(self.identity.subject.tags | self._tags | late))
+        names = self.identity.subject.tags | self._tags
+        if self.late_tags or groups:
+            names |= {*map(tag_stamp, (*self.late_tags, *groups))}
+            names |= {group_stamp(self.identity.origin, group) for group in groups}
+        return tuple(sorted(names))
 
     def _stored_fields(self, head: ResponseHead, body: bytes) -> Headers:
         headers = announced(head.headers, self.policy.include_headers)

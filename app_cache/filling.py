@@ -82,6 +82,7 @@ class Filling:
         self.stored = False
         self._tags: frozenset[str] = frozenset()
         self._head = ResponseHead(0, ())
+        self._said = NOTHING_SAID
         self._requested_at = 0.0
         self._turn = 0
 
@@ -110,7 +111,7 @@ class Filling:
 
     def started(self, status: int, headers: Headers) -> Share:
         """Return what becomes of the answer that starts so."""
-        self._head = ResponseHead(status, headers)
+        self._head, self._said = ResponseHead(status, headers), response_directives(headers)
         if not self.admitted:
             self.refusal = Refusal.GUARD
             return Share.UNADMITTED
@@ -125,7 +126,7 @@ class Filling:
         length = delta_seconds(combined(self._head.headers, b"content-length"))
         if length is not None and length > self.policy.max_body:
             return Refusal.TOO_LARGE
-        return why_not_store(self.request, self._head, self.policy, self.store.now())
+        return why_not_store(self.request, self._head, self._said, self.policy, self.store.now())
 
     def _is_rescued(self) -> bool:
         """Return whether the stored response stands in for the answer."""
@@ -145,9 +146,8 @@ class Filling:
         if length is not None and length != str(len(body)):
             self.refusal = Refusal.INCOMPLETE
             return NOT_SHARED
-        said = response_directives(self._head.headers)
-        headers = without(end_to_end(self._head.headers), withheld_fields(said, self.policy))
-        return await self._keep(ResponseHead(self._head.status, headers), said, body)
+        headers = without(end_to_end(self._head.headers), withheld_fields(self._said, self.policy))
+        return await self._keep(ResponseHead(self._head.status, headers), self._said, body)
 
     async def _freshen(self, stored: Entry) -> Outcome:
         """Keep *stored* with the fields of its 304, all of which the leader gets (RFC 9111 §4.3.4).
@@ -164,10 +164,9 @@ class Filling:
     async def _update(self, stored: Entry) -> Outcome:
         self._tags = frozenset(tag for tag in stored.tags if not is_group_stamp(tag))
         headers = freshened(stored.headers, self._head.headers, self.store.now())
-        head = ResponseHead(stored.status, headers)
-        self.refusal = self._why_not_update(head)
+        head, said = ResponseHead(stored.status, headers), response_directives(headers)
+        self.refusal = self._why_not_update(head, said)
         outcome = NOT_SHARED
-        said = response_directives(headers)
         if self.refusal is None:
             kept = without(headers, withheld_fields(said, self.policy))
             outcome = await self._keep(ResponseHead(stored.status, kept), said, stored.body)
@@ -176,14 +175,14 @@ class Filling:
         self.entry, _ = self._entry(head, said, stored.body)
         return outcome
 
-    def _why_not_update(self, head: ResponseHead) -> Refusal | None:
-        """Return why the stored response does not become *head*, or None.
+    def _why_not_update(self, head: ResponseHead, said: ResponseDirectives) -> Refusal | None:
+        """Return why the stored response does not become *head*, which says *said*, or None.
 
         What came for a credential is shared only if the update itself says so: what the stored response says is
         not about the fields of another's answer (§3.5).
         """
-        own = unshared_credential(self.request, response_directives(self._head.headers), self.policy)
-        return own or why_not_store(self.request, head, self.policy, self.store.now())
+        own = unshared_credential(self.request, self._said, self.policy)
+        return own or why_not_store(self.request, head, said, self.policy, self.store.now())
 
     def refused(self) -> None:
         """Drop the stored response that an answer showed not to be suitable any more (§4.3.3).
@@ -213,7 +212,7 @@ class Filling:
 
     async def freshen_by_head(self, stored: Entry, headers: Headers) -> None:
         """Update *stored* from a 200 to HEAD with *headers*, or mark it stale if they differ (RFC 9111 §4.3.5)."""
-        self._head = ResponseHead(304, headers)
+        self._head, self._said = ResponseHead(304, headers), response_directives(headers)
         agrees = head_agrees(headers, stored.response())
         if agrees:
             await self._freshen(stored)

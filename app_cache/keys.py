@@ -139,9 +139,9 @@ def digest(parts: Iterable[Part]) -> str:
             pieces.append(b"-;")
         elif isinstance(part, str):
             content = part.encode("utf-8", "surrogatepass")
-            pieces += (b"s%d:" % len(content), content)
+            pieces.append(b"s%d:%b" % (len(content), content))
         else:
-            pieces += (b"b%d:" % len(part), part)
+            pieces.append(b"b%d:%b" % (len(part), part))
     return hashlib.sha256(b"".join(pieces)).hexdigest()
 
 

@@ -463,7 +463,8 @@ class StoredResponses:
 
     async def _put(self, record: Record, subject: Subject | None, keep_for: float) -> None:
         if self._local:
-            await self._delete_doomed()
+            if self._doomed:
+                await self._delete_doomed()
             await self._attempt("store", self._write(record, subject, keep_for, encode(record)))
             return
         sealed = subject is None or isinstance(record, Variants) or not self.clock.needs_seal(record.mark, subject)

@@ -230,11 +230,11 @@ def _may_rescue(
 def why_not_store(
     request: RequestHead,
     response: ResponseHead,
+    said: ResponseDirectives,
     policy: CachePolicy,
     received_at: float,
 ) -> Refusal | None:
-    """Return the first reason a shared cache does not store *response*, or None (RFC 9111 §3)."""
-    said = response_directives(response.headers)
+    """Return the first reason a shared cache does not store *response*, saying *said*, or None (RFC 9111 §3)."""
     understood = said.must_understand and response.status in UNDERSTOOD_STATUSES
     if said.no_store and not understood:
         return Refusal.NO_STORE

@@ -80,8 +80,11 @@ def selecting_fields(headers: Headers, policy: CachePolicy) -> frozenset[str]:
 
     What joins the key selects already; of credentials the author may say that they do not matter.
     """
+    named = vary_fields(headers)
+    if not named:
+        return frozenset()
     declared = {"authorization", "cookie"} & {*policy.exclude_headers}
-    return (vary_fields(headers) or frozenset()) - {*policy.include_headers} - declared
+    return named - {*policy.include_headers} - declared
 
 
 def precedence(headers: Headers, received_at: float) -> tuple[bool, float]:

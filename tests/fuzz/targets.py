@@ -217,8 +217,8 @@ def fuzz_decisions(data: bytes) -> None:
         request = RequestHead("GET", one)
         for status in (200, 206, 304, 404, 500):
             head = ResponseHead(status, other)
-            refusal = why_not_store(request, head, policy, NOW)
             said = response_directives(other)
+            refusal = why_not_store(request, head, said, policy, NOW)
             lifetime = freshness_lifetime(head, said, policy, NOW)
             if refusal is None:
                 assert lifetime is not None

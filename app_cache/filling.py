@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from app_cache.rules.messages import Headers, RequestHead
     from app_cache.store import Found, StoredResponses
 
+NOT_STARTED = ResponseHead(0, ())
+
 
 class Filling:
     """Judges one fill: what its answer is for others, and how it is stored.
@@ -81,7 +83,7 @@ class Filling:
         """The entity tag that was made for an answer without one."""
         self.stored = False
         self._tags: frozenset[str] = frozenset()
-        self._head = ResponseHead(0, ())
+        self._head = NOT_STARTED
         self._said = NOTHING_SAID
         self._requested_at = 0.0
         self._turn = 0

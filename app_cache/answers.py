@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from app_cache.rules.messages import combined, field_lines, without
+from app_cache.rules.messages import combined, has_field, without
 from app_cache.rules.ranges import ranged
 from app_cache.rules.validators import fields_of_304, not_modified
 from app_cache.rules.variants import announced
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, MutableMapping
+    from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 
     from app_cache.flight import Outcome
     from app_cache.policy import CachePolicy
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     Message = MutableMapping[str, Any]
     Send = Callable[[Message], Awaitable[None]]
 
+_START: Mapping[str, Any] = {"type": "http.response.start"}
 _AGE = frozenset({b"age"})
 
 
@@ -62,10 +63,15 @@ async def send_answer(send: Send, answer: Answer, told: CacheStatus) -> None:
     await _send_body(send, answer.body)
 
 
-async def send_start(send: Send, status: int, headers: Headers, told: CacheStatus | None, **more: Any) -> None:
-    """Send the start of an answer with Cache-Status after the fields that are there (RFC 9211 §2)."""
+async def send_start(
+    send: Send, status: int, headers: Headers, told: CacheStatus | None, start: Mapping[str, Any] = _START
+) -> None:
+    """Send the start of an answer with Cache-Status after the fields that are there (RFC 9211 §2).
+
+    What else there is in *start*, as the application sent it, stays.
+    """
     lines = [*headers] if told is None else [*headers, (b"cache-status", str(told).encode("ascii"))]
-    await send({**more, "type": "http.response.start", "status": status, "headers": lines})
+    await send({**start, "status": status, "headers": lines})
 
 
 async def send_plain(send: Send, method: str, status: int, text: str, told: CacheStatus | None) -> None:
@@ -97,13 +103,13 @@ def for_client(headers: Headers, policy: CachePolicy) -> Headers:
     return (*headers, (b"cache-control", b"max-age=%d" % policy.client_max_age))
 
 
-def for_leader(headers: Headers, policy: CachePolicy, entity_tag_made: str | None, *, shared: bool) -> Headers:
+def for_leader(headers: Headers, policy: CachePolicy, entity_tag_made: bytes | None, *, shared: bool) -> Headers:
     """Return *headers* as the leader gets them: what hits will have too, but for Age.
 
     An answer that is not *shared* is not offered to the caches on its way either.
     """
     headers = announced(headers, policy.include_headers)
     headers = for_client(headers, policy) if shared else headers
-    if entity_tag_made is not None and not field_lines(headers, b"etag"):
-        headers = (*headers, (b"etag", entity_tag_made.encode("latin-1")))
+    if entity_tag_made is not None and not has_field(headers, b"etag"):
+        headers = (*headers, (b"etag", entity_tag_made))
     return headers

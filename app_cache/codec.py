@@ -130,30 +130,9 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Entry | Variants | Value)
 
 
-def entry_of(
-    key: str, mark: Mark, tags: tuple[str, ...], path: str, logical_key: str | None, response: StoredResponse
-) -> Entry:
-    """Return *response* as an entry under *key*."""
-    return Entry(
-        key,
-        mark,
-        tags,
-        path,
-        logical_key,
-        response.status,
-        response.headers,
-        response.body,
-        response.requested_at,
-        response.received_at,
-        _short(response.freshness_lifetime),
-        _short(response.stale_while_revalidate),
-        _short(response.stale_if_error),
-    )
-
-
-def _short(seconds: float) -> float:
+def compact(seconds: float) -> float:
     """Return *seconds* as an int if they are whole: it takes fewer bytes, and is read back as a float."""
-    return int(seconds) if seconds.is_integer() else seconds
+    return whole if (whole := int(seconds)) == seconds else seconds
 
 
 def encode(record: Record) -> bytes:

@@ -6,6 +6,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+import msgspec
+
 from app_cache.answers import (
     answer_of,
     for_leader,
@@ -17,7 +19,7 @@ from app_cache.answers import (
 from app_cache.codec import entity_tag_of
 from app_cache.filling import Filling
 from app_cache.flight import FILL_TIMEOUT_S, NOT_SHARED, UNADMITTED, Fill
-from app_cache.guards import Guard, guarding
+from app_cache.guards import Guard, Guarding
 from app_cache.identity import Identity, identify
 from app_cache.logger_config import logger
 from app_cache.policy import LATE_TAGS
@@ -34,11 +36,10 @@ from app_cache.rules.decisions import (
 )
 from app_cache.rules.directives import NOTHING_SAID
 from app_cache.rules.freshness import current_age, freshness_left
-from app_cache.rules.messages import RequestHead, field_lines, fields_of, without
+from app_cache.rules.messages import RequestHead, field_lines, fields_of, has_field, without
 from app_cache.rules.validators import (
     CONDITIONAL,
     OF_A_RANGE,
-    entity_tag,
     fields_of_304,
     not_modified,
     validating_headers,
@@ -67,6 +68,9 @@ if TYPE_CHECKING:
 
 COPIED_BACK = ("route", "endpoint", "path_params", "router")
 """What the router leaves in the scope, for middleware further out."""
+NOT_LOOKED_UP = Found("")
+NOTHING_STORED = Forward(Fwd.URI_MISS)
+NO_VARIANT_STORED = Forward(Fwd.VARY_MISS)
 MOST_TURNED_AWAY = 3
 """Runs that a request waits for whose own requests are not let through to the endpoint; then it goes alone."""
 RAISED = 500
@@ -113,9 +117,10 @@ class Exchange:
         self.asked_in_vain = False
         """The backend was asked for this request, and failed: it is not asked again before the handler runs."""
         self.body: bytes | None = None
-        self.identity: Identity | None = None
-        self.found = Found("")
-        self.decision = Forward(Fwd.URI_MISS)
+        self.known: Identity
+        """Which request it is, once that has been found."""
+        self.found = NOT_LOOKED_UP
+        self.decision = NOTHING_STORED
         self.started = False
         self.turned_away = 0
         self.earlier: Fill | None = None
@@ -156,20 +161,15 @@ class Exchange:
         )
         if isinstance(found, Refusal):
             return found
-        self.identity = found
+        self.known = found
         return None
-
-    @property
-    def known(self) -> Identity:
-        """The identity, once it has been found."""
-        return cast("Identity", self.identity)
 
     async def _answer_from_cache(self, receive: Receive, send: Send) -> bool:
         """Look up, and serve what is found if it may answer (RFC 9111 §4)."""
         self.earlier = self.store.flight.under_way(self.known.key)
         self.found = await self._look_up()
         if self.found.entry is None:
-            self.decision = Forward(Fwd.VARY_MISS if self.found.varies else Fwd.URI_MISS)
+            self.decision = NO_VARIANT_STORED if self.found.varies else NOTHING_STORED
             return False
         response = self.found.entry.response()
         decision = select(
@@ -184,7 +184,7 @@ class Exchange:
         if isinstance(decision, Forward):
             self.decision = decision
             if decision.fwd is Fwd.BYPASS:
-                self.found = replace(self.found, entry=None)
+                self.found = msgspec.structs.replace(self.found, entry=None)
             return False
         await self._give(partial(self._hit, response, decision), receive, send)
         return True
@@ -214,7 +214,7 @@ class Exchange:
                 message = {**message, "headers": [*fields_of(message), (b"cache-status", str(status).encode())]}
             await send(message)
 
-        with guarding(guard):
+        with Guarding(guard):
             await self.app(self.scope, receive, send_told)
 
     async def _forward(self, receive: Receive, send: Send, *, waited: bool = False) -> None:
@@ -245,11 +245,11 @@ class Exchange:
             if message["type"] == "http.response.start":
                 headers = fields_of(message)
                 await learn(message["status"], headers)
-                await send_start(send, **{**message, "headers": headers, "told": status})
+                await send_start(send, message["status"], headers, status, message)
             else:
                 await send(message)
 
-        with guarding(None):
+        with Guarding(None):
             await self.app(self.scope, receive, send_told)
 
     async def _learner(self) -> Callable[[int, Headers], Awaitable[None]]:
@@ -267,7 +267,7 @@ class Exchange:
 
     def _asks_for_a_part(self) -> bool:
         """Return whether the handler is asked for a range, whose answer is no use for others."""
-        return self.found.entry is None and bool(field_lines(self.request.headers, b"range"))
+        return self.found.entry is None and has_field(self.request.headers, b"range")
 
     def _keeps_to_itself(self) -> bool:
         """Return whether nobody may wait for the answer to this request, and it waits for nobody's."""
@@ -367,7 +367,9 @@ class Exchange:
             await self._rescue(RAISED, send)
             return
         finally:
-            self.scope.update({name: scope[name] for name in COPIED_BACK if name in scope})
+            for name in COPIED_BACK:
+                if name in scope:
+                    self.scope[name] = scope[name]
         if not spoke:
             logger.warning("cache.rescued", timeout=patience)
             await self._give(partial(self._rescue, TIMED_OUT), receive, send)
@@ -384,7 +386,7 @@ class Exchange:
             age = current_age(response, self.store.now()) if field_lines(response.headers, b"age") else None
             await self._serve(send, response, age, status)
         elif filling.conditional and filling.status == 304:
-            self.found = replace(self.found, entry=None)
+            self.found = msgspec.structs.replace(self.found, entry=None)
             self.decision = replace(self.decision, rescue=False)
             await self._lead(receive, send, alone=True)
         elif filling.rescue:
@@ -423,7 +425,7 @@ class Exchange:
         method = "GET" if self.request.method == "HEAD" else self.request.method  # HEAD has nothing to store
         scope = {**self.scope, "method": method, "headers": [*headers], LATE_TAGS: filling.late_tags}
         fill = Fill(filling)
-        with guarding(guard):
+        with Guarding(guard):
             fill.start(self.app, scope, self.body or b"", receive)
         self.store.flight.take_off(self.found.key, fill, alone=alone)
         return filling, fill, scope
@@ -459,8 +461,8 @@ class Exchange:
             nonlocal matched
             if message["type"] == "http.response.start":
                 self.started = True
-                made = None if filling.entry is None else entity_tag(filling.entry.headers)
-                headers = for_leader(message["headers"], self.policy, made, shared=filling.refusal is None)
+                shared = filling.refusal is None
+                headers = for_leader(message["headers"], self.policy, filling.entity_tag, shared=shared)
                 matched = not_modified(self.request, message["status"], headers, self.store.now(), stored=False)
                 status = self._tell(
                     CacheStatus(
@@ -470,8 +472,10 @@ class Exchange:
                         detail=filling.refusal or self.decision.detail,
                     )
                 )
-                changed = {"status": 304, "headers": fields_of_304(headers)} if matched else {"headers": headers}
-                await send_start(send, **{**message, **changed, "told": status})
+                if matched:
+                    await send_start(send, 304, fields_of_304(headers), status, message)
+                else:
+                    await send_start(send, message["status"], headers, status, message)
             elif not matched or message["type"] != "http.response.body":
                 await send(message)
             elif not message.get("more_body", False):

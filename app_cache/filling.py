@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from app_cache.clock.base import group_stamp, is_group_stamp, tag_stamp
-from app_cache.codec import Mark, entity_tag_of, entry_of
+from app_cache.codec import Entry, Mark, compact, entity_tag_of
 from app_cache.flight import NOT_SHARED, UNADMITTED, Outcome, Share
 from app_cache.rules.decisions import (
     FAILURES,
@@ -20,18 +21,20 @@ from app_cache.rules.decisions import (
     withheld_fields,
 )
 from app_cache.rules.directives import NOTHING_SAID, delta_seconds, response_directives
-from app_cache.rules.messages import ResponseHead, StoredResponse, combined, end_to_end, field_lines, without
+from app_cache.rules.messages import ResponseHead, combined, end_to_end, has_field, without
 from app_cache.rules.structured import strings
 from app_cache.rules.validators import freshened, head_agrees, identifies, same_strongly
 from app_cache.rules.variants import announced, selecting_fields
 
 if TYPE_CHECKING:
-    from app_cache.codec import Entry
     from app_cache.guards import Guard
     from app_cache.identity import Identity
     from app_cache.policy import CachePolicy
+    from app_cache.rules.directives import ResponseDirectives
     from app_cache.rules.messages import Headers, RequestHead
     from app_cache.store import Found, StoredResponses
+
+NOT_STARTED = ResponseHead(0, ())
 
 
 class Filling:
@@ -76,9 +79,12 @@ class Filling:
         self.invalidations = 0
         self.refusal: Refusal | None = None
         self.entry: Entry | None = None
+        self.entity_tag: bytes | None = None
+        """The entity tag that was made for an answer without one."""
         self.stored = False
         self._tags: frozenset[str] = frozenset()
-        self._head = ResponseHead(0, ())
+        self._head = NOT_STARTED
+        self._said = NOTHING_SAID
         self._requested_at = 0.0
         self._turn = 0
 
@@ -107,7 +113,7 @@ class Filling:
 
     def started(self, status: int, headers: Headers) -> Share:
         """Return what becomes of the answer that starts so."""
-        self._head = ResponseHead(status, headers)
+        self._head, self._said = ResponseHead(status, headers), response_directives(headers)
         if not self.admitted:
             self.refusal = Refusal.GUARD
             return Share.UNADMITTED
@@ -122,7 +128,7 @@ class Filling:
         length = delta_seconds(combined(self._head.headers, b"content-length"))
         if length is not None and length > self.policy.max_body:
             return Refusal.TOO_LARGE
-        return why_not_store(self.request, self._head, self.policy, self.store.now())
+        return why_not_store(self.request, self._head, self._said, self.policy, self.store.now())
 
     def _is_rescued(self) -> bool:
         """Return whether the stored response stands in for the answer."""
@@ -142,9 +148,8 @@ class Filling:
         if length is not None and length != str(len(body)):
             self.refusal = Refusal.INCOMPLETE
             return NOT_SHARED
-        withheld = withheld_fields(self._head.headers, self.policy)
-        headers = without(end_to_end(self._head.headers), withheld)
-        return await self._keep(ResponseHead(self._head.status, headers), body)
+        headers = without(end_to_end(self._head.headers), withheld_fields(self._said, self.policy))
+        return await self._keep(ResponseHead(self._head.status, headers), self._said, body)
 
     async def _freshen(self, stored: Entry) -> Outcome:
         """Keep *stored* with the fields of its 304, all of which the leader gets (RFC 9111 §4.3.4).
@@ -161,25 +166,25 @@ class Filling:
     async def _update(self, stored: Entry) -> Outcome:
         self._tags = frozenset(tag for tag in stored.tags if not is_group_stamp(tag))
         headers = freshened(stored.headers, self._head.headers, self.store.now())
-        head = ResponseHead(stored.status, headers)
-        self.refusal = self._why_not_update(head)
+        head, said = ResponseHead(stored.status, headers), response_directives(headers)
+        self.refusal = self._why_not_update(head, said)
         outcome = NOT_SHARED
         if self.refusal is None:
-            kept = without(headers, withheld_fields(headers, self.policy))
-            outcome = await self._keep(ResponseHead(stored.status, kept), stored.body)
+            kept = without(headers, withheld_fields(said, self.policy))
+            outcome = await self._keep(ResponseHead(stored.status, kept), said, stored.body)
         else:
             self.refused()
-        self.entry, _ = self._entry(head, stored.body)
+        self.entry, _ = self._entry(head, said, stored.body)
         return outcome
 
-    def _why_not_update(self, head: ResponseHead) -> Refusal | None:
-        """Return why the stored response does not become *head*, or None.
+    def _why_not_update(self, head: ResponseHead, said: ResponseDirectives) -> Refusal | None:
+        """Return why the stored response does not become *head*, which says *said*, or None.
 
         What came for a credential is shared only if the update itself says so: what the stored response says is
         not about the fields of another's answer (§3.5).
         """
-        own = unshared_credential(self.request, response_directives(self._head.headers), self.policy)
-        return own or why_not_store(self.request, head, self.policy, self.store.now())
+        own = unshared_credential(self.request, self._said, self.policy)
+        return own or why_not_store(self.request, head, said, self.policy, self.store.now())
 
     def refused(self) -> None:
         """Drop the stored response that an answer showed not to be suitable any more (§4.3.3).
@@ -201,23 +206,31 @@ class Filling:
             return None
         return self._head.status, end_to_end(self._head.headers), body
 
-    async def _keep(self, head: ResponseHead, body: bytes) -> Outcome:
-        self.entry, seconds = self._entry(head, body)
+    async def _keep(self, head: ResponseHead, said: ResponseDirectives, body: bytes) -> Outcome:
+        self.entry, seconds = self._entry(head, said, body)
         if self.mark is not None:
             self.stored = await self._store(self.entry, seconds, head.headers)
         return Outcome(entry=self.entry)
 
     async def freshen_by_head(self, stored: Entry, headers: Headers) -> None:
         """Update *stored* from a 200 to HEAD with *headers*, or mark it stale if they differ (RFC 9111 §4.3.5)."""
-        self._head = ResponseHead(304, headers)
+        self._head, self._said = ResponseHead(304, headers), response_directives(headers)
         agrees = head_agrees(headers, stored.response())
         if agrees:
             await self._freshen(stored)
         if agrees is not False:
             return
-        stale = stored.response()
-        response = replace(stale, freshness_lifetime=0.0, stale_while_revalidate=0.0, stale_if_error=0.0)
-        await self._store(self._named(response, stored.mark, stored.tags), VALIDATED_FOR, stored.headers)
+        subject = self.identity.subject
+        stale = msgspec.structs.replace(
+            stored,
+            key=self.identity.key,
+            path=subject.path,
+            logical_key=subject.logical_key,
+            freshness_lifetime=0.0,
+            stale_while_revalidate=0.0,
+            stale_if_error=0.0,
+        )
+        await self._store(stale, VALIDATED_FOR, stored.headers)
 
     async def _store(self, entry: Entry, seconds: float, headers: Headers) -> bool:
         replaces = None if self.found.entry is None or self._validates() else self.found.key
@@ -225,27 +238,43 @@ class Filling:
             entry, seconds, self.request.headers, selecting_fields(headers, self.policy), self._turn, replaces
         )
 
-    def _entry(self, head: ResponseHead, body: bytes) -> tuple[Entry, float]:
-        """Return the answer as an entry, and the seconds that the backend holds it."""
-        response, seconds = self._stored_form(head, body)
-        groups = strings(head.headers, b"cache-groups")
-        stamps = {*map(tag_stamp, [*self.late_tags, *groups])}
-        stamps |= {group_stamp(self.identity.origin, group) for group in groups}
-        tags = tuple(sorted(self.identity.subject.tags | self._tags | stamps))
-        return self._named(response, self.mark or Mark(), tags), seconds
+    def _entry(self, head: ResponseHead, said: ResponseDirectives, body: bytes) -> tuple[Entry, float]:
+        """Return the answer as an entry, and the seconds that the backend holds it.
 
-    def _named(self, response: StoredResponse, mark: Mark, tags: tuple[str, ...]) -> Entry:
-        subject, logical_key = self.identity.subject, self.identity.logical_key
-        return entry_of(self.identity.key, mark, tags, subject.path, logical_key, response)
-
-    def _stored_form(self, head: ResponseHead, body: bytes) -> tuple[StoredResponse, float]:
-        """Return the response as it is stored, and the seconds that the backend holds it."""
-        received_at = self.store.now()
+        What decides how long it is fresh is never withheld: *said* is that of the whole answer.
+        """
+        subject, received_at = self.identity.subject, self.store.now()
         shortened = 1 - self.policy.jitter * self.store.chance()
-        lifetime = (freshness_lifetime(head, self.policy, received_at) or 0.0) * shortened
+        lifetime = (freshness_lifetime(head, said, self.policy, received_at) or 0.0) * shortened
+        windows = stale_windows(said, self.policy)
+        entry = Entry(
+            self.identity.key,
+            self.mark or Mark(),
+            self._stamps(head.headers),
+            subject.path,
+            subject.logical_key,
+            head.status,
+            self._stored_fields(head, body),
+            body,
+            self._requested_at,
+            received_at,
+            compact(lifetime),
+            *map(compact, windows),
+        )
+        return entry, keep_for(head, lifetime, windows, self.policy)
+
+    def _stamps(self, headers: Headers) -> tuple[str, ...]:
+        """Return the names of the stamps that the answer is valid by."""
+        groups = strings(headers, b"cache-groups")
+        names = self.identity.subject.tags | self._tags
+        if self.late_tags or groups:
+            names |= {*map(tag_stamp, (*self.late_tags, *groups))}
+            names |= {group_stamp(self.identity.origin, group) for group in groups}
+        return tuple(sorted(names))
+
+    def _stored_fields(self, head: ResponseHead, body: bytes) -> Headers:
         headers = announced(head.headers, self.policy.include_headers)
-        if head.status == 200 and not field_lines(headers, b"etag"):
-            headers = (*headers, (b"etag", entity_tag_of(body)))
-        windows = stale_windows(head.headers, self.policy)
-        response = StoredResponse(head.status, headers, body, self._requested_at, received_at, lifetime, *windows)
-        return response, keep_for(head, lifetime, self.policy)
+        if head.status == 200 and not has_field(headers, b"etag"):
+            self.entity_tag = entity_tag_of(body)
+            headers = (*headers, (b"etag", self.entity_tag))
+        return headers

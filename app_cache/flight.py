@@ -14,7 +14,10 @@ from collections import OrderedDict, deque
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+import msgspec
 
 from app_cache.logger_config import logger
 from app_cache.rules.directives import delta_seconds
@@ -61,8 +64,7 @@ class Share(Enum):
     """Nobody gets it: a stored response stands in."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """What those who wait for a fill get of it.
 
     Args:
@@ -125,6 +127,10 @@ class Run(ABC, Generic[OutcomeT]):
         self.began_at = self.loop.time()
         self.outcome: asyncio.Future[OutcomeT] = self.loop.create_future()
         self.task: asyncio.Task[Any] | None = None
+        self.on_outcome: Callable[[Any], None] | None = None
+        """Is called with this run as soon as there is an outcome."""
+        self.on_end: Callable[[asyncio.Task[Any]], None] | None = None
+        """Is called when the task has ended."""
         self._led = False
         self._end_timer: asyncio.TimerHandle | None = None
 
@@ -148,6 +154,8 @@ class Run(ABC, Generic[OutcomeT]):
     def _settle(self, outcome: OutcomeT) -> None:
         if not self.outcome.done():
             self.outcome.set_result(outcome)
+            if self.on_outcome is not None:
+                self.on_outcome(self)
 
     @property
     def _is_heard(self) -> bool:
@@ -158,6 +166,8 @@ class Run(ABC, Generic[OutcomeT]):
         self._settle(self.not_shared)
         if self._end_timer is not None:
             self._end_timer.cancel()
+        if self.on_end is not None:
+            self.on_end(task)
         if not task.cancelled() and (error := task.exception()) is not None and not self._is_heard:
             logger.error("cache.fill_failed", error=type(error).__name__, exc_info=error)
 
@@ -494,10 +504,10 @@ class Flight(Generic[RunT]):
         """Make *run* that of *key*: later requests find it until it has its outcome, unless it flies *alone*."""
         if not alone:
             self._runs[key] = run
-            run.outcome.add_done_callback(lambda _: self._land(key, run))
+            run.on_outcome = partial(self._land, key)
         if run.task is not None:
             self._tasks.add(run.task)
-            run.task.add_done_callback(self._tasks.discard)
+            run.on_end = self._tasks.discard
 
     def _land(self, key: str, run: RunT) -> None:
         if self._runs.get(key) is run:

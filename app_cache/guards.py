@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from starlette.responses import Response
 from app_cache.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+    from collections.abc import Awaitable, Callable, MutableMapping
 
     Message = MutableMapping[str, Any]
     Send = Callable[[Message], Awaitable[None]]
@@ -44,14 +43,17 @@ in_force: ContextVar[Guard | None] = ContextVar("app_cache_guard", default=None)
 """The guard that guarded endpoints ask in the current request, if any."""
 
 
-@contextmanager
-def guarding(guard: Guard | None) -> Iterator[None]:
-    """Let *guard* be what guarded endpoints ask that run in here, and in tasks that begin in here."""
-    token = in_force.set(guard)
-    try:
-        yield
-    finally:
-        in_force.reset(token)
+class Guarding:
+    """Lets *guard* be what guarded endpoints ask that run in here, and in tasks that begin in here."""
+
+    def __init__(self, guard: Guard | None) -> None:
+        self._guard = guard
+
+    def __enter__(self) -> None:
+        self._token = in_force.set(self._guard)
+
+    def __exit__(self, *_: object) -> None:
+        in_force.reset(self._token)
 
 
 class _Given(Response):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+import msgspec
 from starlette.requests import Request
 
 from app_cache.clock.base import Subject, key_stamp, tag_stamp, url_stamp
@@ -17,6 +17,7 @@ from app_cache.keys import (
     full_path,
     host_of,
     origin,
+    origin_of,
     raw_path,
     request_parts,
     storage_key,
@@ -36,8 +37,7 @@ if TYPE_CHECKING:
     Message = MutableMapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(msgspec.Struct, frozen=True):
     """What tells a request apart, for the store and for those who invalidate.
 
     Args:
@@ -74,8 +74,12 @@ async def identify(
         body: The content that the key depends on, or None.
     """
     try:
+        host = host_of(scope, request.headers)
         varied_by = None if policy.vary_by is None else await _asked(policy.vary_by, plan, scope, body)
-        logical = await _logical_key(keys, policy, plan, scope, body)
+        if type(keys) is DefaultKeyGenerator:
+            logical: Any = request_parts(scope, request.headers, host, body, policy)
+        else:
+            logical = await _asked(keys.generate_cache_key, plan, {**scope, POLICY: policy}, body)
         tags = await tags_of(policy.tags, plan, scope)
     except Exception as error:  # noqa: BLE001  the application's own hooks: what they raise costs the cache alone
         logger.error("cache.hook_failed", path=scope["path"], error=type(error).__name__, exc_info=error)
@@ -86,7 +90,7 @@ async def identify(
         return Refusal.TAGS
     key = storage_key(namespace, request.method, logical, request.headers, policy, varied_by)
     logical_key = logical if isinstance(logical, str) else None
-    here = origin(scope.get("scheme", "http"), host_of(scope))
+    here = origin(scope.get("scheme", "http"), host)
     return Identity(key, logical_key, _subject(full_path(scope), here, key, logical_key, tags), here)
 
 
@@ -94,7 +98,7 @@ def target_of(scope: Scope) -> str:
     """Return the URL of a request as it was written, with its query (RFC 9110 §7.1)."""
     query = scope.get("query_string", b"").decode("latin-1")
     path = quote(full_path(scope)) if scope.get("root_path") else raw_path(scope).decode("latin-1")
-    return f"{origin(scope.get('scheme', 'http'), host_of(scope))}{path}{'?' if query else ''}{query}"
+    return f"{origin_of(scope)}{path}{'?' if query else ''}{query}"
 
 
 def _subject(path: str, here: str, key: str, logical_key: str | None, tags: list[str]) -> Subject:
@@ -126,14 +130,6 @@ async def tags_of(source: Any, plan: Plan, scope: Scope) -> list[str] | None:
 def _routed(scope: Scope, plan: Plan) -> Scope:
     """Return *scope* with what the router is going to add to it, for hooks that run before it."""
     return {**scope, "path_params": {**scope.get("path_params", {}), **plan.path_params}}
-
-
-async def _logical_key(
-    keys: KeyGenerator, policy: CachePolicy, plan: Plan, scope: Scope, body: bytes | None
-) -> Any:
-    if type(keys) is DefaultKeyGenerator:
-        return request_parts(scope, body, policy)
-    return await _asked(keys.generate_cache_key, plan, {**scope, POLICY: policy}, body)
 
 
 async def _asked(hook: Callable[[Request], Any], plan: Plan, scope: Scope, body: bytes | None) -> str | None:

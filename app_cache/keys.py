@@ -56,21 +56,25 @@ class DefaultKeyGenerator(KeyGenerator):
     async def generate_cache_key(self, request: Request) -> str:
         """Return the logical key of *request*: the digest of all that tells it apart."""
         body = await request.body() if request.method not in ("GET", "HEAD") else None
-        return digest(request_parts(request.scope, body, request.scope.get(POLICY)))
+        scope, headers = request.scope, tuple(request.scope["headers"])
+        return digest(request_parts(scope, headers, host_of(scope, headers), body, scope.get(POLICY)))
 
 
-def request_parts(scope: Mapping[str, Any], body: bytes | None, policy: CachePolicy | None) -> list[Part]:
+def request_parts(
+    scope: Mapping[str, Any], headers: Headers, host: str, body: bytes | None, policy: CachePolicy | None
+) -> list[Part]:
     """Return what tells requests apart by default, without method and selected headers.
 
     Args:
         scope: The ASGI scope.
+        headers: Its fields.
+        host: What `host_of` says of both.
         body: The content that the key depends on, or None.
         policy: Filters the query; None takes all of it.
     """
-    headers: Headers = tuple(scope["headers"])
     parts: list[Part] = [
         scope.get("scheme", "http"),
-        host_of(scope),
+        host,
         scope.get("root_path", ""),
         raw_path(scope),
         canonical_query(scope.get("query_string", b""), policy),
@@ -99,10 +103,9 @@ def storage_key(
         varied_by: What `vary_by` returned, or None where there is none.
     """
     own = ["custom", logical] if isinstance(logical, str) else ["default", *logical]
-    selected = variant(frozenset(policy.include_headers), headers)
     parts: list[Part] = ["GET" if method == "HEAD" else method, str(len(own)), *own, varied_by]
-    for name, value in selected:
-        parts += [name, value]
+    if policy.include_headers:
+        parts += [part for pair in variant(frozenset(policy.include_headers), headers) for part in pair]
     return f"{prefix(namespace)}{digest(parts)}"
 
 
@@ -130,22 +133,21 @@ def digest(parts: Iterable[Part]) -> str:
     >>> digest(["ab", "c"]) == digest(["a", "bc"])
     False
     """
-    hasher = hashlib.sha256()
+    pieces: list[bytes] = []
     for part in parts:
         if part is None:
-            hasher.update(b"-;")
+            pieces.append(b"-;")
+        elif isinstance(part, str):
+            content = part.encode("utf-8", "surrogatepass")
+            pieces.append(b"s%d:%b" % (len(content), content))
         else:
-            kind, content = (
-                (b"s", part.encode("utf-8", "surrogatepass")) if isinstance(part, str) else (b"b", part)
-            )
-            hasher.update(b"%s%d:" % (kind, len(content)))
-            hasher.update(content)
-    return hasher.hexdigest()
+            pieces.append(b"b%d:%b" % (len(part), part))
+    return hashlib.sha256(b"".join(pieces)).hexdigest()
 
 
-def host_of(scope: Mapping[str, Any]) -> str:
+def host_of(scope: Mapping[str, Any], headers: Headers) -> str:
     """Return the Host of a request in lower case, or the server's address where the field is absent."""
-    value = combined(tuple(scope["headers"]), b"host")
+    value = combined(headers, b"host")
     if value is not None:
         return value.lower()
     server = scope.get("server")
@@ -168,7 +170,12 @@ def full_path(scope: Mapping[str, Any]) -> str:
 
 def url_of(scope: Mapping[str, Any]) -> str:
     """Return the absolute URL of a request, without query, its path decoded."""
-    return f"{origin(scope.get('scheme', 'http'), host_of(scope))}{full_path(scope)}"
+    return f"{origin_of(scope)}{full_path(scope)}"
+
+
+def origin_of(scope: Mapping[str, Any]) -> str:
+    """Return the origin of a request's URL (RFC 9110 §4.3.1)."""
+    return origin(scope.get("scheme", "http"), host_of(scope, tuple(scope["headers"])))
 
 
 def origin(scheme: str, host: str) -> str:
@@ -193,7 +200,7 @@ def canonical_query(query: bytes, policy: CachePolicy | None) -> bytes:
     pieces: list[bytes] = query.split(b"&")
     if policy is not None and (policy.include_query is not None or policy.exclude_query):
         pieces = [piece for piece in pieces if _joins_key(piece, policy)]
-    if policy is None or not policy.http_only:
+    if len(pieces) > 1 and (policy is None or not policy.http_only):
         pieces.sort(key=_parameter_name)
     return b"&".join(pieces)
 

@@ -20,7 +20,7 @@ from app_cache.fastpath import FastPath, Question
 from app_cache.guards import in_force
 from app_cache.identity import tags_of
 from app_cache.invalidation import stamp_of_url
-from app_cache.keys import DefaultKeyGenerator, KeyGenerator, full_path, host_of, origin, url_of
+from app_cache.keys import DefaultKeyGenerator, KeyGenerator, full_path, origin_of, url_of
 from app_cache.logger_config import logger
 from app_cache.policy import CACHEABLE_METHODS
 from app_cache.posted import PostedAnswer
@@ -231,7 +231,7 @@ class CacheMiddleware:
         urls = to_invalidate(scope["method"], url_of(scope), start["status"], headers)
         stamps = [self._stamp(scope, url) for url in urls if self._is_cached(scope, url)]
         if scope["method"] not in SAFE_METHODS:
-            here = origin(scope.get("scheme", "http"), host_of(scope))
+            here = origin_of(scope)
             stamps += [group_stamp(here, group) for group in strings(headers, b"cache-group-invalidation")]
         patterns: list[str] = []
         if plan is not None and plan.invalidates is not None:
@@ -259,7 +259,7 @@ class CacheMiddleware:
     def _stamp(scope: Scope, url: str) -> str:
         """Return the stamp of *url*; the path of the request's own came decoded."""
         if url == url_of(scope):
-            return url_stamp(full_path(scope), origin(scope.get("scheme", "http"), host_of(scope)))
+            return url_stamp(full_path(scope), origin_of(scope))
         return stamp_of_url(url)
 
     def _is_cached(self, scope: Scope, url: str) -> bool:

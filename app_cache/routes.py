@@ -101,7 +101,8 @@ def _filled_in(template: str, values: Mapping[str, Any], escape: Callable[[str],
     for text, name, spec, conversion in template_parts(template):
         pieces.append(text)
         if name is not None:
-            pieces.append(escape(format(_FORMATTER.convert_field(values[name], conversion), spec)))
+            value = values[name] if conversion is None else _FORMATTER.convert_field(values[name], conversion)
+            pieces.append(escape(format(value, spec)))
     return "".join(pieces)
 
 
@@ -153,12 +154,24 @@ class Parameters:
                 values[name] = path_params.get(name)
                 continue
             place, parameter = self._fields[name]
-            received = path_params if place == "path" else getattr(Request(scope), _RECEIVED[place])
-            found, errors = request_params_to_args([parameter], received)
+            found, errors = (
+                _value_in_path(parameter, path_params)
+                if place == "path"
+                else request_params_to_args([parameter], getattr(Request(scope), _RECEIVED[place]))
+            )
             if errors:
                 return None
             values.update(found)
         return values
+
+
+def _value_in_path(parameter: Any, path_params: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any]]:
+    """Return what `request_params_to_args` does, without its look at what no parameter in a path can be."""
+    value = path_params.get(parameter.validation_alias or parameter.alias)
+    if value is None:
+        return request_params_to_args([parameter], path_params)
+    found, errors = parameter.validate(value, {}, loc=())
+    return {parameter.name: found}, errors
 
 
 def _headers_read(dependant: Dependant) -> frozenset[str]:

@@ -12,7 +12,7 @@ import random
 import time
 import weakref
 from collections import Counter, OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count, groupby, islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -63,8 +63,7 @@ MAX_REMEMBERED = 1_000
 """Keys for which a process remembers late tags, and how their responses vary."""
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(msgspec.Struct, frozen=True):
     """What a look-up gave.
 
     Args:
@@ -258,15 +257,15 @@ class StoredResponses:
         found = [await self._look_up_one(varies.key, fields, subject, request) for fields in known.fields]
         selected = [(each, each.entry) for each in found if each.entry is not None]
         if not selected:
-            return replace(found[0], varies=True) if found else Found(varies.key)
+            return msgspec.structs.replace(found[0], varies=True) if found else Found(varies.key)
         selected.sort(key=lambda each: precedence(each[1].headers, each[1].received_at), reverse=True)
         chosen, *others = selected
         self._use_variant(varies.key, chosen[0].key)
-        return replace(chosen[0], others=tuple(entry for _, entry in others))
+        return msgspec.structs.replace(chosen[0], others=tuple(entry for _, entry in others))
 
     async def _look_up_one(self, key: str, fields: tuple[str, ...], subject: Subject, request: Headers) -> Found:
         key = variant_key(key, frozenset(fields), request)
-        subject = replace(subject, key=key)
+        subject = msgspec.structs.replace(subject, key=key)
         record, reading, value = await self._read(key, subject)
         return await self._judged(key, record if isinstance(record, Entry) else None, reading, subject, value)
 
@@ -274,7 +273,7 @@ class StoredResponses:
         """Return what stands under *key*, the clock, and the bytes of it."""
         before = self._pending_value(key)
         late = self._late_tags.get(key)
-        asked = replace(subject, tags=subject.tags | late) if late else subject
+        asked = msgspec.structs.replace(subject, tags=subject.tags | late) if late else subject
         value, reading = await self.clock.look_up(key, asked)
         value = self._pending_value(key) or before or value
         if value is None or key in self.gone:
@@ -301,7 +300,7 @@ class StoredResponses:
         verdict = reading.judge(record.mark, named)
         if verdict is Verdict.UNASKED:
             self._remember(self._late_tags, record.key, named.tags)
-            reading = await self.clock.read(replace(named, tags=named.tags | subject.tags))
+            reading = await self.clock.read(msgspec.structs.replace(named, tags=named.tags | subject.tags))
             verdict = reading.judge(record.mark, named)
         if verdict not in (Verdict.VALID, Verdict.STALE):
             self.stats["invalidated"] += 1
@@ -464,7 +463,8 @@ class StoredResponses:
 
     async def _put(self, record: Record, subject: Subject | None, keep_for: float) -> None:
         if self._local:
-            await self._delete_doomed()
+            if self._doomed:
+                await self._delete_doomed()
             await self._attempt("store", self._write(record, subject, keep_for, encode(record)))
             return
         sealed = subject is None or isinstance(record, Variants) or not self.clock.needs_seal(record.mark, subject)

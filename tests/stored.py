@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from app_cache.backends.base import CacheBackend
 from app_cache.clock.base import Subject, Verdict, key_stamp, tag_stamp, url_stamp
-from app_cache.codec import Entry, entry_of
+from app_cache.codec import Entry
 from app_cache.keys import digest, prefix
 from app_cache.rules.messages import StoredResponse
 
@@ -154,3 +154,24 @@ async def verdict(clock: InvalidationClock, page: Page, mark: Mark | None) -> Ve
         said = (await clock.read(page.stored)).judge(mark, page.stored)
     assert said is not Verdict.UNASKED
     return said
+
+
+def entry_of(
+    key: str, mark: Mark, tags: tuple[str, ...], path: str, logical_key: str | None, response: StoredResponse
+) -> Entry:
+    """Return *response* as an entry under *key*."""
+    return Entry(
+        key,
+        mark,
+        tags,
+        path,
+        logical_key,
+        response.status,
+        response.headers,
+        response.body,
+        response.requested_at,
+        response.received_at,
+        response.freshness_lifetime,
+        response.stale_while_revalidate,
+        response.stale_if_error,
+    )

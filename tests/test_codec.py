@@ -31,11 +31,11 @@ from app_cache.codec import (
     decode,
     encode,
     entity_tag_of,
-    entry_of,
     from_text,
     to_text,
 )
 from app_cache.rules.messages import StoredResponse
+from tests.stored import entry_of
 
 KEY = "cache:" + "0" * 64
 RESPONSE = StoredResponse(

@@ -67,7 +67,8 @@ class Asked:
     @property
     def key(self) -> str:
         """The key under which its answer is kept."""
-        parts = request_parts(self.scope, self.body, self.policy)
+        scope, headers = self.scope, self.headers
+        parts = request_parts(scope, headers, host_of(scope, headers), self.body, self.policy)
         return storage_key(self.namespace, self.method, parts, self.headers, self.policy, self.varied_by)
 
 
@@ -398,7 +399,8 @@ def test_wrong_namespaces(namespace: Any) -> None:
 )
 def test_host_of(changes: dict[str, Any], host: str) -> None:
     """The host is that of the request, else the server's."""
-    assert host_of({**Asked().scope, **changes}) == host
+    scope = {**Asked().scope, **changes}
+    assert host_of(scope, tuple(scope["headers"])) == host
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from datetime import date, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+from uuid import UUID
 
 import httpx
 import pytest
-from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request
+from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query, Request
+from fastapi.dependencies.utils import get_dependant, request_params_to_args
 from fastapi.routing import APIRoute
-from pydantic import BaseModel
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import AfterValidator, BaseModel, Json
 from starlette.applications import Starlette
 from starlette.endpoints import HTTPEndpoint
 from starlette.middleware import Middleware
@@ -19,11 +25,11 @@ from starlette.staticfiles import StaticFiles
 
 from app_cache import CacheMiddleware, CachePolicy, ConfigurationError, MemoryBackend, add_tags, cache, invalidates
 from app_cache.fastapi import Backend, Invalidation
-from app_cache.routes import MAX_PLANS, Fallbacks, RouteTable, escape_for_glob, escape_for_url
+from app_cache.routes import MAX_PLANS, Fallbacks, Parameters, RouteTable, escape_for_glob, escape_for_url
 from tests.middleware.apps import client_of, put_cache, scope_of, told
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    import pathlib
 
 pytestmark = pytest.mark.anyio
 
@@ -171,7 +177,7 @@ async def test_mount_uses_the_cache_around_it() -> None:
     assert seen == [outer]
 
 
-async def test_static_files(tmp_path: Path) -> None:
+async def test_static_files(tmp_path: pathlib.Path) -> None:
     """Mounted files are served as without a cache."""
     (tmp_path / "file.txt").write_text("text")
     app = FastAPI()
@@ -676,6 +682,42 @@ async def test_tags_of_a_request(template: Any, url: str, headers: dict[str, str
         assert told(await client.get(url, headers=headers)) == "hit"
         await container.invalidation().by_tag(tag)
         assert told(await client.get(url, headers=headers)) == "fwd=uri-miss; stored"
+
+
+VALUES_IN_A_PATH = st.one_of(
+    st.text(max_size=12),
+    st.integers(),
+    st.floats(),
+    st.uuids(),
+    st.integers().map(str),
+    st.floats().map(str),
+    st.sampled_from(["true", "off", "1", "0", "2020-02-30", "2020-02-29", "2020-02-29T12:00:00Z", "12:00", " 7 "]),
+    st.uuids().map(str),
+)
+"""As they are written, or as a convertor of the route made them."""
+
+
+@pytest.mark.parametrize(
+    "annotation",
+    [
+        *[str, int, float, bool, UUID, date, datetime],
+        *[Annotated[int, Path(ge=3)], Annotated[str, Path(alias="n", pattern="^[a-z]+$")]],
+        *[Annotated[str, Path(validation_alias="n")], int | None, Literal["a", "1"], Decimal, bytes],
+        *[Json[int], Any, Annotated[str | None, AfterValidator(lambda value: None)], int | str],
+    ],
+)
+@given(value=VALUES_IN_A_PATH, name=st.sampled_from(["number", "n", "other"]))
+def test_values_in_a_path(annotation: Any, value: Any, name: str) -> None:
+    """A value from the path is what the endpoint receives, of whatever type, and invalid where it gets none."""
+
+    async def asked(number: Any) -> None: ...
+
+    asked.__annotations__["number"] = annotation
+    dependant = get_dependant(path="/{number}/{n}", call=asked)
+    received = {name: value}
+    expected, errors = request_params_to_args(dependant.path_params, received)
+    values = Parameters(dependant, ()).values(["number"], {}, received)
+    assert repr(values) == repr(None if errors else expected)
 
 
 @pytest.mark.parametrize("url", ["/x/seven", "/x/7?p=two"])

@@ -167,7 +167,7 @@ def runs_of(values: ValueCache) -> set[Run[Any]]:
 
 def followers(values: ValueCache) -> int:
     """Return how many calls wait for what others make."""
-    return sum(len(run.outcome._callbacks) - 1 for run in runs_of(values))
+    return sum(len(run.outcome._callbacks or ()) for run in runs_of(values))
 
 
 async def under_way(values: ValueCache, *asked: Coroutine[Any, Any, Any]) -> list[asyncio.Task[Any]]:

@@ -120,7 +120,7 @@ def why_pass(request: RequestHead, asked: RequestDirectives) -> Refusal | None:
 def has_content(headers: Headers) -> bool:
     """Return whether a request comes with content (RFC 9112 §6)."""
     length = combined(headers, b"content-length")
-    return combined(headers, b"transfer-encoding") is not None or length not in (None, "0")
+    return length not in (None, "0") or has_field(headers, b"transfer-encoding")
 
 
 def unshared_credential(request: RequestHead, said: ResponseDirectives, policy: CachePolicy) -> Refusal | None:
@@ -230,11 +230,11 @@ def _may_rescue(
 def why_not_store(
     request: RequestHead,
     response: ResponseHead,
+    said: ResponseDirectives,
     policy: CachePolicy,
     received_at: float,
 ) -> Refusal | None:
-    """Return the first reason a shared cache does not store *response*, or None (RFC 9111 §3)."""
-    said = response_directives(response.headers)
+    """Return the first reason a shared cache does not store *response*, saying *said*, or None (RFC 9111 §3)."""
     understood = said.must_understand and response.status in UNDERSTOOD_STATUSES
     if said.no_store and not understood:
         return Refusal.NO_STORE
@@ -247,16 +247,17 @@ def why_not_store(
     credential = unshared_credential(request, said, policy)
     if credential is not None:
         return credential
-    if combined(response.headers, b"set-cookie") is not None and not shares_set_cookie(said, policy):
+    if has_field(response.headers, b"set-cookie") and not shares_set_cookie(said, policy):
         return Refusal.SET_COOKIE
     if vary_fields(response.headers) is None:
         return Refusal.VARY_STAR
     if _is_event_stream(response.headers):
         return Refusal.STREAM
-    lifetime = freshness_lifetime(response, policy, received_at)
+    lifetime = freshness_lifetime(response, said, policy, received_at)
     if lifetime is None:
         return Refusal.STATUS
-    return None if keep_for(response, lifetime, policy) > 0 else Refusal.NOT_FRESH
+    windows = stale_windows(said, policy)
+    return None if keep_for(response, lifetime, windows, policy) > 0 else Refusal.NOT_FRESH
 
 
 def shares_set_cookie(said: ResponseDirectives, policy: CachePolicy) -> bool:
@@ -266,10 +267,9 @@ def shares_set_cookie(said: ResponseDirectives, policy: CachePolicy) -> bool:
     return b"set-cookie" in said.withheld or "set-cookie" in policy.exclude_headers
 
 
-def withheld_fields(headers: Headers, policy: CachePolicy) -> frozenset[bytes]:
+def withheld_fields(said: ResponseDirectives, policy: CachePolicy) -> frozenset[bytes]:
     """Return the fields that are dropped from what is stored, by the response's word or the policy's."""
-    withheld = response_directives(headers).withheld
-    return withheld | {b"set-cookie"} if "set-cookie" in policy.exclude_headers else withheld
+    return said.withheld | {b"set-cookie"} if "set-cookie" in policy.exclude_headers else said.withheld
 
 
 def _is_event_stream(headers: Headers) -> bool:
@@ -277,9 +277,10 @@ def _is_event_stream(headers: Headers) -> bool:
     return kind in ("text/event-stream", "application/x-ndjson", "application/jsonl", "application/json-seq")
 
 
-def freshness_lifetime(response: ResponseHead, policy: CachePolicy, received_at: float) -> float | None:
+def freshness_lifetime(
+    response: ResponseHead, said: ResponseDirectives, policy: CachePolicy, received_at: float
+) -> float | None:
     """Return the seconds that *response* is fresh, or None if nothing lets one of its status be stored (§3)."""
-    said = response_directives(response.headers)
     explicit = explicit_lifetime(said, response.headers, received_at)
     if explicit is not None:
         return explicit
@@ -292,9 +293,8 @@ def freshness_lifetime(response: ResponseHead, policy: CachePolicy, received_at:
     return policy.timeout if response.status in STORED_WITHOUT_FRESHNESS else None
 
 
-def stale_windows(headers: Headers, policy: CachePolicy) -> tuple[float, float]:
+def stale_windows(said: ResponseDirectives, policy: CachePolicy) -> tuple[float, float]:
     """Return the seconds of stale-while-revalidate and stale-if-error; the response's word first (RFC 5861)."""
-    said = response_directives(headers)
     if not _may_be_stale(said):
         return 0.0, 0.0
     revalidate, error = said.stale_while_revalidate, said.stale_if_error
@@ -304,12 +304,11 @@ def stale_windows(headers: Headers, policy: CachePolicy) -> tuple[float, float]:
     )
 
 
-def keep_for(response: ResponseHead, lifetime: float, policy: CachePolicy) -> float:
-    """Return the seconds that the backend holds an entry: its freshness and what may follow it."""
-    windows = max(stale_windows(response.headers, policy))
-    if policy.stale_on_failure or entity_tag(response.headers) or field_lines(response.headers, b"last-modified"):
-        return lifetime + max(windows, VALIDATED_FOR)
-    return lifetime + windows
+def keep_for(response: ResponseHead, lifetime: float, windows: tuple[float, float], policy: CachePolicy) -> float:
+    """Return the seconds that the backend holds an entry: its freshness and the *windows* that may follow it."""
+    if policy.stale_on_failure or entity_tag(response.headers) or has_field(response.headers, b"last-modified"):
+        return lifetime + max(*windows, VALIDATED_FOR)
+    return lifetime + max(windows)
 
 
 def to_invalidate(method: str, target: str, status: int, headers: Headers) -> tuple[str, ...]:

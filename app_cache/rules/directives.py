@@ -134,15 +134,26 @@ class ResponseDirectives:
 NOTHING_SAID = ResponseDirectives()
 
 
-@lru_cache(maxsize=1024)
 def response_directives(headers: Headers) -> ResponseDirectives:
     """Return what the response says to a shared cache, in the first targeted field or in Cache-Control."""
     for name in TARGETED:
-        said = _targeted_directives(headers, name)
+        value = combined(headers, name)
+        said = _said_in_targeted(value) if value else None
         if said is not None:
-            return _response_directives(said, targeted=True)
+            return said
     lines = field_lines(headers, b"cache-control")
-    return _response_directives(parse_directives(lines), targeted=False) if lines else NOTHING_SAID
+    return _said_in_cache_control(*lines) if lines else NOTHING_SAID
+
+
+@lru_cache(maxsize=1024)
+def _said_in_targeted(value: str) -> ResponseDirectives | None:
+    directives = _targeted_directives(value)
+    return None if directives is None else _response_directives(directives, targeted=True)
+
+
+@lru_cache(maxsize=1024)
+def _said_in_cache_control(*lines: str) -> ResponseDirectives:
+    return _response_directives(parse_directives(lines), targeted=False)
 
 
 def _response_directives(said: Directives, *, targeted: bool) -> ResponseDirectives:
@@ -182,9 +193,9 @@ def _lifetime(said: Directives, name: str) -> int | None:
     return 0 if seconds is None else seconds
 
 
-def _targeted_directives(headers: Headers, name: bytes) -> Directives | None:
+def _targeted_directives(value: str) -> Directives | None:
     """Return the directives in a targeted field, None where it is empty or does not parse (RFC 9213 §2.1)."""
-    members = parse_dictionary(combined(headers, name) or "")
+    members = parse_dictionary(value)
     if not members:
         return None
     return {key: _argument(key, value) for key, value in members.items() if value is not False}

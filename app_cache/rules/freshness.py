@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from app_cache.rules.directives import LONGEST, ResponseDirectives, delta_seconds
-from app_cache.rules.messages import field_lines, field_members
+from app_cache.rules.messages import field_lines, field_members, has_field
 
 if TYPE_CHECKING:
     from app_cache.rules.messages import Headers, ResponseHead, StoredResponse
@@ -89,7 +89,7 @@ def explicit_lifetime(said: ResponseDirectives, headers: Headers, received_at: f
         return float(said.s_maxage)
     if said.max_age is not None:
         return float(said.max_age)
-    if said.targeted or not field_lines(headers, b"expires"):
+    if said.targeted or not has_field(headers, b"expires"):
         return None
     expires = single_date(headers, b"expires", received_at)
     return 0.0 if expires is None else max(0.0, expires - date_value(headers, received_at))

@@ -67,15 +67,21 @@ class Fields(tuple[tuple[bytes, bytes], ...]):  # noqa: SLOT001  its table is an
     def __new__(cls, lines: Iterable[tuple[bytes, bytes]]) -> Self:
         """Return *lines* with the values of each name, in lower case."""
         fields = super().__new__(cls, lines)
-        fields.by_name = {}
+        by_name: dict[bytes, list[bytes]] = {}
         for name, value in fields:
-            fields.by_name.setdefault(name.lower(), []).append(value)
+            by_name.setdefault(name.lower(), []).append(value)
+        fields.by_name = by_name
         return fields
 
 
 def fields_of(start: Mapping[str, Any]) -> Headers:
     """Return the fields of a request's scope, or of the start of an answer, as ASGI has them."""
-    return Fields([(bytes(name), bytes(value)) for name, value in start.get("headers", ())])
+    return Fields(
+        [
+            (name, value) if type(name) is type(value) is bytes else (bytes(name), bytes(value))
+            for name, value in start.get("headers", ())
+        ]
+    )
 
 
 def field_lines(headers: Headers, name: bytes) -> list[str]:
@@ -130,7 +136,8 @@ def field_members(headers: Headers, name: bytes) -> list[str]:
 
     Each field line is read by itself, so that a quote which one leaves open hides nothing of the next.
     """
-    return [member for line in field_lines(headers, name) for member in list_members(line)]
+    lines = field_lines(headers, name)
+    return [member for line in lines for member in list_members(line)] if lines else []
 
 
 def token_of(text: str) -> str:
@@ -161,7 +168,8 @@ HOP_BY_HOP = frozenset(
 
 def connection_options(headers: Headers) -> frozenset[bytes]:
     """Return the fields that Connection names, in lower case: they are for one connection (RFC 9110 §7.6.1)."""
-    return frozenset(member.lower().encode("latin-1") for member in field_members(headers, b"connection"))
+    members = field_members(headers, b"connection")
+    return frozenset([member.lower().encode("latin-1") for member in members]) if members else frozenset()
 
 
 def end_to_end(headers: Headers) -> Headers:
@@ -170,5 +178,7 @@ def end_to_end(headers: Headers) -> Headers:
 
 
 def without(headers: Headers, names: frozenset[bytes]) -> Headers:
-    """Return *headers* without the fields called *names* (lower case)."""
+    """Return *headers* without the fields called *names* (lower case): the same object where it has none."""
+    if isinstance(headers, Fields) and names.isdisjoint(headers.by_name):
+        return headers
     return tuple([field for field in headers if field[0].lower() not in names])

@@ -76,7 +76,10 @@ def strings(headers: Headers, name: bytes) -> tuple[str, ...]:
 
     There are none where the field is absent, does not parse, or has a member that is no String.
     """
-    members = parse_list(combined(headers, name) or "") or []
+    value = combined(headers, name)
+    members = parse_list(value) if value else None
+    if not members:
+        return ()
     texts = [member for member in members if isinstance(member, str)]
     return tuple(dict.fromkeys(texts)) if len(texts) == len(members) else ()
 

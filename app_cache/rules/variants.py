@@ -35,7 +35,10 @@ def vary_fields(headers: Headers) -> frozenset[str] | None:
 
     None: no request is told to select the same response, for a member is ``*``, or no name of a field.
     """
-    names = frozenset(member.lower() for member in field_members(headers, b"vary"))
+    members = field_members(headers, b"vary")
+    if not members:
+        return frozenset()
+    names = frozenset(member.lower() for member in members)
     return None if "*" in names or not all(map(is_token, names)) else names
 
 
@@ -77,8 +80,11 @@ def selecting_fields(headers: Headers, policy: CachePolicy) -> frozenset[str]:
 
     What joins the key selects already; of credentials the author may say that they do not matter.
     """
+    named = vary_fields(headers)
+    if not named:
+        return frozenset()
     declared = {"authorization", "cookie"} & {*policy.exclude_headers}
-    return (vary_fields(headers) or frozenset()) - {*policy.include_headers} - declared
+    return named - {*policy.include_headers} - declared
 
 
 def precedence(headers: Headers, received_at: float) -> tuple[bool, float]:
@@ -88,6 +94,6 @@ def precedence(headers: Headers, received_at: float) -> tuple[bool, float]:
 
 def announced(headers: Headers, names: tuple[str, ...]) -> Headers:
     """Return *headers* with *names* in Vary, added to the ones it has."""
-    there = vary_fields(headers)
+    there = vary_fields(headers) if names else None
     missing = [] if there is None else [name for name in names if name not in there]
     return (*headers, (b"vary", ", ".join(missing).encode("latin-1"))) if missing else headers

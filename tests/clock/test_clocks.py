@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from app_cache.backends.memory import MemoryBackend
@@ -173,7 +174,7 @@ async def test_same_key_under_other_paths(clocks: Clocks) -> None:
     clock = clocks()
     here = Page("/here", logical_key="one key")
     there = Page("/there", logical_key="one key")
-    subject = replace(there.stored, key=here.key, tags=here.stored.tags)
+    subject = msgspec.structs.replace(there.stored, key=here.key, tags=here.stored.tags)
     mark = await filled(clock, here)
     await kept(clock, there, mark)
     await clock.invalidate(Order(patterns=("/there*",)))

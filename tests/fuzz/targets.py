@@ -217,13 +217,14 @@ def fuzz_decisions(data: bytes) -> None:
         request = RequestHead("GET", one)
         for status in (200, 206, 304, 404, 500):
             head = ResponseHead(status, other)
-            refusal = why_not_store(request, head, policy, NOW)
-            lifetime = freshness_lifetime(head, policy, NOW)
+            said = response_directives(other)
+            refusal = why_not_store(request, head, said, policy, NOW)
+            lifetime = freshness_lifetime(head, said, policy, NOW)
             if refusal is None:
                 assert lifetime is not None
-                assert 0 <= lifetime <= keep_for(head, lifetime, policy)
-                assert keep_for(head, lifetime, policy) > 0
-                said = response_directives(other)
+                seconds = keep_for(head, lifetime, stale_windows(said, policy), policy)
+                assert 0 <= lifetime <= seconds
+                assert seconds > 0
                 assert not said.private
                 assert said.must_understand or not said.no_store
                 assert unshared_credential(request, said, policy) is None
@@ -238,8 +239,8 @@ def fuzz_decisions(data: bytes) -> None:
         else:
             assert isinstance(answer, Forward)
         why_pass(request, asked)
-        withheld_fields(other, policy)
-        assert min(stale_windows(other, policy)) >= 0
+        withheld_fields(response_directives(other), policy)
+        assert min(stale_windows(response_directives(other), policy)) >= 0
         answers_get(TARGET, ResponseHead(200, other), NOW)
 
 

@@ -36,6 +36,7 @@ from app_cache.rules.decisions import (
 from app_cache.rules.directives import (
     LONGEST,
     NOTHING_ASKED,
+    NOTHING_SAID,
     RequestDirectives,
     request_directives,
     response_directives,
@@ -268,7 +269,8 @@ MODIFIED = f"Last-Modified: {http_date(NOW - 100)}"
 )
 def test_why_not_store(status: int, lines: list[str], policy: CachePolicy, expected: Refusal | None) -> None:
     """A response is stored if §3 allows it and it can be of use; else the first reason is given."""
-    assert why_not_store(request(), response(*lines, status=status), policy, NOW) is expected
+    head = response(*lines, status=status)
+    assert why_not_store(request(), head, response_directives(head.headers), policy, NOW) is expected
 
 
 @pytest.mark.parametrize(
@@ -282,7 +284,8 @@ def test_why_not_store(status: int, lines: list[str], policy: CachePolicy, expec
 )
 def test_credentials_are_not_stored(lines: list[str], said: str, expected: Refusal | None) -> None:
     """What was asked with a credential is not stored unless it is shared (§3.5)."""
-    assert why_not_store(request(*lines), response(f"Cache-Control: {said}"), PLAIN, NOW) is expected
+    head = response(f"Cache-Control: {said}")
+    assert why_not_store(request(*lines), head, response_directives(head.headers), PLAIN, NOW) is expected
 
 
 @settings(deadline=None)
@@ -298,7 +301,8 @@ def test_never_stored(status: int, said: list[str], forbidden: str, policy: Cach
     said = [*said, forbidden]
     random.shuffle(said)
     head = response(f"Cache-Control: {', '.join(said)}", 'ETag: "a"', status=status)
-    assert why_not_store(request(), head, policy, NOW) in (Refusal.NO_STORE, Refusal.PRIVATE)
+    told = response_directives(head.headers)
+    assert why_not_store(request(), head, told, policy, NOW) in (Refusal.NO_STORE, Refusal.PRIVATE)
 
 
 @pytest.mark.parametrize(
@@ -318,9 +322,9 @@ def test_never_stored(status: int, said: list[str], forbidden: str, policy: Cach
 )
 def test_withheld(said: str, policy: CachePolicy, shares: bool, withheld: set[bytes]) -> None:
     """Fields that the response or the policy withholds are dropped, and then Set-Cookie hinders nothing."""
-    headers = fields(f"Cache-Control: {said}")
-    assert shares_set_cookie(response_directives(headers), policy) is shares
-    assert withheld_fields(headers, policy) == withheld
+    told = response_directives(fields(f"Cache-Control: {said}"))
+    assert shares_set_cookie(told, policy) is shares
+    assert withheld_fields(told, policy) == withheld
 
 
 # How long.
@@ -330,7 +334,7 @@ def test_withheld(said: str, policy: CachePolicy, shares: bool, withheld: set[by
 def test_statuses(status: int) -> None:
     """Without freshness of their own only 200, 203, 204, 301 and 308 live by the policy's timeout."""
     expected = 60.0 if status in (200, 203, 204, 301, 308) else None
-    assert freshness_lifetime(response(status=status), PLAIN, NOW) == expected
+    assert freshness_lifetime(response(status=status), NOTHING_SAID, PLAIN, NOW) == expected
 
 
 @pytest.mark.parametrize(
@@ -360,7 +364,8 @@ def test_statuses(status: int) -> None:
 def test_freshness_lifetime(status: int, lines: list[str], policy: CachePolicy, seconds: float | None) -> None:
     """The response says how long it is fresh, then the policy for its status, or a heuristic (§4.2)."""
     expected = None if seconds is None else pytest.approx(seconds)
-    assert freshness_lifetime(response(*lines, status=status), policy, NOW) == expected
+    head = response(*lines, status=status)
+    assert freshness_lifetime(head, response_directives(head.headers), policy, NOW) == expected
 
 
 GENEROUS = CachePolicy(timeout=60, stale_while_revalidate=5, stale_if_error=7)
@@ -383,7 +388,7 @@ GENEROUS = CachePolicy(timeout=60, stale_while_revalidate=5, stale_if_error=7)
 )
 def test_stale_windows(said: str, policy: CachePolicy, windows: tuple[float, float]) -> None:
     """The stale windows are the response's, else the policy's, and none where §4.2.4 forbids them."""
-    assert stale_windows(fields(f"Cache-Control: {said}"), policy) == windows
+    assert stale_windows(response_directives(fields(f"Cache-Control: {said}")), policy) == windows
 
 
 @pytest.mark.parametrize(
@@ -402,7 +407,9 @@ def test_stale_windows(said: str, policy: CachePolicy, windows: tuple[float, flo
 )
 def test_keep_for(lines: list[str], policy: CachePolicy, seconds: float) -> None:
     """The backend keeps an entry as long as it may be of use: fresh, stale, or validated."""
-    assert keep_for(response(*lines), 10.0, policy) == seconds
+    head = response(*lines)
+    windows = stale_windows(response_directives(head.headers), policy)
+    assert keep_for(head, 10.0, windows, policy) == seconds
 
 
 # What is answered.
@@ -780,9 +787,10 @@ def without_dots(path: str) -> str:
 def test_bounds_of_lifetimes(lines: list[str], status: int, policy: CachePolicy) -> None:
     """A lifetime is never negative, nor is what the backend is told, and that is never less (§4.2.1)."""
     head = response(*lines, status=status)
-    lifetime = freshness_lifetime(head, policy, NOW)
+    said = response_directives(head.headers)
+    lifetime = freshness_lifetime(head, said, policy, NOW)
     if lifetime is not None:
-        assert 0 <= lifetime <= keep_for(head, lifetime, policy) < 1e12
+        assert 0 <= lifetime <= keep_for(head, lifetime, stale_windows(said, policy), policy) < 1e12
         stated = "max-age" in str(lines) or "s-maxage" in str(lines)
         assert lifetime <= LONGEST or not stated
 
@@ -823,8 +831,9 @@ def test_any_message(asking: Any, answer: Any, status: int, policy: CachePolicy,
     asker, head = RequestHead("GET", asking), ResponseHead(status, answer)
     asked = asked_by(asker, policy)
     why_pass(asker, asked)
-    why_not_store(asker, head, policy, NOW)
-    withheld_fields(answer, policy)
+    said = response_directives(answer)
+    why_not_store(asker, head, said, policy, NOW)
+    withheld_fields(said, policy)
     select(asker, asked, StoredResponse(status, answer, b"", NOW, NOW, 60.0), policy, now)
 
 

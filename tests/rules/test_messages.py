@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app_cache.rules.messages import combined, end_to_end, field_lines, field_members, list_members, without
+from app_cache.rules.directives import request_directives, response_directives
+from app_cache.rules.messages import (
+    HOP_BY_HOP,
+    Fields,
+    combined,
+    connection_options,
+    end_to_end,
+    field_lines,
+    field_members,
+    fields_of,
+    has_field,
+    list_members,
+    without,
+)
+from app_cache.rules.structured import strings
+from app_cache.rules.variants import vary_fields
 from tests.rules.samples import fields
 
 ALPHABET = 'ab ,"\\\t='
@@ -142,6 +158,39 @@ def test_without() -> None:
     """Fields are left out by name, in any case, all lines of them."""
     headers = fields("A: 1", "B: 2", "a: 3", "C: 4")
     assert without(headers, frozenset({b"a", b"c", b"d"})) == fields("B: 2")
+
+
+OF_A_NAME: list[Any] = [field_lines, has_field, combined, field_members, strings]
+OF_ALL: list[Any] = [connection_options, end_to_end, vary_fields, request_directives, response_directives]
+NAMES = [b"connection", b"vary", b"cache-control", b"cdn-cache-control", b"cache-groups", b"pragma", b"te"]
+some_headers = st.lists(
+    st.tuples(
+        st.sampled_from([*NAMES, *(name.title() for name in NAMES)]),
+        st.sampled_from([b"", b"te", b"etag, Vary", b" no-store ", b"max-age=9", b'"a", "b"', b"*", b"x=\xff"]),
+    ),
+    max_size=5,
+).map(tuple)
+
+
+@given(some_headers, st.sampled_from(NAMES))
+def test_fields_that_many_ask_about(headers: tuple[tuple[bytes, bytes], ...], name: bytes) -> None:
+    """What is worked out of headers once gives each rule the same answer as the headers themselves."""
+    indexed = Fields(headers)
+    assert indexed == headers
+    for rule in OF_A_NAME:
+        assert rule(indexed, name) == rule(headers, name)
+    for rule in OF_ALL:
+        assert rule(indexed) == rule(headers)
+    for names in (frozenset({name}), HOP_BY_HOP):
+        assert without(indexed, names) == without(headers, names)
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_fields_of(kind: Any) -> None:
+    """The fields of a message are bytes, whatever holds them."""
+    headers = fields_of({"headers": [[kind(b"A"), b"1"], (b"b", kind(b"2"))]})
+    assert headers == ((b"A", b"1"), (b"b", b"2"))
+    assert {type(each) for line in headers for each in line} == {bytes}
 
 
 def members_by_rule(value: str) -> list[str]:

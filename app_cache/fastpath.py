@@ -162,7 +162,7 @@ class ReadyHere(Ready):
         response: What it answered with.
         hit: How.
         gate: That of the clock.
-        lent: The response, and what selected it if it is a variant, each with the seconds until it expires.
+        lent: The response, and what selected it if it is a variant, each with the clock by which it expires.
     """
 
     def __init__(
@@ -172,15 +172,12 @@ class ReadyHere(Ready):
         response: StoredResponse,
         hit: Hit,
         gate: Gate,
-        lent: list[tuple[Lent, float]],
+        lent: list[tuple[Lent, Callable[[], float]]],
     ) -> None:
         super().__init__(key, exchange, response, hit)
-        (self.lent, _), *variants = lent
+        (self.lent, self.ticks), *variants = lent
         self.variants = variants[0][0] if variants else None
-        kept_for = min(seconds for _, seconds in lent)
-        self.until = min(self.until, self.since + kept_for)
-        self.monotonic = exchange.store.monotonic
-        self.kept_until = self.monotonic() + kept_for
+        self.kept_until = min(each.expires_at for each, _ in lent)
         self.size += _weight(self.lent.value)
         self.key = exchange.found.key
         self.gone = exchange.store.gone
@@ -193,7 +190,7 @@ class ReadyHere(Ready):
             not self.since <= now < self.until
             or self.gate.epochs is not self.epochs
             or not self.lent.live
-            or self.monotonic() >= self.kept_until  # the other clock may have been set back
+            or self.ticks() >= self.kept_until
             or self.key in self.gone
         ):
             return False

@@ -169,7 +169,7 @@ class StoredResponses:
         self.value_flight: Flight[Run[Any]] = Flight(monotonic)
         self.stats: Counter[str] = Counts()
         self.invalidations = 0
-        self.monotonic = monotonic
+        self._monotonic = monotonic
         self._local = capability(backend, LocalBackend) is not None
         self._batching = capability(backend, BatchingBackend) is not None
         self.breaker = None if self._local else Breaker(monotonic)
@@ -471,7 +471,7 @@ class StoredResponses:
         self._drop_pending(record.key)
         value = encode(record)
         self._pending[record.key] = _Pending(
-            record, subject, keep_for, self.monotonic(), value if sealed else None, len(value)
+            record, subject, keep_for, self._monotonic(), value if sealed else None, len(value)
         )
         self._pending_bytes += len(value)
         while len(self._pending) > MAX_PENDING or self._pending_bytes > MAX_PENDING_BYTES:
@@ -487,7 +487,7 @@ class StoredResponses:
 
     def _pending_value(self, key: str) -> bytes | None:
         pending = self._pending.get(key)
-        if pending is None or self.monotonic() - pending.since > PENDING_S:
+        if pending is None or self._monotonic() - pending.since > PENDING_S:
             return None
         return pending.value
 
@@ -533,7 +533,7 @@ class StoredResponses:
         await self.backend.delete(key)
 
     async def _write_one(self, pending: _Pending) -> None:
-        waited = self.monotonic() - pending.since
+        waited = self._monotonic() - pending.since
         left = pending.keep_for - waited
         if waited >= PENDING_S or left <= 0:
             self.stats["store_dropped"] += 1

@@ -577,9 +577,7 @@ async def test_clock_that_is_set_back() -> None:
     """What a backend keeps no longer is not given again though the clock of freshness was set back meanwhile."""
     clock, ticks, app = FakeClock(), FakeClock(), FastAPI()
     app.get("/")(cache(timeout=60)(lambda: "text"))
-    wrapped = CacheMiddleware(app, MemoryBackend(clock=ticks), clock=clock)
-    wrapped.services().store().monotonic = ticks
-    async with client_of(wrapped) as client:
+    async with client_of(CacheMiddleware(app, MemoryBackend(clock=ticks), clock=clock)) as client:
         assert [told(await client.get("/")) for _ in range(3)] == [MISS, HIT, HIT]
         for passed, ticked, expected in ((40, 40, HIT), (-30, 19.9, HIT), (0, 0.2, MISS)):
             clock.advance(passed)

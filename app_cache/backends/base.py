@@ -141,6 +141,8 @@ class Lent(Protocol):
     """A value that says whether its backend has it still, so that it need not be asked for again."""
 
     value: bytes
+    expires_at: float
+    """The time from which on it is there no more, by the clock that it was lent with, whatever *live* says."""
     live: bool
     """Whether it is there: False from when it is deleted, replaced, put out by others, or the backend closed."""
     read: bool
@@ -150,8 +152,8 @@ class Lent(Protocol):
 class InstantBackend(Protocol):
     """Answers at once, without awaiting anything, and lends what it has."""
 
-    def lend(self, key: str) -> tuple[Lent, float] | None:
-        """Return what `set_bytes` keeps under *key*, and the seconds until it expires; None if there is none."""
+    def lend(self, key: str) -> tuple[Lent, Callable[[], float]] | None:
+        """Return what `set_bytes` keeps under *key*, and the clock by which it expires; None if there is none."""
         ...
 
 

@@ -134,12 +134,12 @@ class MemoryBackend(CacheBackend):
             return None
         return entry.value if isinstance(entry.value, bytes) else as_bytes(entry.value)
 
-    def lend(self, key: str) -> tuple[Lent, float] | None:
-        """Return what `set_bytes` keeps under *key*, and the seconds until it expires; None if there is none."""
+    def lend(self, key: str) -> tuple[Lent, Callable[[], float]] | None:
+        """Return what `set_bytes` keeps under *key*, and the clock by which it expires; None if there is none."""
         entry = self._lookup(key)
         if entry is None or not isinstance(entry.value, bytes):
             return None
-        return cast("Lent", entry), entry.expires_at - self._clock()
+        return cast("Lent", entry), self._clock
 
     async def set_bytes(self, key: str, value: bytes, timeout: float | None = None) -> None:
         """Keep *value* under *key* for *timeout* seconds (fractions count; None: *default_timeout*).

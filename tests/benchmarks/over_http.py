@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 
 WORDS = """
 One worker in a process of its own; 64 connections that are kept alive, unless something else is said; requests
-of twelve fields; policies with two tags. The servers take turns, for {seconds} s each, in {rounds} rounds; each
-ratio is of the same round. In brackets: the CPU that the worker has for one request.
+of twelve fields; policies with two tags. *Bare* answers with two fields and a hit with five, each of which the
+server checks and writes. The servers take turns, for {seconds} s each, in {rounds} rounds; each ratio is of the
+same round. In brackets: the CPU that the worker has for one request.
 """
 
-BARE, WRAPPED = "bare", "memory, CacheMiddleware around an application"
+BARE, DRESSED = "bare", "bare, with the five fields of a hit"
+WRAPPED = "memory, CacheMiddleware around an application"
 QUIET, LOUD = "memory, `install`, telemetry off", "memory, `install`, telemetry on"
 REDIS, REDIS_INSTALLED = "Redis, CacheMiddleware around an application", "Redis, `install`, telemetry off"
 
@@ -41,6 +43,7 @@ def memory(effort: Effort, server: str) -> list[Figure]:
     """Measure hits from memory."""
     small = {
         BARE: Wanted("bare"),
+        DRESSED: Wanted("dressed"),
         WRAPPED: Wanted("wrapped"),
         QUIET: Wanted("installed"),
         LOUD: Wanted("installed, telemetry on"),

@@ -187,7 +187,9 @@ def compared(
     with ExitStack() as running:
         servers = {name: running.enter_context(served(wanted, server)) for name, wanted in apps.items()}
         for name, wanted in apps.items():
-            fill(servers[name].port, load.keys, answers_from_cache=wanted.name not in ("bare", "fastapi"))
+            fill(
+                servers[name].port, load.keys, answers_from_cache=wanted.name not in ("bare", "dressed", "fastapi")
+            )
         taken = in_rounds(servers, load, effort)
     base, *others = taken.values()
     return [

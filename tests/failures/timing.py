@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -9,8 +10,9 @@ from pathlib import Path
 class Stopwatch:
     """Runs from its construction on: ``watch = Stopwatch(); …; watch.seconds``.
 
-    The time for which the machine kept this thread from running, though it was ready to, does not count, where
-    Linux tells it. So a bound may be that of the promise though the machine is busy.
+    The time for which the machine kept this thread from running, though it was ready to, does not count, nor that
+    for which its host gave the machine no processor, where Linux tells them. So a bound may be that of the promise
+    though both are busy.
 
     Args:
         process: The number of another that does a part of what is timed. Of the two, who was kept longer counts.
@@ -21,6 +23,7 @@ class Stopwatch:
         if process is not None:
             self._waiting.append(Path(f"/proc/{process}/schedstat"))
         self._waited_before = [*map(_waited, self._waiting)]
+        self._stolen_before = _stolen()
         self._begun = time.monotonic()
 
     @property
@@ -32,7 +35,18 @@ class Stopwatch:
     def seconds(self) -> float:
         """The seconds since then."""
         waited = [_waited(file) - before for file, before in zip(self._waiting, self._waited_before, strict=True)]
-        return self.passed - max(waited)
+        stolen = [now - before for now, before in zip(_stolen(), self._stolen_before, strict=True)]
+        return self.passed - max(waited) - max(stolen, default=0.0)
+
+
+def _stolen() -> list[float]:
+    """Return the seconds that the host took from each processor."""
+    try:
+        lines = Path("/proc/stat").read_text("ascii").splitlines()
+    except OSError:  # this is no Linux
+        return []
+    of_each = [line.split() for line in lines if line.startswith("cpu") and not line.startswith("cpu ")]
+    return [int(fields[8]) / os.sysconf("SC_CLK_TCK") for fields in of_each]
 
 
 def _waited(schedstat: Path) -> float:

@@ -76,8 +76,8 @@ class Changes:
 
 
 changes = Changes()
-DECIDING = ("backend", "clock", "namespace", "stores", "key_generator", "store")
-"""The providers whose parts decide on a hit."""
+DECIDING = ("backend", "clock", "chance", "namespace", "stores", "key_generator", "store")
+"""The providers whose parts decide on a hit, or make what counts it; a container of one's own may have fewer."""
 
 
 class Stores:
@@ -145,7 +145,7 @@ def same_parts(services: CacheServices) -> Callable[[], bool] | None:
     if isinstance(services, PlainServices):
         return None
     mark = changes.mark
-    deciding = [getattr(services, name) for name in DECIDING]
+    deciding = [getattr(services, name) for name in DECIDING if hasattr(services, name)]
     asked = [(provider, provider()) for provider in deciding if not _tells(provider)]
 
     def same() -> bool:

@@ -80,7 +80,7 @@ class CacheContainer(containers.DeclarativeContainer):
     clock = Given(time.time)
     """What tells the time, in epoch seconds; override it with a `FakeClock` in a test."""
 
-    chance = providers.Object(random.random)
+    chance = Given(random.random)
     """What gives random numbers from 0 to below 1, for `jitter` and `early_refresh`; override it in a test."""
 
     stores = Part(Stores)

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import tracemalloc
 from collections import Counter
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import pytest
@@ -479,6 +480,7 @@ async def test_override_of_the_store() -> None:
             lambda container, over: over.override(MemoryBackend()), id="what overrides one is overridden"
         ),
         pytest.param(lambda container, over: container.clock.set_provides(FakeClock(5_000_000)), id="is set"),
+        pytest.param(lambda container, over: container.chance.override(lambda: 0.5), id="chance is overridden"),
         pytest.param(lambda container, over: container.reset_override(), id="overrides end"),
         pytest.param(
             lambda container, over: container.override_providers(namespace=providers.Object("other")),
@@ -502,6 +504,19 @@ async def test_parts_that_change(change: Callable[[Any, Any], object]) -> None:
         await client.get("/")
     assert before.stats == counted
     assert container.store().stats.total() > 0
+
+
+async def test_container_of_ones_own() -> None:
+    """What has no more than the parts that `CacheServices` asks for does as a container."""
+    app, whole = FastAPI(), CacheContainer()
+    app.get("/")(cache(timeout=60)(lambda: "text"))
+    names = ("backend", "store", "key_generator", "invalidation", "values", "health")
+    wrapped = CacheMiddleware(app, container=SimpleNamespace(**{name: getattr(whole, name) for name in names}))
+    async with client_of(wrapped) as client:
+        assert [told(await client.get("/")) for _ in range(3)] == [MISS, HIT, HIT]
+        assert wrapped.remembered
+        with whole.backend.override(MemoryBackend()):
+            assert told(await client.get("/")) == MISS
 
 
 async def test_another_container() -> None:

@@ -267,7 +267,7 @@ class Elsewhere(DefaultKeyGenerator):
         return f"elsewhere {await super().generate_cache_key(request)}"
 
 
-@pytest.mark.parametrize("what", ["backend", "key_generator", "route"])
+@pytest.mark.parametrize("what", ["backend", "backend that others met", "key_generator", "route"])
 async def test_parts_that_change_while_it_was_asked(redis_server: Server, what: str) -> None:
     """What was decided with other parts, or routes, than are in force since is not given again (SPEC §8.2)."""
     backend = Slow(redis_server.url, operation_timeout=PATIENT_S)
@@ -279,8 +279,10 @@ async def test_parts_that_change_while_it_was_asked(redis_server: Server, what: 
     asked = asyncio.create_task(get(app, "/count"))
     while not backend.holds_back:  # noqa: ASYNC110 - nobody tells
         await asyncio.sleep(0)
-    if what == "backend":
+    if what.startswith("backend"):
         container.backend.override(providers.Object(MemoryBackend()))
+        if what != "backend":
+            assert await told_of(app, "/count?of=others") == [MISS]
     elif what == "key_generator":
         container.key_generator.override(providers.Object(Elsewhere()))
     else:

@@ -322,7 +322,7 @@ class FastPath:
         key = _key_of(exchange.scope)
         if key is None or not (self._has_room(len(response.body)) or self._is_hit_again(key)):
             return
-        if not _is_plain(exchange, hit) or era is not self.era or self.has_changed(exchange.services):
+        if not _is_plain(exchange, hit) or era is not self.era:
             return
         ready = _ready_here(key, exchange, response, hit) or _ready_afar(key, exchange, response, hit)
         if ready is None or ready.size > MAX_BYTES:

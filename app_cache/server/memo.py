@@ -19,6 +19,8 @@ MAX_BYTES: Final = 16 * 1024 * 1024
 """Bytes that requests and the heads of their answers count together, bodies aside: those are the fast path's."""
 OVERHEAD: Final = 1_024
 """The bytes that a request counts beside its own and twice the fields of its answer: objects, links."""
+MOST_IN_VAIN: Final = 100
+"""Questions for an offer in one second that may be in vain, one after the other."""
 MAX_SEEN: Final = 16_384
 """Requests that are remembered by a mark alone, where there is no room."""
 NEVER_SENT = frozenset({b"connection", b"keep-alive", b"transfer-encoding", b"upgrade"})
@@ -78,11 +80,13 @@ class Memo:
         """The begin of an answer by its status, with the fields that the server adds to each."""
         self.fields: list[tuple[bytes, bytes]] = []
         """Those fields: the list is another one each second."""
-        self.asks = True
-        """Whether offers are asked for; not, for a second, after one that did not count."""
+        self.rests_under: list[tuple[bytes, bytes]] | None = None
+        """Fields that the server adds while there is nothing to look for: nothing is known, nor asked for."""
         self.bytes_held = 0
         self.max_bytes = max_bytes
-        self._barred_by: list[tuple[bytes, bytes]] | None = None
+        self._asked_under: list[tuple[bytes, bytes]] | None = None
+        self._left = 0
+        """Questions that may yet be asked while the server adds the fields under which the last one was."""
         self._served = served
         self._status_lines = status_lines
         self._seen: set[int] = set()
@@ -99,15 +103,23 @@ class Memo:
 
     def takes(self, offer: Offer, fields: list[tuple[bytes, bytes]]) -> bool:
         """Return whether *offer* counts; if not, nobody asks for another before the server adds other *fields*."""
-        if stands_first(offer.cache, self._served):
-            return True
-        self.asks, self._barred_by = False, fields
-        return False
+        counts = stands_first(offer.cache, self._served)
+        self._asked_under, self._left = fields, MOST_IN_VAIN if counts else 0
+        return counts
 
-    def asks_again(self, fields: list[tuple[bytes, bytes]]) -> bool:
-        """Return whether to ask for an offer again, now that the server adds *fields*."""
-        self.asks = fields is not self._barred_by
-        return self.asks
+    def asks(self, fields: list[tuple[bytes, bytes]]) -> bool:
+        """Return whether to ask for an offer, now that the server adds *fields*: not where there are none.
+
+        So an application, or a second, without hits pays nothing for questions.
+        """
+        if fields is not self._asked_under:
+            self._asked_under, self._left = fields, MOST_IN_VAIN
+        self._left -= 1
+        if self._left >= 0:
+            return True
+        if not self.known:
+            self.rests_under = fields
+        return False
 
     def learn(self, head: bytes, known: Known, fields: list[tuple[bytes, bytes]]) -> None:
         """Remember that *head* is answered by *known*, and by *fields* that the server adds."""
@@ -120,6 +132,7 @@ class Memo:
             self._evict()
         self.known[head] = known
         self.bytes_held += known.size
+        self.rests_under = None
         status = known.offer.status
         if status not in self.starts:
             self.starts[status] = self._status_lines[status] + encoded(fields)

@@ -5,8 +5,9 @@ What is remembered is what the middleware answered with; whether it would do so 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
-from weakref import WeakKeyDictionary
+from weakref import finalize, ref
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
@@ -18,17 +19,15 @@ from app_cache.server.memo import Known, Memo, is_framed
 if TYPE_CHECKING:
     import asyncio
 
-    from uvicorn.config import Config
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
-    from uvicorn.server import ServerState
 
     from app_cache.offers import Offer
 
 JOINED = 8_192
 """Bytes of a body up to which it is copied behind its head; a larger one is written by itself."""
 
-_memos: WeakKeyDictionary[ServerState, dict[str, Memo]] = WeakKeyDictionary()
-"""What was learned by the connections of each server, by their scheme."""
+_memos: dict[tuple[int, str | None], Memo] = {}
+"""What was learned by the connections of each server while it lives, by its `id` and their scheme."""
 
 
 class CacheProtocol(HttpToolsProtocol):
@@ -39,53 +38,39 @@ class CacheProtocol(HttpToolsProtocol):
     """
 
     # Beside uvicorn's attributes, not among them: with more than 30 in its dict all of an object are slower.
-    __slots__ = ("_answered_at", "_client", "_head", "_memo", "_taker")
-
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
-        self._memo: Memo
-        self._taker = _Taker(self)
-        self._head = b""
-        """The chunk for which an offer was asked last."""
-        self._answered_at = 0.0
-        """When a hit was given last, by the clock of the loop."""
-        self._client = ""
+    __slots__ = ("_answered_at", "_head", "_memo")
+    _answered_at: float
+    """When a hit was given last, by the clock of the loop."""
+    _head: bytes
+    """The chunk for which an offer was asked last."""
+    _memo: Memo
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        super().connection_made(transport)
-        memos = _memos.setdefault(self.server_state, {})
-        scheme = str(self.scheme)
-        if scheme not in memos:
-            memos[scheme] = Memo(self.app, STATUS_LINE)
-        self._memo = memos[scheme]
-        self._client = get_client_addr(cast("Any", {"client": self.client}))
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self._taker.protocol = None
+        HttpToolsProtocol.connection_made(self, transport)
+        place = id(self.server_state), self.scheme
+        memo = _memos.get(place)
+        if memo is None:
+            memo = _memos[place] = Memo(self.app, STATUS_LINE)
+            finalize(self.server_state, _memos.pop, place)
+        self._memo = memo
+        self._answered_at = 0.0
 
     def data_received(self, data: bytes) -> None:
         """Answer *data* if it is a request that is known; else let uvicorn, and ask the cache for an offer."""
-        if len(data) > MAX_HEAD:
+        memo, fields = self._memo, self.server_state.default_headers
+        if memo.rests_under is fields or len(data) > MAX_HEAD:
             HttpToolsProtocol.data_received(self, data)
             return
-        memo = self._memo
         known = memo.known.get(data)
         if known is not None and self._is_between() and self._is_free() and self._gave(known):
             return
         before = self.cycle
         HttpToolsProtocol.data_received(self, data)
         cycle = self.cycle
-        if cycle is not before and (memo.asks or memo.asks_again(self.server_state.default_headers)):
+        if cycle is not before and memo.asks(fields):
             self._head = data
             scope: Any = cycle.scope  # its task has not run yet, and uvicorn has no extensions
-            scope["extensions"] = {EXTENSION: self._taker}
+            scope["extensions"] = {EXTENSION: partial(_offered, ref(self))}
 
     def offered(self, offer: Offer, scope: Any) -> None:
         """Learn that *offer* answers the request of *scope*, if that came last, once the answer was written."""
@@ -149,7 +134,8 @@ class CacheProtocol(HttpToolsProtocol):
         lines, body = given
         status = known.offer.status
         if self.access_log:
-            self.access_logger.info('%s - "%s %s HTTP/%s" %d', self._client, "GET", known.path, "1.1", status)
+            client = get_client_addr(cast("Any", {"client": self.client}))
+            self.access_logger.info('%s - "%s %s HTTP/%s" %d', client, "GET", known.path, "1.1", status)
         head = known.head(memo.starts[status], lines)
         if len(body) <= JOINED:
             self.transport.write(head + body)
@@ -174,14 +160,8 @@ class CacheProtocol(HttpToolsProtocol):
             )
 
 
-class _Taker:
-    """Takes what the cache offers to a connection, until that ends, so that no request keeps it alive."""
-
-    __slots__ = ("protocol",)
-
-    def __init__(self, protocol: CacheProtocol) -> None:
-        self.protocol: CacheProtocol | None = protocol
-
-    def __call__(self, offer: Offer, scope: Any) -> None:
-        if self.protocol is not None:
-            self.protocol.offered(offer, scope)
+def _offered(to: ref[CacheProtocol], offer: Offer, scope: Any) -> None:
+    """Hand *offer* to a connection, which no request keeps alive."""
+    protocol = to()
+    if protocol is not None:
+        protocol.offered(offer, scope)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from app_cache.server.memo import MAX_BYTES, Known, Memo, is_framed
+from app_cache.server.memo import MAX_BYTES, MOST_IN_VAIN, Known, Memo, is_framed
 from tests.server.apps import Shop, text, wrapped
 from tests.server.rig import ADDED, Unserved, get
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from app_cache.offers import Offer
 
 pytestmark = pytest.mark.anyio
+
+ITEM = get("/items/7")
 
 
 def counted_bytes(memo: Memo) -> int:
@@ -139,6 +141,55 @@ async def test_flood_over_the_wire(caplog: pytest.LogCaptureFixture) -> None:
     assert server.answered == before + len(useful)
     assert counted_bytes(server.memo) <= MAX_BYTES // 4
     assert held < 1.3 * MAX_BYTES / 4, "what is counted is about what is held"
+
+
+async def test_questions_in_vain() -> None:
+    """Where nothing is offered it is asked a hundred times in each second, so that others pay nothing for it."""
+    asked = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        asked.append("extensions" in scope)
+        await text(scope, receive, send)
+
+    server = Unserved(app)
+    lines = [server.connected(), server.connected()]
+    for seconds in (1, 2):
+        server.state.default_headers = [*ADDED]
+        for _ in range(MOST_IN_VAIN):
+            for line in lines:
+                await line.ask(get("/"))
+        assert asked == ([True] * MOST_IN_VAIN + [False] * MOST_IN_VAIN) * seconds
+
+
+async def test_hits_among_others() -> None:
+    """A hit is learned in the second after the questions in vain, and asking begins anew with it."""
+    shop = Shop()
+    server = Unserved(shop.app)
+    line = server.connected()
+    for _ in range(MOST_IN_VAIN + 1):
+        await line.ask(get("/plain"))
+    await line.ask(ITEM)
+    await line.ask(ITEM)
+    assert not server.memo.known
+    server.state.default_headers = [*ADDED]
+    await line.learn(ITEM)
+    assert server.memo._left == MOST_IN_VAIN
+
+
+async def test_hit_under_way() -> None:
+    """A hit that was asked for before others asked in vain is learned, and given, in the same second."""
+    server = Unserved(Shop().app)
+    line = server.connected()
+    await line.ask(ITEM)
+    server.state.default_headers = [*ADDED]
+    line.send(ITEM)
+    for _ in range(MOST_IN_VAIN):
+        server.connected().send(get("/plain"))
+    assert server.memo.rests_under is server.state.default_headers
+    await line.read()
+    before = server.answered
+    await line.ask(ITEM)
+    assert server.answered == before + 1
 
 
 async def test_credentials_are_not_kept() -> None:

@@ -272,6 +272,9 @@ class RouteTable:
         self._fallbacks = fallbacks
         self._plans: OrderedDict[tuple[str, ...], Plan | None] = OrderedDict()
         self._same_routes: Callable[[], bool] | None = bool
+        self._walked: list[Any] = []
+        """The routes that were looked at last."""
+        self._ways: list[_Way] = []
         self._by_host = False
 
     def routes(self, scope: Scope) -> Any:
@@ -308,6 +311,8 @@ class RouteTable:
         try:
             return self._plans[key]
         except KeyError:
+            if self._walked != getattr(self._routed, "routes", []):
+                self._rebuild()
             plan = self._plan({**scope, "method": method})
         if len(key[1]) <= MAX_PATH:
             self._plans[key] = plan
@@ -318,21 +323,23 @@ class RouteTable:
     def _rebuild(self) -> None:
         self._plans.clear()
         check_routes(self._routed)
+        self._walked = [*getattr(self._routed, "routes", [])]
+        self._ways = [*_ways(self._routed)]
         self._by_host = any(isinstance(context.original_route, Host) for context in _walk(self._routed))
 
     def _plan(self, scope: Scope) -> Plan | None:
         method = scope["method"]
-        context, path_params = _match(self._routed, scope) if self._routed is not None else (None, {})
+        way, path_params = _match(self._routed, self._ways, scope) if self._ways else (None, {})
         fallback = self._fallbacks.policy(scope, method)
-        if context is None:
+        if way is None:
             return Plan(fallback, None, _NO_PARAMETERS, {}) if fallback is not None else None
-        own, invalidates = _recorded(context)
-        policy = fallback if own is None else own if method in _methods(own, context) else None
+        own, invalidates = way.recorded
+        policy = fallback if own is None else own if method in _methods(own, way.context) else None
         if policy is None and invalidates is None:
             return None
-        parameters = _parameters(context)
-        policy = None if policy is None or not _guards(policy, context) else _keyed_by(policy, parameters.headers)
-        return Plan(policy, invalidates, parameters, path_params)
+        guards = policy is not None and _guards(policy, way.context)
+        keyed = _keyed_by(policy, way.parameters.headers) if policy is not None and guards else None
+        return Plan(keyed, invalidates, way.parameters, path_params)
 
 
 def check_routes(app: Any) -> None:
@@ -364,22 +371,46 @@ def _host(scope: Scope) -> str:
     return next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
 
 
-def _match(app: Any, scope: Scope) -> tuple[Any, Mapping[str, Any]]:
-    """Return the route whose endpoint would run, None if that is not sure, and the values in the path.
+class _Way:
+    """A route as a router comes to it, and what is known of it that no request changes."""
+
+    def __init__(self, context: Any) -> None:
+        self.context = context
+        self.matches: Callable[[Scope], tuple[Match, Scope]] = context.matches
+        self.is_sure = type(context.original_route).matches in _KNOWN_MATCHERS
+        """Whether it looks at nothing but method and path."""
+
+    @functools.cached_property
+    def recorded(self) -> tuple[CachePolicy | None, Invalidates | None]:
+        """What the decorators of its endpoint say."""
+        return _recorded(self.context)
+
+    @functools.cached_property
+    def parameters(self) -> Parameters:
+        """Those of its endpoint."""
+        return _parameters(self.context)
+
+
+def _ways(app: Any) -> Iterator[_Way]:
+    return map(_Way, iter_route_contexts(app.routes if app is not None else ()))
+
+
+def _match(app: Any, ways: Iterable[_Way], scope: Scope) -> tuple[_Way | None, Mapping[str, Any]]:
+    """Return the way to the endpoint of *app* that would run, None if none is sure, and the values in the path.
 
     A route that matches in a way of its own makes unsure all that comes after it: it may look at anything.
     """
     if root_path := getattr(app, "root_path", ""):
         scope = {**scope, "root_path": root_path}
-    for context in iter_route_contexts(app.routes):
-        if type(context.original_route).matches not in _KNOWN_MATCHERS:
+    for way in ways:
+        if not way.is_sure:
             return None, {}
-        found, child_scope = context.matches(scope)
+        found, child_scope = way.matches(scope)
         if found is Match.FULL:
-            inner = _inner(context)
+            inner = _inner(way.context)
             if inner is not None:
-                return _match(inner, {**scope, **child_scope})
-            return (context, child_scope["path_params"]) if _is_endpoint(context) else (None, {})
+                return _match(inner, _ways(inner), {**scope, **child_scope})
+            return (way, child_scope["path_params"]) if _is_endpoint(way.context) else (None, {})
     return None, {}
 
 

@@ -120,6 +120,17 @@ async def test_included_after_the_first_request() -> None:
         assert told(await client.get("/late")) == "fwd=uri-miss; stored"
 
 
+async def test_route_in_the_place_of_another() -> None:
+    """A route that takes the place of another while the application runs is met by the next path that is new."""
+    app = FastAPI()
+    app.router.routes.append(Route("/{name}", plain))
+    put_cache(app)
+    async with client_of(app) as client:
+        assert told(await client.get("/a")) is None
+        app.router.routes[-1] = Route("/{name}", cached)
+        assert told(await client.get("/b")) == "fwd=uri-miss; stored"
+
+
 async def test_mount_with_middleware() -> None:
     """What is mounted with middleware of its own is not answered from outside of it: a hit would not run that."""
     own = Middleware(Seen)

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.middleware.errors import ServerErrorMiddleware
 
+from app_cache.fastpath import Question
 from app_cache.middleware import CacheMiddleware
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from app_cache.fastpath import Messages
     from app_cache.middleware import App, Receive, Scope, Send
 
 LAYERS = frozenset(
@@ -48,18 +50,24 @@ class Shortcut(ServerErrorMiddleware):
 
     def __init__(self, outermost: ServerErrorMiddleware, cache: CacheMiddleware) -> None:
         super().__init__(outermost.app, outermost.handler, outermost.debug)
-        self._gives_again = cache.gives_again
+        self._cache = cache
         self._remembered = cache.remembered
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         """Return what answers: from what is remembered, or the stack."""
         if scope["type"] == "http" and scope["path"] in self._remembered:
-            return self._answer(scope, receive, send)
+            hit = self._cache.again(scope)
+            if hit is not None:
+                return self._give(hit, scope, receive, send)
         return super().__call__(scope, receive, send)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if not await self._gives_again(scope, send):
+    async def _give(self, hit: Messages | Question, scope: Scope, receive: Receive, send: Send) -> None:
+        messages = await self._cache.asked(hit, scope) if isinstance(hit, Question) else hit
+        if messages is None:
             await super().__call__(scope, receive, send)
+            return
+        await send(messages[0])
+        await send(messages[1])
 
 
 def with_shortcut(build: Callable[[], App]) -> Callable[[], App]:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from app_cache.backends.base import CacheBackend
+    from app_cache.fastpath import Messages
     from app_cache.policy import CachePolicy, Invalidates
     from app_cache.routes import Plan
     from app_cache.services import CacheServices
@@ -116,8 +117,14 @@ class CacheMiddleware:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, self._draining(send) if self._plain is not None else send)
             return
-        if scope["type"] == "http" and scope["path"] in self.remembered and await self.gives_again(scope, send):
-            return
+        if scope["type"] == "http" and scope["path"] in self.remembered:
+            hit = self.again(scope)
+            if isinstance(hit, Question):
+                hit = await self.asked(hit, scope)
+            if hit is not None:
+                await send(hit[0])
+                await send(hit[1])
+                return
         services, routes = self._services or self.services(), self._table.routes(scope)
         if SCOPE_KEY in scope and scope[ANNOUNCED_FOR] is routes:
             await self.app(scope, receive, send)
@@ -136,23 +143,24 @@ class CacheMiddleware:
         finally:
             serving.reset(token)
 
-    async def gives_again(self, scope: Scope, send: Send) -> bool:
-        """Answer the request of *scope* if its hit is remembered, and return whether it was."""
+    def again(self, scope: Scope) -> Messages | Question | None:
+        """Return the messages that answer the request of *scope*, or what gets them, if its hit is remembered."""
         if SCOPE_KEY in scope or ASKED_IN_VAIN in scope:
-            return False
-        in_vain = False
+            return None
         try:
-            messages = self._fast.answer(scope, self._services or self.services())
+            hit = self._fast.answer(scope, self._services or self.services())
         except Exception:  # noqa: BLE001  a provider of the application's own: what answers the rest meets it too
-            messages = None
-        if isinstance(messages, Question):
-            messages, in_vain = await messages.asked()
+            hit = None
+        if hit is None:
+            scope[ASKED_IN_VAIN] = False
+        return hit
+
+    async def asked(self, hit: Question, scope: Scope) -> Messages | None:
+        """Return the messages of a remembered *hit* for the request of *scope* if its backend says it holds."""
+        messages, in_vain = await hit.asked()
         if messages is None:
             scope[ASKED_IN_VAIN] = in_vain
-            return False
-        await send(messages[0])
-        await send(messages[1])
-        return True
+        return messages
 
     def services(self) -> CacheServices:
         """Return the parts of the cache that are in force.

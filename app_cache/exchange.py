@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from app_cache.policy import CachePolicy
     from app_cache.routes import Plan
     from app_cache.rules.messages import Headers, StoredResponse
-    from app_cache.services import CacheServices
+    from app_cache.store import StoredResponses
 
     Scope = MutableMapping[str, Any]
     Message = MutableMapping[str, Any]
@@ -86,7 +86,7 @@ class Exchange:
 
     Args:
         app: What the cache stands in front of.
-        services: The application's cache.
+        store: Where responses are.
         plan: What the route table says of the request.
         policy: The plan's.
         keys: The key generator in force.
@@ -97,7 +97,7 @@ class Exchange:
     def __init__(
         self,
         app: App,
-        services: CacheServices,
+        store: StoredResponses,
         plan: Plan,
         policy: CachePolicy,
         keys: KeyGenerator,
@@ -105,9 +105,8 @@ class Exchange:
         learn: Learn,
     ) -> None:
         self.app = app
-        self.services = services
         self.learn = learn
-        self.store = services.store()
+        self.store = store
         self.plan = plan
         self.policy = policy
         self.keys = keys

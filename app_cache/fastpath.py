@@ -9,7 +9,6 @@ that both ways answer alike, byte for byte.
 from __future__ import annotations
 
 from collections import Counter
-from functools import partial
 from operator import itemgetter
 from sys import getsizeof
 from typing import TYPE_CHECKING, Any
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
     from app_cache.backends.base import Lent
     from app_cache.clock.base import Basis, Gate
-    from app_cache.exchange import Exchange, Learn
+    from app_cache.exchange import Exchange
     from app_cache.middleware import CacheMiddleware
     from app_cache.policy import CachePolicy
     from app_cache.routes import RouteTable
@@ -241,6 +240,16 @@ class Question:
         return ready.messages(self._scope, now, self._tag), False
 
 
+class Era:
+    """The time in which routes and parts of the cache stay as they are: *store* and *keys* are those in force."""
+
+    __slots__ = ("keys", "store")
+
+    def __init__(self, services: CacheServices) -> None:
+        self.store = services.store()
+        self.keys = services.key_generator()
+
+
 class FastPath:
     """The hits of one middleware that may be given again, by what tells their requests apart.
 
@@ -251,8 +260,8 @@ class FastPath:
 
     def __init__(self, table: RouteTable, cache: CacheMiddleware) -> None:
         self.cache = cache
-        self.era = object()
-        """Another object after each change of what hits were learned with."""
+        self.era: Era | None = None
+        """That of what hits were learned with: another object after each change."""
         self._table = table
         self._ready: dict[Key, Ready] = {}
         self._hit_once: set[int] = set()
@@ -309,15 +318,10 @@ class FastPath:
             or (self._same_routes is not None and not self._same_routes())
         )
 
-    def learner(self, services: CacheServices) -> Learn:
-        """Return what remembers the hit of an exchange that begins now, with *services*."""
-        self._begin_anew_if_changed(services)
-        return partial(self._learn, self.era)
-
-    def _learn(self, era: object, exchange: Exchange, response: StoredResponse, hit: Hit) -> None:
+    def learn(self, era: Era, exchange: Exchange, response: StoredResponse, hit: Hit) -> None:
         """Remember the *hit* that *exchange* gives, if it is plain and, where room is short, not a rare one.
 
-        Nor is it if routes or parts have changed since *era*, when the exchange began: it has decided with others.
+        Nor is it if *era*, in which the exchange began, is known to be over: it has decided with other parts.
         """
         key = _key_of(exchange.scope)
         if key is None or not (self._has_room(len(response.body)) or self._is_hit_again(key)):
@@ -355,14 +359,16 @@ class FastPath:
         self._hit_once.add(mark)
         return False
 
-    def _begin_anew_if_changed(self, services: CacheServices) -> None:
-        if self.has_changed(services):
-            self.era = object()
+    def current_era(self, services: CacheServices) -> Era:
+        """Return the era of *services*; if another one has begun, all that was learned is forgotten."""
+        if self.era is None or self.has_changed(services):
+            self._same_parts, self._same_routes = same_parts(services), self._table.same_routes()
+            self.era = Era(services)
             self._ready.clear()
             self.paths.clear()
             self._bytes = 0
             self._services = services
-            self._same_parts, self._same_routes = same_parts(services), self._table.same_routes()
+        return self.era
 
     def _forget(self, key: Key) -> None:
         path = key[1][0]

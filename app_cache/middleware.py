@@ -10,6 +10,7 @@ unsafe method, answered well → rules.to_invalidate
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
@@ -200,9 +201,9 @@ class CacheMiddleware:
                 in_force.reset(token)
             return
         scope[HANDLED] = True
-        keys = policy.key or self._own_keys or services.key_generator()
-        learn = self._fast.learner(services)
-        exchange = Exchange(self.app, services, plan, policy, keys, scope, learn)
+        era = self._fast.current_era(services)
+        keys = policy.key or self._own_keys or era.keys
+        exchange = Exchange(self.app, era.store, plan, policy, keys, scope, partial(self._fast.learn, era))
         exchange.asked_in_vain = scope.get(ASKED_IN_VAIN, False)
         await exchange.answer(receive, send)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from itertools import count
 from typing import TYPE_CHECKING, Any, cast
 
+import anyio
 import httpx
 from fastapi import FastAPI
 
@@ -24,6 +26,17 @@ def client_of(
     """Return a client of *app* that connects from *client*; where it *raises*, what the application does."""
     transport = httpx.ASGITransport(app, client=cast("Any", client), raise_app_exceptions=raises)
     return httpx.AsyncClient(transport=transport, base_url="http://test", **options)
+
+
+async def all_blocked() -> None:
+    """Return once each other task waits for something.
+
+    It looks more than once: who waits for a task that has just ended is told a turn of the loop later.
+    """
+    for _ in range(2):
+        await anyio.wait_all_tasks_blocked()
+        await asyncio.sleep(0)
+    await anyio.wait_all_tasks_blocked()
 
 
 async def get(app: Any, path: str, **options: Any) -> httpx.Response:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
-import anyio
 import httpx
 import pytest
 
@@ -25,7 +24,7 @@ from app_cache.backends.base import (
 from app_cache.testing import FakeClock, FlakyBackend, assert_hit, assert_miss
 from app_cache.testing.plugin import cache_clock, cache_container
 from containers import install
-from tests.clients import counting_app, get, told_of
+from tests.clients import all_blocked, counting_app, get, told_of
 from tests.stored import FourMethods
 
 if TYPE_CHECKING:
@@ -175,7 +174,7 @@ async def test_break_and_heal() -> None:
     backend = FlakyBackend(MemoryBackend(), delay={"get": 1}, sleep=until_open)
     await backend.set("key", "value", 60)
     read = asyncio.create_task(backend.get("key"))
-    await anyio.wait_all_tasks_blocked()
+    await all_blocked()
     assert not read.done()
     backend.broken = True
     gate.set()

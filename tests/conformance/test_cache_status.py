@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, cast
 
-import anyio
 import http_sf
 import pytest
 
 from app_cache import CachePolicy
+from tests.clients import all_blocked
 from tests.conformance.origin import BOTH, URL, Origin, raw
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ async def test_collapsed(asked: list[str], sent: int, forwarded: dict[str, int])
         leading = requests.create_task(client.get(URL))
         await entered.wait()
         waiting = requests.create_task(client.get(URL, headers=raw(*asked)))
-        await anyio.wait_all_tasks_blocked()
+        await all_blocked()
         held.set()
     assert said(leading.result()) == {"fwd": "uri-miss", "stored": True}
     assert waiting.result().status_code == sent

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import anyio
 import httpx
 import pytest
 
 from app_cache import CacheMiddleware, CachePolicy, InvalidationService
 from app_cache.store import StoredResponses
-from tests.clients import told
+from tests.clients import all_blocked, told
 from tests.conformance.origin import Origin
 
 pytestmark = pytest.mark.anyio
@@ -22,7 +21,7 @@ async def told_after(origin: Origin, backend: Any, *lines: str, method: str = "P
     """Return what a GET of /page is told that follows an answer with *lines* to *method* of another URL."""
     async with origin.cached(backend=backend) as client:
         await client.get("/page")
-        await anyio.wait_all_tasks_blocked()
+        await all_blocked()
         assert told(await client.get("/page")) == "hit"
         origin.says(*lines, status=status).answers.popleft()
         await client.request(method, "/other")
@@ -68,7 +67,7 @@ async def test_groups_of_another_origin(backend: Any) -> None:
     async with origin.cached(backend=backend) as client:
         await client.get("http://one/page")
         await client.get("http://two/page")
-        await anyio.wait_all_tasks_blocked()
+        await all_blocked()
         origin.says('Cache-Group-Invalidation: "a"').answers.popleft()
         await client.delete("http://one/other")
         assert told(await client.get("http://one/page")) != "hit"

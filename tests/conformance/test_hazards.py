@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-import anyio
 import httpx
 import pytest
 
 from app_cache import CacheMiddleware, CachePolicy, MemoryBackend
-from tests.clients import told
+from tests.clients import all_blocked, told
 from tests.conformance.origin import URL, Origin, raw
 from tests.middleware.apps import scope_of
 
@@ -78,7 +77,7 @@ async def test_a_refresh_that_finds_nothing() -> None:
         await client.get(URL)
         origin.clock.advance(2)
         assert told(await client.get(URL)) == "hit"
-        await anyio.wait_all_tasks_blocked()
+        await all_blocked()
         assert (await client.get(URL)).status_code == 404
 
 

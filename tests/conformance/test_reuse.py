@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import anyio
 import pytest
 
 from app_cache import CachePolicy
-from tests.clients import told
+from tests.clients import all_blocked, told
 from tests.conformance.origin import BOTH, URL, Origin, asked_twice, is_hit, raw
 
 pytestmark = pytest.mark.anyio
@@ -245,7 +244,7 @@ async def test_age_of_what_was_waited_for() -> None:
         leading = requests.create_task(client.get(URL))
         await entered.wait()
         waiting = requests.create_task(client.get(URL))
-        await anyio.wait_all_tasks_blocked()
+        await all_blocked()
         held.set()
     assert [told(each.result()) for each in (leading, waiting)] == [
         "fwd=uri-miss; stored",

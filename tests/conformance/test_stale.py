@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from app_cache import CachePolicy
-from tests.clients import told
+from tests.clients import all_blocked, told
 from tests.conformance.origin import BOTH, URL, Origin, is_hit, raw
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ async def test_while_revalidate(after: float, hit: bool, fetched: bool, policy: 
         if hit:
             assert (answer.text, answer.headers["age"]) == ("0123456789", str(after))
             assert answer.headers["cache-status"] == f"app-cache; hit; ttl={60 - after}"
-        await anyio.wait_all_tasks_blocked()
+        await all_blocked()
         again = await client.get(URL)
     assert again.text == ("new" if fetched or not hit else "0123456789")
     assert len(origin.asked) == (1 if hit and not fetched else 2)
@@ -55,7 +55,7 @@ async def test_the_revalidation_is_conditional() -> None:
         await client.get(URL, headers={"x-a": "1"})
         origin.clock.advance(70)
         await client.get(URL, headers={"x-a": "1", "if-none-match": '"z"', "range": "bytes=0-1"})
-        await anyio.wait_all_tasks_blocked()
+        await all_blocked()
         answer = await client.get(URL, headers={"x-a": "1"})
     _, asked = origin.asked[1]
     assert (asked["if-none-match"], asked["x-a"], "range" in asked) == ('"a"', "1", False)
@@ -76,7 +76,7 @@ async def test_one_revalidation() -> None:
         async with anyio.create_task_group() as clients:
             for _ in range(10):
                 clients.start_soon(ask)
-        await anyio.wait_all_tasks_blocked()
+        await all_blocked()
     assert all(map(is_hit, answers))
     assert len(origin.asked) == 2
 
@@ -88,7 +88,7 @@ async def test_a_head_revalidates() -> None:
         await client.get(URL)
         origin.clock.advance(70)
         assert is_hit(await client.head(URL))
-        await anyio.wait_all_tasks_blocked()
+        await all_blocked()
         answer = await client.get(URL)
     assert (is_hit(answer), answer.text) == (True, "new")
     assert [method for method, _ in origin.asked] == ["GET", "GET"]
@@ -105,7 +105,7 @@ async def test_a_revalidation_that_fails(failure: int | str) -> None:
         for _ in range(2):
             answer = await client.get(URL)
             assert (answer.status_code, is_hit(answer)) == (200, True)
-            await anyio.wait_all_tasks_blocked()
+            await all_blocked()
 
 
 @BOTH

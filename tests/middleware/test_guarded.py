@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from app_cache import CachePolicy, ConfigurationError, cache
 from app_cache.guards import in_force
+from tests.clients import all_blocked
 from tests.middleware.apps import client_of, put_cache, told
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ async def test_many_at_once() -> None:
 
         for who in [ALICE, MALLORY] * 20:
             tasks.start_soon(ask, who)
-        await anyio.wait_all_tasks_blocked()
+        await all_blocked()
         app.gate.set()
     assert sorted(each.status_code for each in answers) == [200] * 20 + [403] * 20
     assert app.runs == 1
@@ -155,9 +156,9 @@ async def test_a_refused_leader(*, broken: bool) -> None:
         app.gate.clear()
         for _ in range(10):
             tasks.start_soon(ask, ALICE)
-        await anyio.wait_all_tasks_blocked()
+        await all_blocked()
         refused.set()
-        await anyio.wait_all_tasks_blocked()
+        await all_blocked()
         app.gate.set()
     assert sorted(each.status_code for each in answers) == [200] * 10 + [500 if broken else 403]
     assert app.runs == 1
@@ -219,12 +220,12 @@ async def test_many_who_are_refused() -> None:
     app.app.dependency_overrides[app.door] = slow
     asked = [asyncio.create_task(app.get(MALLORY)) for _ in range(10)]
     together = []
-    await anyio.wait_all_tasks_blocked()
+    await all_blocked()
     while at_the_door:
         together.append(len(at_the_door))
         while at_the_door:
             at_the_door.pop().set()
-        await anyio.wait_all_tasks_blocked()
+        await all_blocked()
     assert [(await each).status_code for each in asked] == [403] * 10
     assert together == [1, 1, 1, 1, 6]
 
@@ -254,10 +255,10 @@ async def test_a_failure_that_was_waited_for() -> None:
             statuses.append((await app.get(who)).status_code)
 
         tasks.start_soon(ask, ALICE)
-        await anyio.wait_all_tasks_blocked()
+        await all_blocked()
         for who in (BOB, MALLORY):
             tasks.start_soon(ask, who)
-        await anyio.wait_all_tasks_blocked()
+        await all_blocked()
         app.gate.set()
     assert sorted(statuses) == [403, 500, 500]
 
@@ -268,10 +269,10 @@ async def test_refresh_in_the_background(clock: FakeClock) -> None:
     await app.get(ALICE)
     clock.advance(61)
     await app.get(MALLORY)
-    await anyio.wait_all_tasks_blocked()
+    await all_blocked()
     assert app.runs == 1
     assert told(await app.get(ALICE)) == "hit"
-    await anyio.wait_all_tasks_blocked()
+    await all_blocked()
     assert (app.runs, (await app.get(ALICE)).text) == (2, '"run 2"')
 
 

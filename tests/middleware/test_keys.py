@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
-import anyio
 import pytest
 from fastapi import FastAPI, Request, Response
 
@@ -20,6 +19,7 @@ from app_cache import (
     cache,
 )
 from containers import CacheContainer
+from tests.clients import all_blocked
 from tests.middleware.apps import client_of, messages_of, put_cache, scope_of, told
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ async def test_what_is_passed_by_does_not_wait() -> None:
     put_cache(app)
     async with client_of(app) as client:
         asked = [asyncio.create_task(client.get("/")) for _ in range(10)]
-        await anyio.wait_all_tasks_blocked()
+        await all_blocked()
         assert len(runs) == 10
         gate.set()
         await asyncio.gather(*asked)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-import anyio
 import pytest
 from fastapi import FastAPI, Request, Response
 from hypothesis import given, settings
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 
 from app_cache import CacheMiddleware, CachePolicy, MemoryBackend, cache
 from app_cache.keys import prefix
+from tests.clients import all_blocked
 from tests.middleware.apps import client_of, put_cache, told
 from tests.stored import FourMethods, written
 
@@ -400,13 +400,13 @@ async def test_unshareable_answers_have_one_reader() -> None:
     put_cache(app)
     async with client_of(app) as client:
         asked = [asyncio.create_task(client.get("/", headers={"x-user": str(n)})) for n in range(50)]
-        await anyio.wait_all_tasks_blocked()
+        await all_blocked()
         assert len(runs) == 1
         gate.set()
         assert [(await each).text for each in asked] == [str(n) for n in range(50)]
         gate.clear()
         asked = [asyncio.create_task(client.get("/", headers={"x-user": str(n)})) for n in range(50)]
-        await anyio.wait_all_tasks_blocked()
+        await all_blocked()
         assert len(runs) == 100
         gate.set()
         assert [(await each).text for each in asked] == [str(n) for n in range(50)]

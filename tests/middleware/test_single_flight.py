@@ -8,12 +8,12 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import anyio
 import pytest
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 
 from app_cache import BackendError, CacheBackend, MemoryBackend, add_tags, cache
+from tests.clients import all_blocked
 from tests.middleware.apps import client_of, put_cache, scope_of, served, told
 from tests.stored import FourMethods
 
@@ -92,7 +92,7 @@ class Gated:
         """Return *count* requests under way, once each of them waits for something."""
         client = client_of(self.app)
         asked = [asyncio.create_task(client.get("/", **options)) for _ in range(count)]
-        await anyio.wait_all_tasks_blocked()
+        await all_blocked()
         return asked
 
     async def waves(self, *each: list[asyncio.Task[httpx.Response]]) -> list[httpx.Response]:
@@ -216,7 +216,7 @@ async def test_leader_leaves() -> None:
     (leader,) = await app.ask(1)
     waiting = await app.ask(10)
     leader.cancel()
-    await anyio.wait_all_tasks_blocked()
+    await all_blocked()
     answers = await app.waves(waiting)
     assert {told(answer) for answer in answers} == {COLLAPSED}
     assert told(await client_of(app.app).get("/")) == "hit"
@@ -246,7 +246,7 @@ async def test_leader_leaves_over_http(*, wrapped: bool) -> None:
         leader.cancel()
         await asyncio.wait({leader})
         waiting = [asyncio.create_task(client.get("/")) for _ in range(5)]
-        await anyio.wait_all_tasks_blocked()
+        await all_blocked()
         gate.set()
         assert {(await each).text for each in waiting} == {'"text"'}
     assert len(runs) == 1
@@ -257,9 +257,9 @@ async def test_last_client_leaves() -> None:
     app = Gated()
     (leader,) = await app.ask(1)
     leader.cancel()
-    await anyio.wait_all_tasks_blocked()
+    await all_blocked()
     app.gate.set()
-    await anyio.wait_all_tasks_blocked()
+    await all_blocked()
     assert told(await client_of(app.app).get("/")) == "hit"
 
 
@@ -278,7 +278,7 @@ async def test_waiters_leave() -> None:
     asked = await app.ask(200)
     for each in asked[1::2]:
         each.cancel()
-    await anyio.wait_all_tasks_blocked()
+    await all_blocked()
     answers = await app.waves(asked[::2])
     assert ({answer.text for answer in answers}, len(app.runs)) == ({"1"}, 1)
     assert all(each.cancelled() for each in asked[1::2])
@@ -342,9 +342,9 @@ async def test_handler_that_asks_whether_its_leader_left() -> None:
     async def send(message: Any) -> None: ...
 
     leader = asyncio.create_task(app(scope_of("/"), receive, send))
-    await anyio.wait_all_tasks_blocked()
+    await all_blocked()
     waiting = asyncio.create_task(client_of(app).get("/"))
-    await anyio.wait_all_tasks_blocked()
+    await all_blocked()
     gone.set()
     gate.set()
     assert (told(await waiting), left) == (COLLAPSED, [False] * 3)
@@ -432,7 +432,7 @@ async def test_invalidation_during_a_run(backend: Any, *, late: bool, soft: bool
     assert len(app.runs) == (1 if late else 2)
     answers = await app.waves(before, after)
     assert {answer.text for answer in answers[5:]} == {"1"}
-    await anyio.wait_all_tasks_blocked()
+    await all_blocked()
     assert (await client_of(app.app).get("/")).text == "1"
     assert len(app.runs) == 2
 
@@ -478,10 +478,10 @@ async def test_older_run_ends_last() -> None:
     container = put_cache(app)
     client = client_of(app)
     first = asyncio.create_task(client.get("/"))
-    await anyio.wait_all_tasks_blocked()
+    await all_blocked()
     await container.invalidation().by_tag("x")
     second = asyncio.create_task(client.get("/"))
-    await anyio.wait_all_tasks_blocked()
+    await all_blocked()
     gates[1].set()
     await second
     gates[0].set()

@@ -14,6 +14,7 @@ from fastapi.responses import StreamingResponse
 from starlette.background import BackgroundTask
 
 from app_cache import CacheMiddleware, CachePolicy, MemoryBackend, cache
+from tests.clients import all_blocked
 from tests.middleware.apps import client_of, put_cache, scope_of, told
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ async def test_stale_while_revalidate(clock: FakeClock) -> None:
         ("one", "app-cache; hit; ttl=-29")
     }
     app.gate.set()
-    await anyio.wait_all_tasks_blocked()
+    await all_blocked()
     assert app.runs == 2
     assert await app.get() == (200, "two", "hit")
 
@@ -84,7 +85,7 @@ async def test_refresh_that_fails(clock: FakeClock, caplog: pytest.LogCaptureFix
     clock.advance(61)
     for runs in (2, 3, 4):
         assert await app.get() == (200, "one", "hit")
-        await anyio.wait_all_tasks_blocked()
+        await all_blocked()
         assert app.runs == runs
     assert await app.get() == (200, "two", "hit")
     assert caplog.text.count("cache.fill_failed") == 1
@@ -99,7 +100,7 @@ async def test_refresh_is_not_the_clients(clock: FakeClock) -> None:
     task = asyncio.create_task(app.get())
     await task
     app.gate.set()
-    await anyio.wait_all_tasks_blocked()
+    await all_blocked()
     assert await app.get() == (200, "two", "hit")
 
 
@@ -113,7 +114,7 @@ async def test_refresh_after_an_invalidation(clock: FakeClock) -> None:
     await app.container.invalidation().by_tag("x")
     app.gate.set()
     assert await app.get() == (200, "three", "fwd=uri-miss; stored")
-    await anyio.wait_all_tasks_blocked()
+    await all_blocked()
     assert await app.get() == (200, "three", "hit")
 
 
@@ -125,18 +126,18 @@ async def test_early_refresh(clock: FakeClock) -> None:
     app.gate.clear()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(app.get)
-        await anyio.wait_all_tasks_blocked()
+        await all_blocked()
         clock.advance(2)
         app.gate.set()
     clock.advance(17)
     assert await app.get() == (200, "one", "hit")
-    await anyio.wait_all_tasks_blocked()
+    await all_blocked()
     assert app.runs == 1
     chances.append(1 - 1e-9)
     app.gate.clear()
     assert [await app.get() for _ in range(2)] == [(200, "one", "hit")] * 2
     app.gate.set()
-    await anyio.wait_all_tasks_blocked()
+    await all_blocked()
     assert app.runs == 2
 
 
@@ -157,7 +158,7 @@ async def test_soft_invalidation(clock: FakeClock) -> None:
     await app.get()
     await app.container.invalidation().by_tag("x", soft=True)
     assert await app.get() == (200, "one", "hit")
-    await anyio.wait_all_tasks_blocked()
+    await all_blocked()
     assert await app.get() == (200, "two", "hit")
 
 
@@ -244,7 +245,7 @@ async def test_handler_timeout(clock: FakeClock) -> None:
             tasks.start_soon(ask)
     assert answers == [(200, "one", "fwd=stale; fwd-status=504")] * 5
     app.gate.set()
-    await anyio.wait_all_tasks_blocked()
+    await all_blocked()
     assert await app.get() == (200, "two", "hit")
     assert app.runs == 2
 
@@ -254,7 +255,7 @@ async def test_handler_timeout_without_a_stale_answer(clock: FakeClock) -> None:
     app = Changing(clock, "one", stale_if_error=30, handler_timeout=1e-6)
     app.gate.clear()
     asked = [asyncio.create_task(app.get()) for _ in range(3)]
-    await anyio.wait_all_tasks_blocked()
+    await all_blocked()
     app.gate.set()
     assert {(await each)[:2] for each in asked} == {(200, "one")}
     assert (await app.get(), app.runs) == ((200, "one", "hit"), 1)
@@ -281,7 +282,7 @@ async def test_validation_does_not_wait_for_background_tasks(clock: FakeClock) -
         await client.get("/")
     clock.advance(61)
     request = asyncio.create_task(app(scope_of("/"), asyncio.Event().wait, send))  # type: ignore[arg-type]
-    await anyio.wait_all_tasks_blocked()
+    await all_blocked()
     assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
     assert not request.done()
     ended.set()
@@ -305,7 +306,7 @@ async def test_many_at_once(clock: FakeClock, failure: Any) -> None:
     clock.advance(61)
     app.gate.clear()
     asked = [asyncio.create_task(app.get()) for _ in range(50)]
-    await anyio.wait_all_tasks_blocked()
+    await all_blocked()
     app.gate.set()
     assert {(await each)[:2] for each in asked} == {(200, "one")}
     assert app.runs == 2

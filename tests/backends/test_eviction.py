@@ -137,12 +137,13 @@ def test_news() -> None:
 def test_new_life() -> None:
     """What is deleted or expires and comes again is not taken for one that nobody asked for before."""
     cache = Cache(3)
-    for key in "abbb":
-        cache.ask(key)
-    cache.eviction.leave(cache.kept.pop("a"))
-    for key in "cda":
-        cache.ask(key)
-    assert cache.kept["a"].count == 1
+    key_of = apart({*"abcd"})
+    for letter in "abbb":
+        cache.ask(key_of[letter])
+    cache.eviction.leave(cache.kept.pop(key_of["a"]))
+    for letter in "cda":
+        cache.ask(key_of[letter])
+    assert cache.kept[key_of["a"]].count == 1
 
 
 def test_table_grows_with_the_entries() -> None:

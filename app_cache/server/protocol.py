@@ -73,9 +73,13 @@ class CacheProtocol(HttpToolsProtocol):
             scope["extensions"] = {EXTENSION: partial(_offered, ref(self))}
 
     def offered(self, offer: Offer, scope: Any) -> None:
-        """Learn that *offer* answers the request of *scope*, if that came last, once the answer was written."""
+        """Learn that *offer* answers the request of *scope*, if nothing of another came, once it was written."""
         cycle, memo, head = self.cycle, self._memo, self._head
-        if scope is not cycle.scope or not NEVER.isdisjoint([name for name, _ in self.headers]):
+        if (
+            scope is not cycle.scope
+            or scope is not self.scope
+            or not NEVER.isdisjoint([name for name, _ in self.headers])
+        ):
             return
         if not memo.takes(offer, self.server_state.default_headers):
             return

@@ -221,6 +221,17 @@ async def test_begin_of_the_next_behind(line: Line, server: Unserved) -> None:
     assert server.answered == before
 
 
+async def test_begin_of_the_next_before_the_answer(server: Unserved) -> None:
+    """A request whose next one has begun before the answer is not taken for what its last chunk looks like."""
+    bare = get("/items/7")
+    for _ in range(4):
+        line = server.connected()
+        line.send(b"GET /items/8 HTTP/1.1\r\nX-A: ", bare, b"GET /items/8 HTTP/1.1\r\nHost: test\r\nX-B")
+        assert (await line.read())[0].body == b"item 8 1"
+    assert (await server.connected().ask(bare)).body == b"item 7 1"
+    assert server.answered == 0
+
+
 async def test_while_another_is_under_way(line: Line, server: Unserved) -> None:
     """A known request that comes while another is answered waits for its turn."""
     await line.learn(ITEM)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
-from weakref import finalize, ref
+from weakref import ref
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 JOINED = 8_192
 """Bytes of a body up to which it is copied behind its head; a larger one is written by itself."""
 
-_memos: dict[tuple[int, str | None], Memo] = {}
-"""What was learned by the connections of each server while it lives, by its `id` and their scheme."""
-
 
 class CacheProtocol(HttpToolsProtocol):
     """uvicorn's protocol on httptools, which gives hits again before it makes a request of the bytes.
@@ -44,15 +41,18 @@ class CacheProtocol(HttpToolsProtocol):
     _head: bytes
     """The chunk for which an offer was asked last."""
     _memo: Memo
+    """What the connections of its server and scheme have learned."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         HttpToolsProtocol.connection_made(self, transport)
-        place = id(self.server_state), self.scheme
-        memo = _memos.get(place)
-        if memo is None:
-            memo = _memos[place] = Memo(self.app, STATUS_LINE)
-            finalize(self.server_state, _memos.pop, place)
-        self._memo = memo
+        state: Any = self.server_state
+        try:
+            memos = state.app_cache_memos
+        except AttributeError:
+            memos = state.app_cache_memos = {}
+        if self.scheme not in memos:
+            memos[self.scheme] = Memo(self.app, STATUS_LINE)
+        self._memo = memos[self.scheme]
         self._answered_at = 0.0
 
     def data_received(self, data: bytes) -> None:
@@ -67,7 +67,7 @@ class CacheProtocol(HttpToolsProtocol):
         before = self.cycle
         HttpToolsProtocol.data_received(self, data)
         cycle = self.cycle
-        if cycle is not before and memo.asks(fields):
+        if cycle is not before and (known is not None or memo.asks(fields)):
             self._head = data
             scope: Any = cycle.scope  # its task has not run yet, and uvicorn has no extensions
             scope["extensions"] = {EXTENSION: partial(_offered, ref(self))}

@@ -176,6 +176,40 @@ async def test_hits_among_others() -> None:
     assert server.memo._left == MOST_IN_VAIN
 
 
+async def test_known_among_others() -> None:
+    """A known request is asked for again after an invalidation, whatever else was asked for in vain meanwhile."""
+    shop = Shop()
+    server = Unserved(shop.app)
+    line = server.connected()
+    await line.learn(ITEM)
+    for _ in range(MOST_IN_VAIN + 1):
+        await line.ask(get("/plain"))
+    before = server.answered
+    await line.ask(ITEM)
+    assert server.answered == before + 1
+    await shop.container.invalidation().by_tag("another")
+    await line.ask(ITEM)
+    await line.ask(ITEM)
+    assert server.answered == before + 2
+
+
+async def test_a_server_that_its_application_knows() -> None:
+    """What was learned goes with its server though the application refers to that."""
+
+    async def learned() -> Any:
+        app = wrapped(text)
+        server = Unserved(app)
+        app.server = server.state  # type: ignore[attr-defined]
+        line = server.connected()
+        await line.learn(get("/"))
+        await line.hang_up()
+        return weakref.ref(server.memo)
+
+    gone = await learned()
+    gc.collect()
+    assert gone() is None
+
+
 async def test_hit_under_way() -> None:
     """A hit that was asked for before others asked in vain is learned, and given, in the same second."""
     server = Unserved(Shop().app)

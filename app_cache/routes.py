@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import operator
 import re
 import string
 from collections import OrderedDict
@@ -58,6 +59,8 @@ MAX_PATH = 512
 SAFE_AND_CACHED = frozenset({"GET", "QUERY"})
 _KNOWN_MATCHERS = {cls.matches for cls in (Route, APIRoute, WebSocketRoute, APIWebSocketRoute, Mount, Host)}
 _PLACES = ("path", "query", "header", "cookie")
+_VERSION = "_routes_version"
+"""Where a router of FastAPI counts what is added to it; one of Starlette has no such count."""
 _FORMATTER = string.Formatter()
 _RECEIVED = {"query": "query_params", "header": "headers", "cookie": "cookies"}
 
@@ -271,28 +274,36 @@ class RouteTable:
         self._routed = routed_app(app)
         self._fallbacks = fallbacks
         self._plans: OrderedDict[tuple[str, ...], Plan | None] = OrderedDict()
-        self._same_routes: Callable[[], bool] | None = bool
-        self._walked: list[Any] = []
-        """The routes that were looked at last."""
+        self._is_as_walked: Callable[[], bool] = bool
+        self._walked: list[tuple[Any, list[Any]]] = []
+        """The routers, and their routes, that were looked at last."""
         self._ways: list[_Way] = []
         self._by_host = False
 
     def routes(self, scope: Scope) -> Any:
         """Return the list of routes that the request of *scope* comes to, None where there is none."""
         if self._routed is None and "app" in scope:
-            self._routed = routed_app(scope["app"])
+            self._routed, self._is_as_walked = routed_app(scope["app"]), bool
         return getattr(self._routed, "routes", None)
 
     def same_routes(self) -> Callable[[], bool] | None:
-        """Return what tells whether the application itself has the routes of now; None where it has none."""
-        router = getattr(self._routed, "router", self._routed)
-        if not hasattr(router, "routes"):
-            return None
-        number = len(router.routes)
-        if not hasattr(router, "_routes_version"):  # of Starlette
-            return lambda: len(router.routes) == number
-        version = router._routes_version  # noqa: SLF001  FastAPI counts here what is added
-        return lambda: router._routes_version == version and len(router.routes) == number  # noqa: SLF001
+        """Return what tells whether the application itself has the routes that were looked at last; None: none.
+
+        A hit asks it, each time: after routers that are included, or mounted, `find` looks.
+        """
+        return self._watching(self._walked[:1]) if self._walked else None
+
+    def _watching(self, routers: list[tuple[Any, list[Any]]]) -> Callable[[], bool]:
+        walked = self._walked
+        watched = [(router, len(routes), getattr(router, _VERSION, None)) for router, routes in routers]
+
+        def same() -> bool:
+            for router, number, version in watched:
+                if len(router.routes) != number or getattr(router, _VERSION, None) != version:
+                    return False
+            return self._walked is walked
+
+        return same
 
     def find(self, scope: Scope, method: str | None = None) -> Plan | None:
         """Return the plan for the request of *scope*, as if made by *method*; None: it is none of the cache's.
@@ -302,16 +313,14 @@ class RouteTable:
         """
         if self._routed is None:
             self.routes(scope)
-        if self._same_routes is not None and not self._same_routes():
-            self._same_routes = bool
+        if not self._is_as_walked():
             self._rebuild()
-            self._same_routes = self.same_routes()
         method = method or scope["method"]
         key = (method, scope["path"], scope.get("root_path", ""), _host(scope) if self._by_host else "")
         try:
             return self._plans[key]
         except KeyError:
-            if self._walked != getattr(self._routed, "routes", []):
+            if not all(map(_has_still, self._walked)):
                 self._rebuild()
             plan = self._plan({**scope, "method": method})
         if len(key[1]) <= MAX_PATH:
@@ -321,11 +330,13 @@ class RouteTable:
         return plan
 
     def _rebuild(self) -> None:
+        self._is_as_walked = bool  # until all of it has been looked at
         self._plans.clear()
         check_routes(self._routed)
-        self._walked = [*getattr(self._routed, "routes", [])]
+        self._walked = [(router, [*router.routes]) for router in _routers(self._routed, set())]
         self._ways = [*_ways(self._routed)]
         self._by_host = any(isinstance(context.original_route, Host) for context in _walk(self._routed))
+        self._is_as_walked = self._watching(self._walked)
 
     def _plan(self, scope: Scope) -> Plan | None:
         method = scope["method"]
@@ -340,6 +351,25 @@ class RouteTable:
         guards = policy is not None and _guards(policy, way.context)
         keyed = _keyed_by(policy, way.parameters.headers) if policy is not None and guards else None
         return Plan(keyed, invalidates, way.parameters, path_params)
+
+
+def _routers(app: Any, seen: set[int]) -> Iterator[Any]:
+    """Return what holds the routes of *app*: its router, those that it includes, and those of what it mounts."""
+    router = getattr(app, "router", app)
+    if not hasattr(router, "routes") or id(router) in seen:
+        return
+    seen.add(id(router))
+    yield router
+    for route in router.routes:
+        yield from _routers(getattr(route, "original_router", None), seen)
+    for context in iter_route_contexts(router.routes):
+        yield from _routers(_inner(context), seen)
+
+
+def _has_still(walked: tuple[Any, list[Any]]) -> bool:
+    """Return whether a router has the very routes that it had."""
+    router, routes = walked
+    return len(router.routes) == len(routes) and all(map(operator.is_, router.routes, routes))
 
 
 def check_routes(app: Any) -> None:

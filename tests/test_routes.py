@@ -12,6 +12,7 @@ import httpx
 import pytest
 from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query, Request
 from fastapi.dependencies.utils import get_dependant, request_params_to_args
+from fastapi.exceptions import FastAPIDeprecationWarning
 from fastapi.routing import APIRoute
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,6 +57,11 @@ async def cached(request: Request) -> Response:
 async def plain(request: Request) -> Response:
     """Answer with the path, not cached."""
     return PlainTextResponse(request.url.path)
+
+
+async def of_user(request: Request) -> Response:
+    """Answer with who asks: for nobody else."""
+    return PlainTextResponse(request.headers["x-user"])
 
 
 async def is_cached(app: Any, path: str, **headers: str) -> bool:
@@ -118,6 +124,53 @@ async def test_included_after_the_first_request() -> None:
         assert (await client.get("/late")).status_code == 404
         app.get("/late")(cached)
         assert told(await client.get("/late")) == "fwd=uri-miss; stored"
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["for a new path", "for a path that is known"])
+@pytest.mark.parametrize("deep", [False, True], ids=["included", "included twice"])
+async def test_added_to_an_included_router(*, deep: bool, known: bool) -> None:
+    """A route that is added to an included router while the application runs is met by the next miss."""
+    app, outer, inner = FastAPI(), APIRouter(), APIRouter()
+    outer.include_router(inner)
+    app.include_router(outer)
+    app.get("/{path:path}")(cached)
+    put_cache(app)
+    async with client_of(app) as client:
+        assert (await client.get("/me" if known else "/other")).text == ("/me" if known else "/other")
+        (inner if deep else outer).get("/me")(of_user)
+        for user in ("alice", "bob"):
+            assert (await client.get("/me", headers={"x-user": user})).text == user
+
+
+async def test_added_to_what_is_mounted() -> None:
+    """A route that is added to a mounted application is met by the next miss of a path that is known."""
+    app, inner = FastAPI(), FastAPI()
+    app.mount("/in", inner)
+    put_cache(app)
+    async with client_of(app) as client:
+        assert (await client.get("/in/x")).status_code == 404
+        inner.get("/x")(cached)
+        assert told(await client.get("/in/x")) == "fwd=uri-miss; stored"
+
+
+async def test_equal_route_in_the_place_of_another() -> None:
+    """A route that takes the place of one for the same endpoint, but has middleware, is not answered for."""
+    app = Starlette(routes=[Route("/{name}", cached)])
+    put_cache(app)
+    async with client_of(app) as client:
+        assert told(await client.get("/a")) == "fwd=uri-miss; stored"
+        app.router.routes[0] = Route("/{name}", cached, middleware=[Middleware(Seen)])
+        for _ in range(2):
+            assert told(await client.get("/b")) is None
+
+
+async def test_root_path_of_what_is_inside() -> None:
+    """The path of a route is found behind the root path of an application that the cache stands around."""
+    with pytest.warns(FastAPIDeprecationWarning):
+        app = FastAPI(root_path="/api")
+    app.get("/x")(cached)
+    around = CacheMiddleware(app, MemoryBackend())
+    assert await is_cached(around, "/api/x")
 
 
 async def test_route_in_the_place_of_another() -> None:

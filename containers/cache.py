@@ -14,7 +14,7 @@ from app_cache.invalidation import InvalidationService
 from app_cache.keys import DefaultKeyGenerator
 from app_cache.services import Stores
 from app_cache.values import ValueCache
-from containers.parts import Found, Given, Part
+from containers.parts import Container, Found, Given, Part
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -58,6 +58,8 @@ class CacheContainer(containers.DeclarativeContainer):
     Everything is asked at each request, so that ``with container.backend.override(MemoryBackend()):`` is in force
     at the next one. What belongs to a backend (store, clock, fills, writes under way) follows the one in force.
     """
+
+    instance_type = Container
 
     settings = providers.ThreadSafeSingleton(CacheSettings)
     """The variables of the process; in a test give others: ``CacheContainer(settings=CacheSettings({…}))``.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dependency_injector import providers
+from dependency_injector import containers, providers
 
 from app_cache.services import changes
 
@@ -22,6 +22,16 @@ class _Telling(_Provider):
     def override(self, provider: Any) -> Any:
         try:
             return super().override(provider)
+        finally:
+            changes.told()
+
+
+class Container(containers.DynamicContainer):
+    """A container that tells when a provider takes the place of another in it."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        try:
+            super().__setattr__(name, value)
         finally:
             changes.told()
 

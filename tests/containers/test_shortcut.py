@@ -12,7 +12,7 @@ from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.responses import JSONResponse
 from starlette.routing import Mount
 
-from app_cache import CacheMiddleware, CachePolicy, MemoryBackend, RedisBackend
+from app_cache import CacheMiddleware, CachePolicy, MemoryBackend, RedisBackend, cache
 from app_cache.testing import FakeClock
 from containers import CacheContainer, install
 from tests.clients import HIT, MISS, client_of, counting_app, get, told, told_of
@@ -116,7 +116,7 @@ async def test_layers_that_others_put(first: bool, put: Callable[[Any], tuple[An
 async def test_parts_that_fail() -> None:
     """A provider that fails is answered for by the application's own handler, hit or not."""
     app = cached_app()
-    app.add_exception_handler(LookupError, lambda request, error: JSONResponse(str(error), 418))
+    app.add_exception_handler(Exception, lambda request, error: JSONResponse(str(error), 500))
     assert await told_of(app, "/count", "/count", "/count") == [MISS, HIT, HIT]
 
     def fails() -> None:
@@ -125,8 +125,20 @@ async def test_parts_that_fail() -> None:
     container = app.state.app_cache
     with container.backend.override(providers.Callable(fails)):
         async with client_of(app, raises=False) as client:
-            assert (await client.get("/count")).status_code == 500
+            assert (await client.get("/count")).json() == "no backend"
     assert await told_of(app, "/count") == [HIT]
+
+
+async def test_container_that_fails() -> None:
+    """So is a provider of the container itself, which is asked at each hit."""
+    app, given = FastAPI(), [CacheContainer()]
+    app.get("/count")(cache(timeout=60)(lambda: 1))
+    app.add_exception_handler(Exception, lambda request, error: JSONResponse(str(error), 500))
+    install(app, lambda: given[0])
+    assert await told_of(app, "/count", "/count", "/count") == [MISS, HIT, HIT]
+    given.clear()
+    async with client_of(app, raises=False) as client:
+        assert (await client.get("/count")).json() == "list index out of range"
 
 
 async def test_handler_of_what_fails() -> None:

@@ -362,8 +362,9 @@ class FastPath:
     def current_era(self, services: CacheServices) -> Era:
         """Return the era of *services*; if another one has begun, all that was learned is forgotten."""
         if self.era is None or self.has_changed(services):
-            self._same_parts, self._same_routes = same_parts(services), self._table.same_routes()
+            same_as_now = same_parts(services), self._table.same_routes()
             self.era = Era(services)
+            self._same_parts, self._same_routes = same_as_now
             self._ready.clear()
             self.paths.clear()
             self._bytes = 0

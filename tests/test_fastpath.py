@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import pytest
 from dependency_injector import providers
-from fastapi import FastAPI, Header, Request, Response
+from fastapi import APIRouter, FastAPI, Header, Request, Response
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.middleware import Middleware
@@ -461,6 +461,43 @@ async def test_overrides(part: str, other: Callable[[], Any], after: int) -> Non
     assert await app.get() == f"run {after}"
 
 
+async def test_provider_in_the_place_of_another() -> None:
+    """A provider that takes the place of one as an attribute of the container is asked at the next request."""
+    app = Counting()
+    for _ in range(3):
+        assert await app.get() == "run 1"
+    container: Any = app.container
+    container.key_generator = providers.Object(type("Own", (DefaultKeyGenerator,), {})())
+    assert await app.get() == "run 2"
+
+
+async def test_part_that_could_not_be_made() -> None:
+    """After a part could not be made, what is made at last is in force, and nothing of what was before it."""
+    app = FastAPI()
+    app.get("/")(cache(timeout=60)(lambda: "text"))
+    container = CacheContainer()
+    install(app, container)
+    async with client_of(app) as client:
+        assert [told(await client.get("/")) for _ in range(3)] == [MISS, HIT, HIT]
+        with container.settings.override(providers.Callable(int, "none")):
+            container.reset_singletons()
+            assert [(await client.get("/")).status_code for _ in range(3)] == [500] * 3
+        assert [told(await client.get("/")) for _ in range(3)] == [MISS, HIT, HIT]
+        await container.invalidation().everything()
+        assert told(await client.get("/")) == MISS
+
+
+async def test_all_that_was_remembered_is_forgotten() -> None:
+    """Where a part is another one, nothing is given of the one before it: not what was asked for least, either."""
+    app = Counting()
+    for query in ("a=1", "a=2") * 3:
+        assert (await app.client.get(f"/?{query}")).json() == f"run {query[-1]}"
+    with app.container.backend.override(MemoryBackend()):
+        for _ in range(3):
+            assert (await app.client.get("/?a=1")).json() == "run 3"
+        assert (await app.client.get("/?a=2")).json() == "run 4"
+
+
 async def test_override_of_the_store() -> None:
     """An override of the store itself is in force at the next request."""
     app = Counting()
@@ -523,11 +560,14 @@ async def test_another_container() -> None:
     """A provider that gives another container is heard at the next request."""
     app, containers = FastAPI(), [CacheContainer()]
     app.get("/")(cache(timeout=60)(lambda: "text"))
-    async with client_of(CacheMiddleware(app, container=lambda: containers[-1])) as client:
+    wrapped = CacheMiddleware(app, container=lambda: containers[-1])
+    async with client_of(wrapped) as client:
         said = [told(await client.get("/")) for _ in range(3)]
         containers.append(CacheContainer())
-        said.append(told(await client.get("/")))
-    assert said == [MISS, HIT, HIT, MISS]
+        said += [told(await client.get("/")) for _ in range(3)]
+    assert said == [MISS, HIT, HIT, MISS, HIT, HIT]
+    assert remembered(wrapped._fast)[0] == 1
+    assert wrapped.remembered == {"/": 1}
 
 
 async def test_routes_that_are_added() -> None:
@@ -537,6 +577,19 @@ async def test_routes_that_are_added() -> None:
         await app.get()
     app.app.router.routes.insert(0, Route("/", lambda request: PlainTextResponse("first")))
     assert (await app.client.get("/")).text == "first"
+
+
+async def test_routes_that_are_added_to_an_included_router() -> None:
+    """A hit is forgotten when a miss shows that an included router has other routes."""
+    app, router = FastAPI(), APIRouter()
+    app.include_router(router)
+    app.get("/{path}")(cache(timeout=60)(lambda path: "any"))
+    async with client_of(CacheMiddleware(app, MemoryBackend())) as client:
+        for _ in range(3):
+            assert (await client.get("/a")).json() == "any"
+        router.get("/a")(lambda: "own")
+        assert (await client.get("/b")).json() == "any"
+        assert (await client.get("/a")).json() == "own"
 
 
 async def test_a_hit_counts_as_read() -> None:

@@ -202,8 +202,8 @@ class CacheMiddleware:
             return
         scope[HANDLED] = True
         era = self._fast.current_era(services)
-        keys = policy.key or self._own_keys or era.keys
-        exchange = Exchange(self.app, era.store, plan, policy, keys, scope, partial(self._fast.learn, era))
+        keys = policy.key or self._own_keys or services.key_generator()
+        exchange = Exchange(self.app, services.store(), plan, policy, keys, scope, partial(self._fast.learn, era))
         exchange.asked_in_vain = scope.get(ASKED_IN_VAIN, False)
         await exchange.answer(receive, send)
 

@@ -76,8 +76,10 @@ class Changes:
 
 
 changes = Changes()
-DECIDING = ("backend", "clock", "chance", "namespace", "stores", "key_generator", "store")
-"""The providers whose parts decide on a hit, or make what counts it; a container of one's own may have fewer."""
+DECIDING = ("backend", "key_generator", "store")
+"""The parts that decide on a hit, or make what counts it."""
+OF_A_STORE = ("clock", "chance", "namespace", "stores")
+"""The parts that decide, in a container that tells of its changes, which store there is."""
 
 
 class Stores:
@@ -145,14 +147,15 @@ def same_parts(services: CacheServices) -> Callable[[], bool] | None:
     if isinstance(services, PlainServices):
         return None
     mark = changes.mark
-    deciding = [getattr(services, name) for name in DECIDING if hasattr(services, name)]
-    asked = [(provider, provider()) for provider in deciding if not _tells(provider)]
+    of_a_store = OF_A_STORE if getattr(services.store, "tells", False) else ()
+    deciding = (*DECIDING, *(name for name in of_a_store if hasattr(services, name)))
+    asked = [(name, getattr(services, name)()) for name in deciding if not _tells(getattr(services, name))]
 
     def same() -> bool:
         if changes.mark is not mark:
             return False
-        for provider, part in asked:  # noqa: SIM110  a generator would cost as much as all else
-            if provider() is not part:
+        for name, part in asked:  # noqa: SIM110  a generator would cost as much as all else
+            if getattr(services, name)() is not part:
                 return False
         return True
 

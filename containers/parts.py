@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 from dependency_injector import containers, providers
@@ -9,52 +10,56 @@ from dependency_injector import containers, providers
 from app_cache.services import changes
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     _Provider = providers.Provider[Any]
 else:
     _Provider = object
+
+
+def _telling(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def told(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(self, *args, **kwargs)
+        finally:
+            changes.told()
+
+    return told
 
 
 class _Telling(_Provider):
     """Tells when it is overridden; until that ends it is asked, and so need not tell of the end."""
 
     tells = True
-
-    def override(self, provider: Any) -> Any:
-        try:
-            return super().override(provider)
-        finally:
-            changes.told()
+    override = _telling(providers.Provider.override)
 
 
 class Container(containers.DynamicContainer):
     """A container that tells when a provider takes the place of another in it."""
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        try:
-            super().__setattr__(name, value)
-        finally:
-            changes.told()
+    __setattr__ = _telling(containers.DynamicContainer.__setattr__)
 
 
 class Part(_Telling, providers.ThreadSafeSingleton[Any]):
     """Gives one object, made when it is first asked for, until it is reset."""
 
-    def reset(self) -> Any:
-        try:
-            return super().reset()
-        finally:
-            changes.told()
+    reset = _telling(providers.ThreadSafeSingleton.reset)
 
 
 class Given(_Telling, providers.Object[Any]):
     """Gives the object that it was given."""
 
-    def set_provides(self, provides: Any) -> Any:
-        try:
-            return super().set_provides(provides)
-        finally:
-            changes.told()
+    set_provides = _telling(providers.Object.set_provides)
 
 
 class Found(_Telling, providers.Callable[Any]):
     """Gives what a function finds, by parts, at each call."""
+
+    set_provides = _telling(providers.Callable.set_provides)
+    add_args = _telling(providers.Callable.add_args)
+    set_args = _telling(providers.Callable.set_args)
+    clear_args = _telling(providers.Callable.clear_args)
+    add_kwargs = _telling(providers.Callable.add_kwargs)
+    set_kwargs = _telling(providers.Callable.set_kwargs)
+    clear_kwargs = _telling(providers.Callable.clear_kwargs)

@@ -22,12 +22,13 @@ from app_cache.rules.decisions import unshared_credential
 from app_cache.rules.directives import response_directives
 from app_cache.rules.freshness import current_age
 from app_cache.rules.messages import RequestHead
-from app_cache.rules.validators import entity_tag, fields_of_304
+from app_cache.rules.validators import entity_tag, fields_of_304, is_entity_tag
 from app_cache.services import same_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, MutableMapping
 
+    from app_cache.answers import Answer
     from app_cache.backends.base import Lent
     from app_cache.clock.base import Basis, Gate
     from app_cache.exchange import Exchange
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     Message = dict[str, Any]
     Messages = tuple[Message, Message]
     Selection = tuple[tuple[bytes, tuple[bytes, ...]], ...]
-    Key = tuple[bytes, tuple[Any, ...]]
+    Key = tuple[bytes | None, tuple[Any, ...]]
 
 MAX_REQUESTS = 4_096
 """Requests whose hit is remembered at once; the one that was learned first goes first."""
@@ -79,6 +80,7 @@ WATCHED = {
     ),
 }
 """The fields that an exchange looks at in each request, by name as ASGI has it, in lower case."""
+WATCHED |= {name.title(): DECIDES for name in WATCHED}  # who leaves names as they were written is not up to ASGI
 
 
 class Ready:
@@ -104,7 +106,8 @@ class Ready:
             (304, fields_of_304(whole.headers), b""),
         )
         """Status, fields and body, without what is told of the moment: those of the whole, those of a 304."""
-        self.tag = (entity_tag(whole.headers) or "").encode("latin-1")
+        self.tag = _tag_of_200(whole)
+        """What a client has that gets a 304; empty where the exchange decides on that."""
         self.size = OVERHEAD + _weight((key, self.selects, self.answers))
         """The bytes that it counts."""
         self.next: Ready | None = None
@@ -240,16 +243,6 @@ class Question:
         return ready.messages(self._scope, now, self._tag), False
 
 
-class Era:
-    """The time in which routes and parts of the cache stay as they are: *store* and *keys* are those in force."""
-
-    __slots__ = ("keys", "store")
-
-    def __init__(self, services: CacheServices) -> None:
-        self.store = services.store()
-        self.keys = services.key_generator()
-
-
 class FastPath:
     """The hits of one middleware that may be given again, by what tells their requests apart.
 
@@ -260,8 +253,8 @@ class FastPath:
 
     def __init__(self, table: RouteTable, cache: CacheMiddleware) -> None:
         self.cache = cache
-        self.era: Era | None = None
-        """That of what hits were learned with: another object after each change."""
+        self.era = object()
+        """Another object after each change of what hits were learned with."""
         self._table = table
         self._ready: dict[Key, Ready] = {}
         self._hit_once: set[int] = set()
@@ -276,7 +269,8 @@ class FastPath:
     def answer(self, scope: Scope, services: CacheServices) -> Messages | Question | None:
         """Return the messages that answer a request, or what gets them; None: the exchange decides."""
         seen = 0
-        host = tag = b""
+        host: bytes | None = None
+        tag = b""
         for name, value in scope["headers"]:
             if name in WATCHED:
                 watched = WATCHED[name]
@@ -318,7 +312,7 @@ class FastPath:
             or (self._same_routes is not None and not self._same_routes())
         )
 
-    def learn(self, era: Era, exchange: Exchange, response: StoredResponse, hit: Hit) -> None:
+    def learn(self, era: object, exchange: Exchange, response: StoredResponse, hit: Hit) -> None:
         """Remember the *hit* that *exchange* gives, if it is plain and, where room is short, not a rare one.
 
         Nor is it if *era*, in which the exchange began, is known to be over: it has decided with other parts.
@@ -359,12 +353,11 @@ class FastPath:
         self._hit_once.add(mark)
         return False
 
-    def current_era(self, services: CacheServices) -> Era:
+    def current_era(self, services: CacheServices) -> object:
         """Return the era of *services*; if another one has begun, all that was learned is forgotten."""
-        if self.era is None or self.has_changed(services):
-            same_as_now = same_parts(services), self._table.same_routes()
-            self.era = Era(services)
-            self._same_parts, self._same_routes = same_as_now
+        if self.has_changed(services):
+            self._same_parts, self._same_routes = same_parts(services), self._table.same_routes()
+            self.era = object()
             self._ready.clear()
             self.paths.clear()
             self._bytes = 0
@@ -415,9 +408,11 @@ def _key_of(scope: Scope) -> Key | None:
     """Return what tells the request of *scope* apart; None where it does not say all of that."""
     hosts = _lines_of(scope["headers"], b"host")
     try:
-        return (hosts[0], _told_apart(scope)) if len(hosts) == 1 else None
-    except KeyError:
+        key = (hosts[0], _told_apart(scope)) if len(hosts) == 1 else None
+        hash(key)
+    except (KeyError, TypeError):
         return None
+    return key
 
 
 def _is_plain(exchange: Exchange, hit: Hit) -> bool:
@@ -456,7 +451,13 @@ def _selecting(exchange: Exchange) -> Selection:
 
 
 def _lines_of(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> tuple[bytes, ...]:
-    return tuple([value for each, value in headers if each == name])
+    return tuple([value for each, value in headers if each.lower() == name])
+
+
+def _tag_of_200(answer: Answer) -> bytes:
+    """Return the entity tag of *answer* if it is a 200 with one that can be read."""
+    tag = entity_tag(answer.headers)
+    return tag.encode("latin-1") if answer.status == 200 and tag is not None and is_entity_tag(tag) else b""
 
 
 def _forms(ready: Ready | None) -> Iterator[Ready]:

@@ -274,9 +274,51 @@ async def test_each_field(path: str) -> None:
     assert pair.fast.store.stats == pair.reference.store.stats
 
 
+@pytest.mark.parametrize("path", AGAIN)
+async def test_names_as_they_were_written(path: str) -> None:
+    """A driver that does not write names in lower case is answered as by an exchange."""
+    pair = Pair()
+    for name, value in FIELDS:
+        for asked in ([], [], [(name.title(), value)]):
+            await pair.do("ask", "GET", path, b"", asked)
+    assert pair.fast.again > len(FIELDS)
+
+
+@pytest.mark.parametrize("status", [204, 301, 404])
+async def test_conditions_of_what_is_no_200(status: int) -> None:
+    """What is stored with another status than 200 has no 304, also when it is given again (RFC 9110 §13.2.1)."""
+    app = FastAPI()
+    answer = Response(status_code=status, headers={"etag": '"x"'})
+    app.get("/")(cache(timeout=60, statuses=[status])(lambda: answer))
+    async with client_of(CacheMiddleware(app, MemoryBackend())) as client:
+        for _ in range(3):
+            await client.get("/")
+        assert (await client.get("/", headers={"if-none-match": '"x"'})).status_code == status
+
+
+async def test_tag_that_cannot_be_read() -> None:
+    """An ETag that is not one entity tag is compared by an exchange alone."""
+    app = FastAPI()
+    app.get("/")(cache(timeout=60)(lambda: Response(headers={"etag": '"x", "y"'})))
+    async with client_of(CacheMiddleware(app, MemoryBackend())) as client:
+        for _ in range(3):
+            await client.get("/")
+        assert (await client.get("/", headers={"if-none-match": '"x", "y"'})).status_code == 200
+
+
+@pytest.mark.parametrize("part", ["host", "raw_path"])
+async def test_other_bytes(part: str) -> None:
+    """What is like bytes, but cannot be remembered by, is answered by an exchange each time."""
+    cached = CacheMiddleware(PlainTextResponse("text"), MemoryBackend(), default_policy=CachePolicy(timeout=60))
+    more = {"raw_path": bytearray(b"/")} if part == "raw_path" else {"headers": [(b"host", bytearray(b"test"))]}
+    sent = [await messages_of(cached, scope_of("/", **more)) for _ in range(4)]
+    assert b"; hit" in dict(sent[-1][0]["headers"])[b"cache-status"]
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [
+        pytest.param({"headers": [(b"host", b"")]}, {"headers": []}, id="no host"),
         pytest.param({}, {"method": "HEAD"}, id="HEAD"),
         pytest.param({}, {"method": "POST"}, id="POST"),
         pytest.param({}, {"scheme": "https"}, id="scheme"),

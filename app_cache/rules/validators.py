@@ -33,6 +33,11 @@ def entity_tag(headers: Headers) -> str | None:
     return lines[0] if len(lines) == 1 and lines[0] else None
 
 
+def is_entity_tag(text: str) -> bool:
+    """Return whether *text* is one entity tag, and not several (RFC 9110 §8.8.3)."""
+    return _ENTITY_TAGS.fullmatch(text) is not None
+
+
 def weakly_equal(one: str, other: str) -> bool:
     """Return whether two entity tags are equal by weak comparison (RFC 9110 §8.8.3.2)."""
     return one.removeprefix("W/") == other.removeprefix("W/")

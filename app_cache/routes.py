@@ -17,11 +17,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, get_args
 from urllib.parse import quote
 
+from fastapi import FastAPI
 from fastapi.dependencies.utils import request_params_to_args
-from fastapi.routing import APIRoute, APIWebSocketRoute, iter_route_contexts
+from fastapi.routing import APIRoute, APIRouter, APIWebSocketRoute, iter_route_contexts
 from fastapi.security import APIKeyHeader
 from pydantic import AliasChoices, AliasPath, BaseModel
+from starlette.applications import Starlette
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.requests import Request
 from starlette.routing import Host, Match, Mount, Route, Router, WebSocketRoute
 
@@ -57,7 +60,12 @@ MAX_PATH = 512
 """Characters of a path beyond which it is not remembered."""
 
 SAFE_AND_CACHED = frozenset({"GET", "QUERY"})
-_KNOWN_MATCHERS = {cls.matches for cls in (Route, APIRoute, WebSocketRoute, APIWebSocketRoute, Mount, Host)}
+_ROUTES = (Route, APIRoute, WebSocketRoute, APIWebSocketRoute, Mount, Host)
+_KNOWN_MATCHERS = {cls.matches for cls in _ROUTES}
+_KNOWN_HANDLERS = {cls.handle for cls in _ROUTES}
+_CALLS_THE_ENDPOINT = {
+    (module, "request_response.<locals>.app") for module in ("starlette.routing", "fastapi.routing")
+}
 _PLACES = ("path", "query", "header", "cookie")
 _VERSION = "_routes_version"
 """Where a router of FastAPI counts what is added to it; one of Starlette has no such count."""
@@ -317,12 +325,15 @@ class RouteTable:
             self._rebuild()
         method = method or scope["method"]
         key = (method, scope["path"], scope.get("root_path", ""), _host(scope) if self._by_host else "")
-        try:
+        known = key in self._plans
+        if known and self._plans[key] is None:
+            return None
+        if not all(map(_has_still, self._walked)):
+            self._rebuild()
+            known = False
+        if known:
             return self._plans[key]
-        except KeyError:
-            if not all(map(_has_still, self._walked)):
-                self._rebuild()
-            plan = self._plan({**scope, "method": method})
+        plan = self._plan({**scope, "method": method})
         if len(key[1]) <= MAX_PATH:
             self._plans[key] = plan
             if len(self._plans) > MAX_PLANS:
@@ -340,9 +351,12 @@ class RouteTable:
 
     def _plan(self, scope: Scope) -> Plan | None:
         method = scope["method"]
-        way, path_params = _match(self._routed, self._ways, scope) if self._ways else (None, {})
+        way, path_params, others = _match(self._routed, self._ways, scope)
         fallback = self._fallbacks.policy(scope, method)
+        if fallback is not None and method == "HEAD" and not self._is_head_of_get(scope, way, others):
+            fallback = None
         if way is None:
+            fallback = _for_one_of(others, fallback)
             return Plan(fallback, None, _NO_PARAMETERS, {}) if fallback is not None else None
         own, invalidates = way.recorded
         policy = fallback if own is None else own if method in _methods(own, way.context) else None
@@ -351,6 +365,12 @@ class RouteTable:
         guards = policy is not None and _guards(policy, way.context)
         keyed = _keyed_by(policy, way.parameters.headers) if policy is not None and guards else None
         return Plan(keyed, invalidates, way.parameters, path_params)
+
+    def _is_head_of_get(self, scope: Scope, way: _Way | None, others: list[_Way]) -> bool:
+        """Return whether the HEAD of *scope*, which comes to *way* or *others*, is for who answers a GET."""
+        of_get, _, others_of_get = _match(self._routed, self._ways, {**scope, "method": "GET"})
+        routes = [each.context.original_route for each in (way, *others) if each is not None]
+        return routes == [each.context.original_route for each in (of_get, *others_of_get) if each is not None]
 
 
 def _routers(app: Any, seen: set[int]) -> Iterator[Any]:
@@ -402,13 +422,15 @@ def _host(scope: Scope) -> str:
 
 
 class _Way:
-    """A route as a router comes to it, and what is known of it that no request changes."""
+    """A route as a router comes to it, and what is known of it that no request changes.
 
-    def __init__(self, context: Any) -> None:
+    *is_sure*: Whether what comes to it is told by method and path.
+    """
+
+    def __init__(self, context: Any, *, is_sure: bool) -> None:
         self.context = context
         self.matches: Callable[[Scope], tuple[Match, Scope]] = context.matches
-        self.is_sure = type(context.original_route).matches in _KNOWN_MATCHERS
-        """Whether it looks at nothing but method and path."""
+        self.is_sure = is_sure and type(context.original_route).matches in _KNOWN_MATCHERS
 
     @functools.cached_property
     def recorded(self) -> tuple[CachePolicy | None, Invalidates | None]:
@@ -420,39 +442,82 @@ class _Way:
         """Those of its endpoint."""
         return _parameters(self.context)
 
+    @functools.cached_property
+    def is_decorated(self) -> bool:
+        """Whether an endpoint that it may lead to has a policy of its own."""
+        return any(_recorded(context)[0] is not None for context in _under(self.context))
+
+    @functools.cached_property
+    def headers(self) -> frozenset[str]:
+        """The headers that endpoints which it may lead to are declared to read."""
+        return frozenset().union(*(_parameters(context).headers for context in _under(self.context)))
+
 
 def _ways(app: Any) -> Iterator[_Way]:
-    return map(_Way, iter_route_contexts(app.routes if app is not None else ()))
+    for route in app.routes if app is not None else ():
+        odd = _is_odd(getattr(route, "original_router", None))
+        yield from (_Way(context, is_sure=not odd) for context in iter_route_contexts([route]))
 
 
-def _match(app: Any, ways: Iterable[_Way], scope: Scope) -> tuple[_Way | None, Mapping[str, Any]]:
-    """Return the way to the endpoint of *app* that would run, None if none is sure, and the values in the path.
+def _is_odd(router: Any) -> bool:
+    """Return whether an included *router*, or one in it, matches or handles requests in a way of its own."""
+    if router is None:
+        return False
+    as_known = type(router).matches is APIRouter.matches and type(router).handle is APIRouter.handle
+    return not as_known or any(_is_odd(getattr(route, "original_router", None)) for route in router.routes)
 
-    A route that matches in a way of its own makes unsure all that comes after it: it may look at anything.
+
+def _under(context: Any) -> Iterator[Any]:
+    """Return *context*, or all that a request may come to in what it mounts, whatever stands before that."""
+    mounted = routed_app(context.app) if isinstance(context.original_route, Mount | Host) else None
+    if mounted is None:
+        yield context
+        return
+    for each in iter_route_contexts(mounted.routes):
+        yield from _under(each)
+
+
+def _for_one_of(ways: list[_Way], policy: CachePolicy | None) -> CachePolicy | None:
+    """Return *policy* for what one of *ways* leads to, nobody knows which; None where a decorator may go first."""
+    if policy is None or any(way.is_decorated for way in ways):
+        return None
+    return _keyed_by(policy, frozenset().union(*(way.headers for way in ways)))
+
+
+def _match(app: Any, ways: Iterable[_Way], scope: Scope) -> tuple[_Way | None, Mapping[str, Any], list[_Way]]:
+    """Return the way to the endpoint of *app* that would run, and the values in the path.
+
+    Where that is not sure, or something would run before it, None and the ways that may be taken. A route that
+    matches in a way of its own makes unsure all that comes after it: it may look at anything.
     """
+    ways = [*ways]
     if root_path := getattr(app, "root_path", ""):
         scope = {**scope, "root_path": root_path}
-    for way in ways:
+    for number, way in enumerate(ways):
         if not way.is_sure:
-            return None, {}
+            return None, {}, ways[number:]
         found, child_scope = way.matches(scope)
         if found is Match.FULL:
             inner = _inner(way.context)
             if inner is not None:
                 return _match(inner, _ways(inner), {**scope, **child_scope})
-            return (way, child_scope["path_params"]) if _is_endpoint(way.context) else (None, {})
-    return None, {}
+            if _is_endpoint(way.context):
+                return way, child_scope["path_params"], []
+            return None, {}, [way]
+    return None, {}, []
 
 
 def _is_endpoint(context: Any) -> bool:
     """Return whether a hit would skip nothing but the endpoint: a route may have middleware of its own."""
     route = context.original_route
-    if not isinstance(route, Route):
+    if not isinstance(route, Route) or type(route).handle not in _KNOWN_HANDLERS:
         return False
     app = route.app
     while isinstance(app, RequestBodyLimitMiddleware):
         app = app.app
-    return inspect.isfunction(app) or app is route.endpoint
+    return app is route.endpoint or (
+        inspect.isfunction(app) and (app.__module__, app.__qualname__) in _CALLS_THE_ENDPOINT
+    )
 
 
 def _inner(context: Any) -> Any:
@@ -461,11 +526,28 @@ def _inner(context: Any) -> Any:
     One with middleware of its own is not entered: a hit would not run it. Install the cache in that one, for which
     alone it then is.
     """
-    if not isinstance(context.original_route, Mount | Host):
+    route = context.original_route
+    if not isinstance(route, Mount | Host) or type(route).handle not in _KNOWN_HANDLERS:
         return None
     app = context.app
-    own = app.middleware_stack != app.app if isinstance(app, Router) else getattr(app, "user_middleware", ())
-    return app if isinstance(getattr(app, "routes", None), list) and not own else None
+    return app if _only_routes(app) else None
+
+
+def _only_routes(app: Any) -> bool:
+    """Return whether *app* does nothing with a request but hand it to a route."""
+    kind = type(app)
+    if isinstance(app, Router):
+        as_known = kind.__call__ is Router.__call__ and kind.app in (Router.app, APIRouter.app)
+        return as_known and app.middleware_stack == app.app
+    return (
+        isinstance(app, Starlette)
+        and kind.__call__ in (Starlette.__call__, FastAPI.__call__)
+        and kind.build_middleware_stack in (Starlette.build_middleware_stack, FastAPI.build_middleware_stack)
+        and "build_middleware_stack" not in vars(app)
+        and not app.user_middleware
+        and type(app.middleware_stack) in (type(None), ServerErrorMiddleware)
+        and _only_routes(app.router)
+    )
 
 
 def _walk(app: Any) -> Iterator[Any]:

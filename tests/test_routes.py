@@ -173,6 +173,227 @@ async def test_root_path_of_what_is_inside() -> None:
     assert await is_cached(around, "/api/x")
 
 
+class Asks:
+    """An ASGI middleware that lets in who has a token."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        let_in = (b"x-token", b"right") in scope["headers"]
+        await (self.app if let_in else PlainTextResponse("who?", 401))(scope, receive, send)
+
+
+def asking(app: Any) -> Any:
+    """Return *app* behind such a middleware that is a function."""
+
+    async def asked(scope: Any, receive: Any, send: Any) -> None:
+        await Asks(app)(scope, receive, send)
+
+    return asked
+
+
+class Own:
+    """What asks wherever a class of the framework lets a subclass do so."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await asking(super().__call__)(scope, receive, send)  # type: ignore[misc]
+
+
+class OwnHandle:
+    """What asks before it hands a request on."""
+
+    async def handle(self, scope: Any, receive: Any, send: Any) -> None:
+        await asking(super().handle)(scope, receive, send)  # type: ignore[misc]
+
+
+class OwnRoute(OwnHandle, Route):
+    """A route that asks."""
+
+
+class OwnAPIRoute(OwnHandle, APIRoute):
+    """A route of FastAPI that asks."""
+
+
+class OwnMount(OwnHandle, Mount):
+    """A mount that asks."""
+
+
+class OwnIncluded(OwnHandle, APIRouter):
+    """A router that asks where it is included."""
+
+
+class OwnApp(Own, FastAPI):
+    """An application that asks."""
+
+
+class OwnRouter(Own, Router):
+    """A router that asks."""
+
+
+def with_route(route: BaseRoute) -> Any:
+    """Return an application that has *route*."""
+    return Starlette(routes=[route])
+
+
+def with_layer(layer: Any) -> Any:
+    """Return an application that has a route with *layer* before it."""
+    return with_route(Route("/x", cached, middleware=[Middleware(layer)]))
+
+
+def with_mounted(mounted: Any, *, wrapped: str = "") -> Any:
+    """Return an application in which *mounted* is, whose attribute *wrapped* asks."""
+    mounted.router.routes.append(Route("/x", cached))
+    if wrapped == "stack":
+        build = mounted.build_middleware_stack
+        mounted.build_middleware_stack = lambda: asking(build())
+    elif wrapped == "built":
+        mounted.middleware_stack = asking(mounted.build_middleware_stack())
+    elif wrapped == "router":
+        mounted.router.middleware_stack = asking(mounted.router.middleware_stack)
+    app = FastAPI()
+    app.mount("/in", mounted)
+    return app
+
+
+def with_included(router: APIRouter) -> Any:
+    """Return an application that includes *router* by another one."""
+    app, outer = FastAPI(), APIRouter()
+    router.get("/x")(cached)
+    outer.include_router(router)
+    app.include_router(outer)
+    return app
+
+
+def with_own_app() -> Any:
+    """Return an application with a route in whose place something asks."""
+    app = FastAPI()
+    app.get("/x")(cached)
+    route: Any = app.router.routes[-1]
+    route.app = asking(route.app)
+    return app
+
+
+@pytest.mark.parametrize(
+    ("make", "path"),
+    [
+        pytest.param(lambda: with_layer(Asks), "/x", id="class"),
+        pytest.param(lambda: with_layer(asking), "/x", id="function"),
+        pytest.param(lambda: with_route(OwnRoute("/x", cached)), "/x", id="handle"),
+        pytest.param(lambda: with_included(APIRouter(route_class=OwnAPIRoute)), "/x", id="handle in FastAPI"),
+        pytest.param(lambda: with_route(OwnMount("/in", routes=[Route("/x", cached)])), "/in/x", id="mount"),
+        pytest.param(lambda: with_route(Mount("/in", OwnRouter([Route("/x", cached)]))), "/in/x", id="router"),
+        pytest.param(lambda: with_included(OwnIncluded()), "/x", id="included"),
+        pytest.param(with_own_app, "/x", id="app of a route"),
+        pytest.param(lambda: with_mounted(OwnApp()), "/in/x", id="application"),
+        pytest.param(lambda: with_mounted(FastAPI(), wrapped="stack"), "/in/x", id="stack that will be built"),
+        pytest.param(lambda: with_mounted(FastAPI(), wrapped="built"), "/in/x", id="stack that was built"),
+        pytest.param(lambda: with_mounted(FastAPI(), wrapped="router"), "/in/x", id="stack of its router"),
+    ],
+)
+async def test_what_asks_before_the_endpoint(make: Any, path: str) -> None:
+    """Where anything of the user's runs between the cache and the endpoint, nothing is cached that it let in."""
+    app = make()
+    put_cache(app)
+    async with client_of(app) as client:
+        for _ in range(2):
+            assert (await client.get(path, headers={"x-token": "right"})).status_code == 200
+            assert (await client.get(path)).status_code == 401
+
+
+class ForStaff(APIRouter):
+    """A router that is there for who has a token."""
+
+    def matches(self, scope: Any) -> Any:
+        return super().matches(scope) if (b"x-token", b"right") in scope["headers"] else (Match.NONE, {})
+
+
+async def test_included_router_that_matches_by_itself() -> None:
+    """A router that looks at more than method and path is not answered for, nor is what comes after it."""
+    app, staff = FastAPI(), ForStaff()
+    staff.get("/x")(cache(timeout=60)(lambda: "staff"))
+    app.include_router(staff)
+    app.get("/x")(cache(timeout=60)(lambda: "public"))
+    put_cache(app)
+    async with client_of(app) as client:
+        for headers, expected in (({"x-token": "right"}, "staff"), ({}, "public")) * 2:
+            assert (await client.get("/x", headers=headers)).json() == expected
+
+
+@pytest.mark.parametrize(
+    "options", [{"default_policy": CachePolicy(timeout=60)}, {"policies": {"/*": CachePolicy()}}]
+)
+async def test_head_of_a_fallback(options: Any) -> None:
+    """A HEAD that the application would refuse, or answer by another endpoint, is not answered by a GET."""
+    app = FastAPI()
+    app.get("/get")(lambda: "text")
+    app.get("/both")(lambda: "text")
+    app.head("/both", status_code=403)(lambda: None)
+    app.router.routes.append(Route("/route", plain))
+    put_cache(app, **options)
+    async with client_of(app) as client:
+        for path, expected in (("/get", 405), ("/both", 403), ("/route", 200)):
+            assert (await client.get(path)).status_code == 200
+            assert (await client.head(path)).status_code == expected
+
+
+def in_a_mount(endpoint: Any) -> FastAPI:
+    """Return an application whose mounted one, which has *endpoint*, has middleware."""
+    app, inner = FastAPI(), FastAPI()
+    inner.add_middleware(Seen)
+    inner.get("/x")(endpoint)
+    app.mount("/in", inner)
+    return app
+
+
+def behind_a_route(endpoint: Any) -> FastAPI:
+    """Return an application that has *endpoint* after a route that matches by itself."""
+    app = FastAPI()
+    app.router.routes.append(Unsure("/never", plain))
+    app.get("/in/x")(endpoint)
+    return app
+
+
+class Unsure(Route):
+    """A route that looks at whatever it likes."""
+
+    def matches(self, scope: Any) -> Any:
+        return super().matches(scope)
+
+
+@cache(timeout=60, vary_by=lambda request: request.headers["x-user"])
+async def by_user(request: Request) -> str:
+    """Answer with who asks, by a policy of its own."""
+    return request.headers["x-user"]
+
+
+async def declared(x_user: str = Header()) -> str:
+    """Answer with who asks, which is declared."""
+    return x_user
+
+
+@pytest.mark.parametrize("endpoint", [by_user, declared])
+@pytest.mark.parametrize("make", [in_a_mount, behind_a_route])
+async def test_fallback_for_what_is_not_sure(make: Any, endpoint: Any) -> None:
+    """A policy for what has none gives no user another's answer: decorators and declared headers go first."""
+    app = make(endpoint)
+    put_cache(app, policies={"/*": CachePolicy(timeout=60)})
+    async with client_of(app) as client:
+        for user in ("alice", "bob"):
+            assert (await client.get("/in/x", headers={"x-user": user})).json() == user
+
+
+async def test_route_in_the_place_of_another_for_a_known_path() -> None:
+    """What is stored of a route that is gone is not given, nor is anything stored by its policy."""
+    app = Starlette(routes=[Route("/me", cached)])
+    put_cache(app)
+    async with client_of(app) as client:
+        assert (await client.get("/me", headers={"x-user": "alice"})).text == "/me"
+        app.router.routes[0] = Route("/me", of_user)
+        for user in ("alice", "bob"):
+            assert (await client.get("/me", headers={"x-user": user})).text == user
+
+
 async def test_route_in_the_place_of_another() -> None:
     """A route that takes the place of another while the application runs is met by the next path that is new."""
     app = FastAPI()

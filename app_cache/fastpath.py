@@ -80,7 +80,7 @@ WATCHED = {
     ),
 }
 """The fields that an exchange looks at in each request, by name as ASGI has it, in lower case."""
-WATCHED |= {name.title(): DECIDES for name in WATCHED}  # who leaves names as they were written is not up to ASGI
+WATCHED |= {name.title(): DECIDES for name in WATCHED}  # from drivers that leave them as they were written
 
 
 class Ready:
@@ -405,7 +405,7 @@ _told_apart: Callable[[Scope], tuple[Any, ...]] = itemgetter(
 
 
 def _key_of(scope: Scope) -> Key | None:
-    """Return what tells the request of *scope* apart; None where it does not say all of that."""
+    """Return what tells the request of *scope* apart; None where it does not, in plain bytes."""
     hosts = _lines_of(scope["headers"], b"host")
     try:
         key = (hosts[0], _told_apart(scope)) if len(hosts) == 1 else None

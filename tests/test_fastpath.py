@@ -560,6 +560,12 @@ async def test_override_of_the_store() -> None:
         ),
         pytest.param(lambda container, over: container.clock.set_provides(FakeClock(5_000_000)), id="is set"),
         pytest.param(lambda container, over: container.chance.override(lambda: 0.5), id="chance is overridden"),
+        pytest.param(
+            lambda container, over: container.store.set_args(
+                container.stores, container.backend, "other", container.clock, container.chance
+            ),
+            id="what makes the store is",
+        ),
         pytest.param(lambda container, over: container.reset_override(), id="overrides end"),
         pytest.param(
             lambda container, over: container.override_providers(namespace=providers.Object("other")),

@@ -231,6 +231,20 @@ class OwnRouter(Own, Router):
     """A router that asks."""
 
 
+class OwnStack(FastAPI):
+    """An application that builds a stack which asks."""
+
+    def build_middleware_stack(self) -> Any:
+        return asking(super().build_middleware_stack())
+
+
+class OwnEnd(APIRouter):
+    """A router that asks behind its own middleware."""
+
+    async def app(self, scope: Any, receive: Any, send: Any) -> None:
+        await asking(super().app)(scope, receive, send)
+
+
 def with_route(route: BaseRoute) -> Any:
     """Return an application that has *route*."""
     return Starlette(routes=[route])
@@ -265,6 +279,13 @@ def with_included(router: APIRouter) -> Any:
     return app
 
 
+def with_end() -> Any:
+    """Return a router of FastAPI that asks at its end."""
+    router = OwnEnd()
+    router.routes.append(Route("/x", cached))
+    return router
+
+
 def with_own_app() -> Any:
     """Return an application with a route in whose place something asks."""
     app = FastAPI()
@@ -286,6 +307,8 @@ def with_own_app() -> Any:
         pytest.param(lambda: with_included(OwnIncluded()), "/x", id="included"),
         pytest.param(with_own_app, "/x", id="app of a route"),
         pytest.param(lambda: with_mounted(OwnApp()), "/in/x", id="application"),
+        pytest.param(lambda: with_mounted(OwnStack()), "/in/x", id="stack that a class builds"),
+        pytest.param(lambda: with_route(Mount("/in", with_end())), "/in/x", id="end of a router"),
         pytest.param(lambda: with_mounted(FastAPI(), wrapped="stack"), "/in/x", id="stack that will be built"),
         pytest.param(lambda: with_mounted(FastAPI(), wrapped="built"), "/in/x", id="stack that was built"),
         pytest.param(lambda: with_mounted(FastAPI(), wrapped="router"), "/in/x", id="stack of its router"),

@@ -193,23 +193,6 @@ async def test_known_among_others() -> None:
     assert server.answered == before + 2
 
 
-async def test_a_server_that_its_application_knows() -> None:
-    """What was learned goes with its server though the application refers to that."""
-
-    async def learned() -> Any:
-        app = wrapped(text)
-        server = Unserved(app)
-        app.server = server.state  # type: ignore[attr-defined]
-        line = server.connected()
-        await line.learn(get("/"))
-        await line.hang_up()
-        return weakref.ref(server.memo)
-
-    gone = await learned()
-    gc.collect()
-    assert gone() is None
-
-
 async def test_hit_under_way() -> None:
     """A hit that was asked for before others asked in vain is learned, and given, in the same second."""
     server = Unserved(Shop().app)
@@ -255,11 +238,14 @@ async def test_a_body_is_let_go() -> None:
     assert line.protocol.answered == before
 
 
-async def test_a_server_is_let_go() -> None:
+@pytest.mark.parametrize("known", [False, True], ids=["alone", "its application refers to it"])
+async def test_a_server_is_let_go(*, known: bool) -> None:
     """What was learned goes with the server that learned it."""
 
     async def learned() -> Any:
-        server = Unserved(wrapped(text))
+        app: Any = wrapped(text)
+        server = Unserved(app)
+        app.server = server.state if known else None
         line = server.connected()
         await line.learn(get("/"))
         await line.hang_up()

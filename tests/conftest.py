@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
+from hypothesis import settings
 
 from tests.servers import Certificates, Server, found_binaries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
 
+settings.register_profile("unhurried", settings(), deadline=None)  # how fast the machine is, is no property
+settings.load_profile("unhurried")
 BINARIES = found_binaries()
 collect_ignore = ["benchmarks"]  # some of it runs where other packages are installed
 

@@ -253,7 +253,7 @@ class AgainstModel(RuleBasedStateMachine):
 
 
 TestAgainstModel = AgainstModel.TestCase
-TestAgainstModel.settings = settings(max_examples=100, stateful_step_count=60, deadline=None)
+TestAgainstModel.settings = settings(max_examples=100, stateful_step_count=60)
 
 
 # What an error says

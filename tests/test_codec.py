@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 import xxhash
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from app_cache.codec import (
@@ -115,7 +115,6 @@ def changed(**changes: Any) -> bytes:
     return encode(msgspec.structs.replace(ENTRY, **changes))
 
 
-@settings(deadline=None)
 @given(entries | variants | stored_values)
 def test_round_trip(record: Record) -> None:
     """What was encoded is decoded as it was, from bytes and from text."""
@@ -182,7 +181,6 @@ def test_forged(record: Record, seed: int) -> None:
             assert math.isfinite(decoded.received_at - decoded.requested_at + decoded.freshness_lifetime)
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_anything(raw: bytes) -> None:
     """No bytes raise, whether they stand alone or behind a right prefix."""
@@ -328,7 +326,6 @@ def test_foreign_text(text: str) -> None:
     assert decode(from_text(text), KEY) is None
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_any_text(text: str) -> None:
     """No text raises, with the mark or without."""
@@ -339,7 +336,6 @@ def test_any_text(text: str) -> None:
 # Entity tags.
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=20), st.binary(max_size=20))
 def test_entity_tag_of(one: bytes, other: bytes) -> None:
     """A body has a strong entity tag, another body another (RFC 9110 §8.8.3)."""

@@ -232,7 +232,7 @@ class Twin(Driven):
                 await super().meet(kind, *of)
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(steps)
 def test_both_ways_answer_alike(taken: list[tuple[Any, ...]]) -> None:
     """Whatever is asked, and happens between, both ways send the same messages and say and count the same."""

@@ -142,7 +142,6 @@ async def twin(redis_server: Server) -> AsyncIterator[Twin]:
 
 
 @settings(
-    deadline=None,
     max_examples=40,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )

@@ -9,7 +9,7 @@ from typing import Any, cast
 from urllib.parse import unquote_plus
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from starlette.requests import Request
 
@@ -259,7 +259,6 @@ requests = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(requests, requests)
 @example(Asked(query=b"a&a&b&"), Asked(query=b"b&a&&a"))
 def test_one_key_for_one_request(one: Asked, other: Asked) -> None:
@@ -267,7 +266,6 @@ def test_one_key_for_one_request(one: Asked, other: Asked) -> None:
     assert (one.key == other.key) is (identity(one) == identity(other))
 
 
-@settings(deadline=None)
 @given(requests, queries)
 def test_the_query_alone(one: Asked, query: bytes) -> None:
     """Requests that differ in the query alone share a key just if each name has the same values in order."""
@@ -275,7 +273,6 @@ def test_the_query_alone(one: Asked, query: bytes) -> None:
     assert (one.key == other.key) is (identity(one) == identity(other))
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from([b"a=1", b"a=2", b"b=1", b"c", b"%61"]), max_size=5), st.data())
 def test_names_reordered(pieces: list[bytes], data: st.DataObject) -> None:
     """However parameters are reordered, as long as those of one name keep their order, the key is the same."""
@@ -286,7 +283,6 @@ def test_names_reordered(pieces: list[bytes], data: st.DataObject) -> None:
     assert canonical_query(b"&".join(kept), PLAIN) == canonical_query(b"&".join(pieces), PLAIN)
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=30), st.binary(max_size=30), st.binary(max_size=30))
 def test_any_bytes(path: bytes, query: bytes, host: bytes) -> None:
     """Bytes that are no UTF-8 in path, query and host have a key as others have (S33)."""
@@ -300,7 +296,6 @@ parts = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(parts)
 def test_digest(given_parts: list[str | bytes | None]) -> None:
     """A digest is the SHA-256 of all parts, each behind its kind and its length."""
@@ -314,7 +309,6 @@ def test_digest(given_parts: list[str | bytes | None]) -> None:
     assert digest(given_parts) == hashlib.sha256(written).hexdigest()
 
 
-@settings(deadline=None)
 @given(parts, parts)
 @example(["a", "b"], ["ab"])
 @example(["a"], [b"a"])

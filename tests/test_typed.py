@@ -188,7 +188,7 @@ TYPES: list[tuple[Any, st.SearchStrategy[Any]]] = [
 def test_round_trip(kind: Any, values: st.SearchStrategy[Any]) -> None:
     """A value comes back equal, of the same class, and as another object with the same content."""
 
-    @settings(deadline=None, max_examples=40)
+    @settings(max_examples=40)
     @given(values)
     def comes_back(value: Any) -> None:
         content, returned = settled(value, kind)

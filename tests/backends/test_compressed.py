@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import zstandard
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from app_cache.backends.base import (
@@ -190,7 +190,6 @@ async def test_begins_with_the_mark(inner: Callable[[], CacheBackend], value: by
 
 
 @given(value=st.text(max_size=50) | st.text("ab", min_size=50) | st.text().map(MARK.decode().__add__))
-@settings(deadline=None)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_round_trip(value: str, algorithm: Algorithm) -> None:
     """Any text and its bytes come back as they were, whether kept as text or as bytes."""

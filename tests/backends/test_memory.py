@@ -555,9 +555,9 @@ class Tight(Beside):
 
 
 TestRoomy = Roomy.TestCase
-TestRoomy.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestRoomy.settings = settings(max_examples=60, stateful_step_count=40)
 TestTight = Tight.TestCase
-TestTight.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestTight.settings = settings(max_examples=60, stateful_step_count=40)
 
 
 def cost_of(key: str, value: str | bytes) -> int:

@@ -454,7 +454,7 @@ orders = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(orders, max_size=12), st.sets(st.integers(0, 12)))
 def test_history(happened: list[Order], looked_at: set[int]) -> None:
     """Whatever was invalidated in whatever order, the clock says of each entry what all orders say together.
@@ -472,7 +472,7 @@ def test_history(happened: list[Order], looked_at: set[int]) -> None:
                 assert history.verdict(epoch, entry, now_and_then) is truth
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(st.sampled_from(["/a*", "/b*", "/c*", "/x*"]), max_size=16), st.sets(st.integers(0, 16)))
 def test_history_forgotten(happened: list[str], looked_at: set[int]) -> None:
     """Where bans are forgotten an entry may be missed, and never served against what all orders say."""

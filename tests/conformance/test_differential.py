@@ -143,7 +143,6 @@ def indented(text: str) -> str:
 @settings(
     derandomize="DIFFERENTIAL_EXAMPLES" not in os.environ,
     max_examples=EXAMPLES,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fuzz.rules import CORPUS
@@ -38,7 +38,6 @@ texts = st.binary(max_size=60) | st.lists(st.sampled_from(PIECES), max_size=12).
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda each: each.__name__)
-@settings(deadline=None)
 @given(text=texts)
 def test_any_bytes(target: Callable[[bytes], None], text: bytes) -> None:
     """No bytes make a rule raise, or say what makes no sense."""

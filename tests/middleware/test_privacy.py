@@ -451,7 +451,7 @@ def may_share(credentials: dict[str, str], said: dict[str, str]) -> bool:
     return "authorization" not in credentials or bool(directives & {"public", "s-maxage", "must-revalidate"})
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(asked=st.lists(st.tuples(CREDENTIALS, ANSWERED, ASKED, st.booleans()), min_size=2, max_size=8))
 def test_two_users_never_see_each_other(asked: list[tuple[dict[str, str], dict[str, str], str, bool]]) -> None:
     """Whatever is asked and said in random order, and at once, an answer reaches another only where it may."""

@@ -21,6 +21,5 @@ def trying(examples: int, steps: int = 50) -> settings:
         stateful_step_count=steps,
         derandomize=SCALE == 1,
         phases=[*Phase] if SCALE > 1 else [Phase.explicit, Phase.generate],
-        deadline=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
     )

@@ -288,7 +288,6 @@ def test_credentials_are_not_stored(lines: list[str], said: str, expected: Refus
     assert why_not_store(request(*lines), head, response_directives(head.headers), PLAIN, NOW) is expected
 
 
-@settings(deadline=None)
 @given(
     st.integers(200, 599),
     st.lists(st.sampled_from(["max-age=9", "s-maxage=9", "public", "must-revalidate", "no-cache", "foo"])),
@@ -589,7 +588,6 @@ said_directives = st.lists(
 ).map(", ".join)
 
 
-@settings(deadline=None)
 @given(asked_directives, said_directives, st.integers(0, 200), st.integers(0, 100), st.booleans())
 def test_clients_limit_alone(asked: RequestDirectives, said: str, age: int, window: int, marked: bool) -> None:
     """Whatever a client asks but max-stale, it gets from the cache at most what it gets without asking."""
@@ -604,7 +602,6 @@ def test_clients_limit_alone(asked: RequestDirectives, said: str, age: int, wind
         assert asked.min_fresh is None or answer.ttl >= asked.min_fresh
 
 
-@settings(deadline=None)
 @given(asked_directives, said_directives, st.integers(0, 200), st.integers(0, 100))
 def test_forbidden_stale(asked: RequestDirectives, said: str, age: int, window: int) -> None:
     """Nothing that a client asks or a window grants makes stale what must be validated (§4.2.4)."""
@@ -664,7 +661,6 @@ def test_safe_methods(method: str) -> None:
     assert to_invalidate(method, TARGET, 200, fields("Location: /a")) == ()
 
 
-@settings(deadline=None)
 @given(st.text(st.characters(max_codepoint=255)), st.sampled_from(["Location", "Content-Location"]))
 def test_only_the_same_origin(value: str, name: str) -> None:
     """No value raises, and whatever is named beside the target has its origin."""
@@ -699,7 +695,7 @@ REST = (
 _pieces = st.sampled_from([*SCHEMES, *HOSTS, *REST])
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(st.lists(_pieces, max_size=5).map("".join))
 def test_references_by_the_rules(reference: str) -> None:
     """A reference is resolved step by step as RFC 3986 §5.2.2 writes it, and counts if its origin is the target's.
@@ -763,7 +759,6 @@ def without_dots(path: str) -> str:
     return done
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.sampled_from(
@@ -824,7 +819,6 @@ anything = st.lists(
 ).map(tuple)
 
 
-@settings(deadline=None)
 @given(anything, anything, st.integers(100, 599), st.sampled_from([PLAIN, HTTP, GENEROUS]), st.floats(-1e9, 1e12))
 def test_any_message(asking: Any, answer: Any, status: int, policy: CachePolicy, now: float) -> None:
     """No message raises, in any of the questions."""

@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from app_cache.rules.directives import (
@@ -89,7 +89,6 @@ def cache_controls(draw: st.DrawFn) -> tuple[str, dict[str, str | None]]:
     return "".join(text for pair in zip(written, separators, strict=True) for text in pair), said
 
 
-@settings(deadline=None)
 @given(cache_controls())
 def test_parse_what_the_grammar_makes(made: tuple[str, dict[str, str | None]]) -> None:
     """Whatever the grammar can write is read as what was meant."""
@@ -97,14 +96,12 @@ def test_parse_what_the_grammar_makes(made: tuple[str, dict[str, str | None]]) -
     assert parse_directives([value]) == said
 
 
-@settings(deadline=None)
 @given(st.text(ALPHABET, max_size=24))
 def test_parse_by_the_grammar(value: str) -> None:
     """Any text is read as a parser does that takes the grammar rule by rule."""
     assert parse_directives([value]) == directives_by_rule(value)
 
 
-@settings(deadline=None)
 @given(st.lists(st.text(st.characters(max_codepoint=255)), max_size=3))
 def test_parse_anything(values: list[str]) -> None:
     """No field value raises, in a request or in a response."""

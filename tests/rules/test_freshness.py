@@ -112,7 +112,6 @@ def test_centuries(day: str, year: int) -> None:
     assert time.gmtime(seconds).tm_year == year
 
 
-@settings(deadline=None)
 @given(st.integers(calendar.timegm((1, 1, 1, 0, 0, 0)), calendar.timegm((9999, 12, 31, 23, 59, 59))))
 def test_dates_return(seconds: int) -> None:
     """Every second of every year is read back from the formats that can write it."""
@@ -135,14 +134,13 @@ def nearly_dates(draw: st.DrawFn) -> str:
     return text
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(nearly_dates(), st.integers(0, 10**10))
 def test_dates_by_the_grammar(text: str, now: int) -> None:
     """A text is a date just if the grammar of RFC 9110 §5.6.7 makes it, and then the second that it names."""
     assert parse_http_date(text, now) == date_by_rule(text, now)
 
 
-@settings(deadline=None)
 @given(st.integers(0, calendar.timegm((9999, 12, 31, 23, 59, 59))))
 def test_dates_as_the_library_reads_them(seconds: int) -> None:
     """Dates that other programs write are read as others read them."""
@@ -202,7 +200,6 @@ def second_of(
     return (start - epoch).total_seconds() + second if second <= 60 else None
 
 
-@settings(deadline=None)
 @given(st.text("SunFrida, 0169NovGMT:-") | st.text(), st.floats(0, 1e11))
 def test_dates_of_anything(text: str, now: float) -> None:
     """No text raises, at whatever time."""
@@ -352,7 +349,6 @@ def test_current_age(lines: list[str], delay: float, resident: float, age: float
     assert current_age(stored(*lines, delay=delay), NOW + resident) == age
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**33), st.floats(-1e6, 1e6), st.floats(-1e6, 1e10), st.floats(-1e6, 1e10))
 def test_age_grows(value: int, delay: float, one: float, other: float) -> None:
     """The age is never below zero or the Age received, and as time passes never less than before."""
@@ -361,7 +357,6 @@ def test_age_grows(value: int, delay: float, one: float, other: float) -> None:
     assert min(value, LONGEST) <= earlier <= later <= LONGEST
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.sampled_from(["Age: 9", "Age: x", f"Date: {http_date(NOW - 50)}", f"Date: {http_date(NOW + 50)}"])

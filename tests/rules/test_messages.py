@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from app_cache.rules.directives import request_directives, response_directives
@@ -83,14 +83,12 @@ def test_list_members(value: str, members: list[str]) -> None:
     assert list_members(value) == members
 
 
-@settings(deadline=None)
 @given(st.text(ALPHABET, max_size=24))
 def test_list_members_by_the_grammar(value: str) -> None:
     """Any text is split as a parser does that takes the grammar of §5.6.1 and §5.6.4 rule by rule."""
     assert list_members(value) == members_by_rule(value)
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_list_members_of_anything(value: str) -> None:
     """Any text has members, none of them empty, and what is between them is commas and blanks."""
@@ -103,7 +101,6 @@ def test_list_members_of_anything(value: str) -> None:
     assert not rest.strip(" \t,")
 
 
-@settings(deadline=None)
 @given(st.lists(st.text(ALPHABET, max_size=12), max_size=4))
 def test_field_members_by_the_grammar(values: list[str]) -> None:
     """The members of a field are those of its lines, each read by itself, and no other field's (§5.3)."""

@@ -117,7 +117,7 @@ commas = st.from_regex(r"[ \t]{0,2}(,[ \t]{0,2}){1,2}", fullmatch=True)
 outer_commas = st.from_regex(r"[ \t]{0,2}(,[ \t]?)?", fullmatch=True)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.lists(range_specs, min_size=1, max_size=4), commas, outer_commas, st.integers(0, 20))
 def test_wanted_range_by_positions(specs: list[str], comma: str, outer: str, length: int) -> None:
     """What is wanted is all positions that one of the ranges names, if no gap is between them."""
@@ -140,7 +140,7 @@ def names(spec: str, at: int, length: int) -> bool:
 RANGES = re.compile(r"bytes=[ \t,]*(\d+-\d*|-\d+)([ \t]*,[ \t,]*(\d+-\d*|-\d+))*[ \t,]*", re.IGNORECASE | re.ASCII)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.text("012-, \tx", max_size=12).map("bytes={}".format) | st.text(), st.integers(0, 20))
 def test_wanted_range_of_anything(value: str, length: int) -> None:
     """No text raises, and what is no set of byte ranges is ignored."""
@@ -315,7 +315,6 @@ def test_other_statuses(status: int) -> None:
     assert ranged(request("Range: bytes=0-1"), replace(WHOLE, status=status)) is None
 
 
-@settings(deadline=None)
 @given(st.lists(range_specs, min_size=1, max_size=3), st.binary(max_size=20))
 def test_parts_are_consistent(specs: list[str], body: bytes) -> None:
     """A part is what its Content-Range says of the body, as long as its Content-Length says (§14.4)."""
@@ -332,7 +331,6 @@ def test_parts_are_consistent(specs: list[str], body: bytes) -> None:
         assert first <= last < length
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=20), st.binary(max_size=20), st.binary(max_size=20))
 def test_ranged_of_anything(value: bytes, condition: bytes, stored_value: bytes) -> None:
     """No Range and no If-Range raises, whatever is stored."""

@@ -263,7 +263,7 @@ def mutated_values(draw: st.DrawFn) -> str:
     return value
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(mutated_values() | st.text(ALPHABET, max_size=16))
 @example(":aaaaa:")
 @example("a=1;b")
@@ -274,7 +274,6 @@ def test_as_http_sf(value: str) -> None:
     assert typed(parse_dictionary(value)) == in_dictionary
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_anything(value: str) -> None:
     """No text raises."""
@@ -282,7 +281,6 @@ def test_anything(value: str) -> None:
     parse_dictionary(value)
 
 
-@settings(deadline=None)
 @given(st.lists(st.binary(max_size=20), max_size=3))
 def test_strings_of_anything(values: list[bytes]) -> None:
     """No field raises."""

@@ -122,7 +122,6 @@ def test_not_modified(asked: list[str], stored_lines: list[str], expected: bool)
     assert not_modified(request(*asked), 200, fields(*stored_lines), NOW) is expected
 
 
-@settings(deadline=None)
 @given(st.lists(entity_tags, min_size=1, max_size=4), entity_tags, st.sampled_from([", ", ",", " ,\t,"]))
 def test_lists_of_tags(asked: list[str], tag: str, separator: str) -> None:
     """A list of entity tags matches just if one of them is equal."""
@@ -131,7 +130,6 @@ def test_lists_of_tags(asked: list[str], tag: str, separator: str) -> None:
     assert not_modified(condition, 200, fields(f"ETag: {tag}"), NOW) is expected
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=40), st.binary(max_size=20))
 def test_conditions_of_anything(condition: bytes, tag: bytes) -> None:
     """No condition raises, whatever is stored."""
@@ -250,7 +248,7 @@ _tags = st.lists(st.sampled_from(['"a"', 'W/"a"', '"b"', 'W/"b"']), max_size=1)
 _dates = st.lists(st.sampled_from([CHANGED_THEN, CHANGED_LATER]), max_size=2)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(_tags, _dates, _tags, _dates)
 def test_identifies_by_the_rules(
     new_tags: list[str], new_dates: list[str], old_tags: list[str], old_dates: list[str]

@@ -113,7 +113,7 @@ _members = st.tuples(st.sampled_from(["a", "A", "b", "c;x=1", "c ; x=1", '"a, b"
 _lines = st.lists(st.lists(_members, max_size=4).map(",".join), max_size=2)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.sampled_from(["accept", "accept-language", "te", "x-a"]), _lines, _lines)
 def test_variant_by_meaning(name: str, one: list[str], other: list[str]) -> None:
     """Two requests select one variant just if a slow reading of both finds the same meaning."""
@@ -121,7 +121,7 @@ def test_variant_by_meaning(name: str, one: list[str], other: list[str]) -> None
     assert same is alike(name, [line.strip(" \t") for line in one], [line.strip(" \t") for line in other])
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.sampled_from(["accept", "accept-encoding", "via"]), _lines)
 def test_form_of_a_form(name: str, lines: list[str]) -> None:
     """What is in its one form stays as it is."""
@@ -139,7 +139,6 @@ def test_names_of_a_variant() -> None:
     assert variant(frozenset({"b", "a", "c"}), fields("C: 1", "B: 2")) == (("a", None), ("b", "2"), ("c", "1"))
 
 
-@settings(deadline=None)
 @given(
     st.frozensets(st.text(st.characters(max_codepoint=255), max_size=3), max_size=3),
     st.lists(st.tuples(st.binary(max_size=3), st.binary(max_size=9)), max_size=4),

@@ -1,8 +1,8 @@
 """Keys: which requests are the same request.
 
 A key generator gives the *logical key*. Whatever it gives is hashed with the method and the fields that the
-policy selects, as a tuple in which each part stands behind its length, so that two different requests never
-share a key: ``cache:{sha256}``, or ``cache:{namespace}:{sha256}``.
+policy selects, as msgpack, in which each part stands behind its type and length, so that two different requests
+never share a key: ``cache:{sha256}``, or ``cache:{namespace}:{sha256}``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import hashlib
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_plus
+
+import msgspec
 
 from app_cache.errors import ConfigurationError
 from app_cache.rules.messages import combined
@@ -28,6 +30,7 @@ Part = str | bytes | None
 POLICY = "app_cache.policy"
 """Where the middleware keeps, in the scope, the policy of the request."""
 _OF_CONTENT = (b"content-type", b"content-encoding", b"content-language")
+_encode = msgspec.msgpack.Encoder().encode
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
@@ -133,16 +136,23 @@ def digest(parts: Iterable[Part]) -> str:
     >>> digest(["ab", "c"]) == digest(["a", "bc"])
     False
     """
-    pieces: list[bytes] = []
-    for part in parts:
-        if part is None:
-            pieces.append(b"-;")
-        elif isinstance(part, str):
-            content = part.encode("utf-8", "surrogatepass")
-            pieces.append(b"s%d:%b" % (len(content), content))
-        else:
-            pieces.append(b"b%d:%b" % (len(part), part))
-    return hashlib.sha256(b"".join(pieces)).hexdigest()
+    listed = [*parts]
+    try:
+        content = _encode(listed)
+    except (TypeError, UnicodeEncodeError):
+        content = _encode([*map(_plain, listed)])
+    return hashlib.sha256(content).hexdigest()
+
+
+def _plain(part: Part) -> Any:
+    """Return *part* as one of the types that msgpack has: text beyond Unicode as a list of its bytes."""
+    if not isinstance(part, str):
+        return None if part is None else bytes(part)
+    content = part.encode("utf-8", "surrogatepass")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        return [content]
 
 
 def host_of(scope: Mapping[str, Any], headers: Headers) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, cast
 from urllib.parse import unquote_plus
 
@@ -291,21 +292,43 @@ def test_any_bytes(path: bytes, query: bytes, host: bytes) -> None:
     assert url_of(asked.scope).encode()
 
 
+class Own(str):
+    """A text that says of itself what it likes."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "own"
+
+
+class OwnBytes(bytes):
+    """Bytes with something more."""
+
+
+class OwnEnum(StrEnum):
+    """A text with a name."""
+
+    A = "a"
+
+
 parts = st.lists(
     st.none() | st.text(max_size=3) | st.binary(max_size=3) | st.sampled_from(["s1:a", "-;", "\udcff"])
 )
 
 
-@given(parts)
-def test_digest(given_parts: list[str | bytes | None]) -> None:
-    """A digest is the SHA-256 of all parts, each behind its kind and its length."""
-    written = b""
-    for part in given_parts:
-        if part is None:
-            written += b"-;"
-        else:
-            content = part if isinstance(part, bytes) else part.encode("utf-8", "surrogatepass")
-            written += (b"b" if part is content else b"s") + str(len(content)).encode() + b":" + content
+@pytest.mark.parametrize(
+    ("given_parts", "written"),
+    [
+        pytest.param([], b"\x90", id="none"),
+        pytest.param(["GET", "", b"/a", None], b"\x94\xa3GET\xa0\xc4\x02/a\xc0", id="each kind"),
+        pytest.param(["\u00fc", b"\xfc"], b"\x92\xa2\xc3\xbc\xc4\x01\xfc", id="beyond ASCII"),
+        pytest.param(["a", "\udcff"], b"\x92\xa1a\x91\xc4\x03\xed\xb3\xbf", id="beyond Unicode"),
+        pytest.param([Own("a"), OwnEnum.A, "a"], b"\x93\xa1a\xa1a\xa1a", id="text of a class of one's own"),
+        pytest.param([OwnBytes(b"a"), None], b"\x92\xc4\x01a\xc0", id="bytes of a class of one's own"),
+    ],
+)
+def test_digest(given_parts: list[str | bytes | None], written: bytes) -> None:
+    """A digest is the SHA-256 of all parts as msgpack, the same in each version: keys outlive a process."""
     assert digest(given_parts) == hashlib.sha256(written).hexdigest()
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from app_cache.rules.messages import combined, has_field, without
 from app_cache.rules.ranges import ranged
@@ -25,8 +27,7 @@ _START: Mapping[str, Any] = {"type": "http.response.start"}
 _AGE = frozenset({b"age"})
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """What a client gets of a stored response."""
 
     status: int
@@ -52,9 +53,11 @@ def answer_of(request: RequestHead, policy: CachePolicy, response: StoredRespons
         headers = (*headers, (b"age", b"%d" % int(age)))
     if not_modified(request, response.status, headers, response.received_at):
         return Answer(304, fields_of_304(headers), b"")
-    whole = replace(response, headers=headers)
-    sent = ranged(request, whole) or whole
-    return Answer(sent.status, sent.headers, b"" if request.method == "HEAD" else sent.body)
+    if has_field(request.headers, b"range"):
+        part = ranged(request, replace(response, headers=headers))
+        if part is not None:
+            return Answer(part.status, part.headers, part.body)
+    return Answer(response.status, headers, b"" if request.method == "HEAD" else response.body)
 
 
 async def send_answer(send: Send, answer: Answer, told: CacheStatus) -> None:

@@ -11,12 +11,13 @@ from __future__ import annotations
 import base64
 import binascii
 import struct
+from itertools import chain
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import xxhash
 
-from app_cache.rules.messages import StoredResponse
+from app_cache.rules.messages import Fields, StoredResponse
 
 if TYPE_CHECKING:
     from app_cache.rules.messages import Headers
@@ -67,7 +68,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
         """Return the response that is kept."""
         return StoredResponse(
             self.status,
-            self.headers,
+            Fields(self.headers),
             self.body,
             self.requested_at,
             self.received_at,
@@ -162,7 +163,7 @@ def decode(raw: bytes, key: str) -> Record | None:
 
 def _is_sendable(status: int, headers: Headers) -> bool:
     """Return whether a stored head can be sent: no field can end its line (RFC 9110 §5.5)."""
-    text = b"".join([part for field in headers for part in field])
+    text = b"".join(chain.from_iterable(headers))
     return 200 <= status <= 599 and not (b"\n" in text or b"\r" in text or b"\0" in text)
 
 

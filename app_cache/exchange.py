@@ -486,9 +486,9 @@ class Exchange:
         """Serve the stale response in place of a failure of the status *failed_with* (RFC 5861 §4)."""
         response = cast("Entry", self.found.entry).response()
         now = self.store.now()
-        ttl = int(freshness_left(response, now, marked_stale=self.found.marked_stale) // 1)
-        status = CacheStatus(fwd=self.decision.fwd, fwd_status=failed_with, ttl=ttl)
-        await self._serve(send, response, current_age(response, now), status)
+        age = current_age(response, now)
+        ttl = int(freshness_left(response, age, now, marked_stale=self.found.marked_stale) // 1)
+        await self._serve(send, response, age, CacheStatus(fwd=self.decision.fwd, fwd_status=failed_with, ttl=ttl))
 
     async def _serve(self, send: Send, response: StoredResponse, age: float | None, status: CacheStatus) -> None:
         """Send what this client gets of *response*, and say which status the handler gave if that is another."""

@@ -165,7 +165,7 @@ def select(
     if credential is not None:
         return Forward(Fwd.BYPASS, credential)
     age = current_age(stored, now)
-    ttl = freshness_left(stored, now, marked_stale=marked_stale)
+    ttl = freshness_left(stored, age, now, marked_stale=marked_stale)
     fresh = ttl > 0 and not said.no_cache
     rescue = _may_rescue(stored, said, asked, policy, ttl)
     unwanted = _why_unwanted(asked, age, ttl)

@@ -120,12 +120,12 @@ AHEAD_S = 1.0
 """Seconds that the clocks of two hosts may differ, or one may go back, without more ado."""
 
 
-def freshness_left(response: StoredResponse, now: float, *, marked_stale: bool = False) -> float:
-    """Return the seconds that *response* stays fresh from *now* on, negative where it is stale.
+def freshness_left(response: StoredResponse, age: float, now: float, *, marked_stale: bool = False) -> float:
+    """Return the seconds that *response* of *age* stays fresh from *now* on, negative where it is stale.
 
     None are left if it was *marked_stale*, or received by a clock that is ahead.
     """
-    left = response.freshness_lifetime - current_age(response, now)
+    left = response.freshness_lifetime - age
     return min(left, 0.0) if marked_stale or is_ahead(response.received_at, now) else left
 
 

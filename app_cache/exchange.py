@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from app_cache.guards import Give
     from app_cache.keys import KeyGenerator
     from app_cache.policy import CachePolicy
-    from app_cache.routes import Plan
+    from app_cache.routes.table import Plan
     from app_cache.rules.messages import Headers, StoredResponse
     from app_cache.store import StoredResponses
 

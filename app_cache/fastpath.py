@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from app_cache.exchange import Exchange
     from app_cache.middleware import CacheMiddleware
     from app_cache.policy import CachePolicy
-    from app_cache.routes import RouteTable
+    from app_cache.routes.table import RouteTable
     from app_cache.rules.decisions import Hit
     from app_cache.rules.messages import Headers, StoredResponse
     from app_cache.services import CacheServices

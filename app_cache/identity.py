@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping
 
     from app_cache.policy import CachePolicy
-    from app_cache.routes import Plan
+    from app_cache.routes.table import Plan
     from app_cache.rules.messages import RequestHead
 
     Scope = MutableMapping[str, Any]

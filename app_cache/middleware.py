@@ -25,7 +25,8 @@ from app_cache.keys import DefaultKeyGenerator, KeyGenerator, full_path, origin_
 from app_cache.logger_config import logger
 from app_cache.policy import CACHEABLE_METHODS
 from app_cache.posted import PostedAnswer
-from app_cache.routes import Fallbacks, RouteTable, escape_for_glob, escape_for_url
+from app_cache.routes.policies import Fallbacks
+from app_cache.routes.table import RouteTable, escape_for_glob, escape_for_url
 from app_cache.rules.decisions import SAFE_METHODS, to_invalidate
 from app_cache.rules.glob import fitted
 from app_cache.rules.messages import fields_of
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from app_cache.backends.base import CacheBackend
     from app_cache.fastpath import Messages
     from app_cache.policy import CachePolicy, Invalidates
-    from app_cache.routes import Plan
+    from app_cache.routes.table import Plan
     from app_cache.services import CacheServices
 
     Scope = MutableMapping[str, Any]

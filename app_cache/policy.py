@@ -1,6 +1,6 @@
 """What an endpoint's author asks for: values that decorators record on endpoints, and nothing that acts.
 
-The middleware finds them again through the route that would run; see `app_cache.routes`.
+The middleware finds them again through the route that would run; see `app_cache.routes.table`.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from app_cache.codec import Mark
     from app_cache.keys import KeyGenerator
     from app_cache.policy import CachePolicy
-    from app_cache.routes import Plan
+    from app_cache.routes.table import Plan
     from app_cache.rules.messages import Headers
     from app_cache.store import StoredResponses
 

@@ -12,7 +12,7 @@ from starlette.middleware import Middleware
 from app_cache.errors import ConfigurationError
 from app_cache.layers import with_shortcut
 from app_cache.middleware import CacheMiddleware
-from app_cache.routes import check_routes
+from app_cache.routes.table import check_routes
 from app_cache.services import STATE_ATTRIBUTE, announce_installed, checked_key_generator, resolved
 
 if TYPE_CHECKING:

@@ -28,7 +28,8 @@ from app_cache.policy import (
     invalidates,
     template_names,
 )
-from app_cache.routes import Fallbacks, RouteTable
+from app_cache.routes.policies import Fallbacks
+from app_cache.routes.table import RouteTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable

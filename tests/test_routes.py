@@ -26,7 +26,9 @@ from starlette.staticfiles import StaticFiles
 
 from app_cache import CacheMiddleware, CachePolicy, ConfigurationError, MemoryBackend, add_tags, cache, invalidates
 from app_cache.fastapi import Backend, Invalidation
-from app_cache.routes import MAX_PLANS, Fallbacks, Parameters, RouteTable, escape_for_glob, escape_for_url
+from app_cache.routes.parameters import Parameters
+from app_cache.routes.policies import Fallbacks
+from app_cache.routes.table import MAX_PLANS, RouteTable, escape_for_glob, escape_for_url
 from tests.middleware.apps import client_of, put_cache, scope_of, told
 
 if TYPE_CHECKING:

@@ -1,0 +1,120 @@
+"""What an endpoint is declared to receive from path, query, headers and cookies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, get_args
+
+from fastapi.dependencies.utils import request_params_to_args
+from fastapi.security import APIKeyHeader
+from pydantic import AliasChoices, AliasPath, BaseModel
+from starlette.requests import Request
+
+from app_cache.policy import is_header_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, MutableMapping
+
+    from fastapi.dependencies.models import Dependant
+    from pydantic.fields import FieldInfo
+
+    Scope = MutableMapping[str, Any]
+
+ANY_HEADER = "*"
+"""Stands for all headers: those of a model that allows, or forbids, fields it does not name."""
+_PLACES = ("path", "query", "header", "cookie")
+_RECEIVED = {"query": "query_params", "header": "headers", "cookie": "cookies"}
+
+
+class Parameters:
+    """The parameters of an endpoint, its dependencies' included, that come from path, query, header and cookie.
+
+    *headers*: the request headers that they are declared to read, API keys included, in lower case.
+    """
+
+    def __init__(self, dependant: Dependant | None, path_names: Iterable[str]) -> None:
+        self._fields: dict[str, tuple[str, Any]] = {}
+        self._path_names = frozenset(path_names)
+        self.headers: frozenset[str] = frozenset()
+        if dependant is not None:
+            self._add(dependant)
+
+    def _add(self, dependant: Dependant) -> None:
+        for place in _PLACES:
+            for parameter in getattr(dependant, f"{place}_params"):
+                self._fields.setdefault(str(parameter.name), (place, parameter))
+        self.headers |= _headers_read(dependant)
+        for each in dependant.dependencies:
+            self._add(each)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names that a template may have."""
+        return self._path_names | self._fields.keys()
+
+    def is_of_url(self, name: str) -> bool:
+        """Return whether the parameter *name* comes from path or query."""
+        return name not in self._fields or self._fields[name][0] in ("path", "query")
+
+    def values(self, names: Iterable[str], scope: Scope, path_params: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return the validated values of *names*, defaults included, or None if one of them is not valid."""
+        values: dict[str, Any] = {}
+        for name in names:
+            if name not in self._fields:
+                values[name] = path_params.get(name)
+                continue
+            place, parameter = self._fields[name]
+            found, errors = (
+                _value_in_path(parameter, path_params)
+                if place == "path"
+                else request_params_to_args([parameter], getattr(Request(scope), _RECEIVED[place]))
+            )
+            if errors:
+                return None
+            values.update(found)
+        return values
+
+
+def _value_in_path(parameter: Any, path_params: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any]]:
+    """Return what `request_params_to_args` does, without its look at what no parameter in a path can be."""
+    value = path_params.get(parameter.validation_alias or parameter.alias)
+    if value is None:
+        return request_params_to_args([parameter], path_params)
+    found, errors = parameter.validate(value, {}, loc=())
+    return {parameter.name: found}, errors
+
+
+def _headers_read(dependant: Dependant) -> frozenset[str]:
+    """Return the headers that *dependant* itself declares, `ANY_HEADER` among them where that is all of them."""
+    names: set[str] = set()
+    for parameter in dependant.header_params:
+        models = _models_in(parameter.field_info.annotation)
+        if any(model.model_config.get("extra") in ("allow", "forbid") for model in models):
+            names.add(ANY_HEADER)
+        for model in models:
+            by_name = model.model_config.get("populate_by_name") or model.model_config.get("validate_by_name")
+            for name, field in model.model_fields.items():
+                names |= ({name} if by_name else set()) | (_aliases(field) or {name})
+        if not models:
+            names |= _aliases(parameter.field_info) or {parameter.alias}
+    if isinstance(dependant.call, APIKeyHeader):
+        names.add(dependant.call.model.name)
+    spelt = names | {name.replace("_", "-") for name in names}
+    return frozenset(name.lower() for name in spelt if is_header_name(name))
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """Return the models that *annotation* is, or is made of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]
+
+
+def _aliases(field: FieldInfo) -> set[str]:
+    """Return the names that a value of *field* is read by, where it has others than its own."""
+    alias = field.validation_alias or field.alias
+    choices = alias.choices if isinstance(alias, AliasChoices) else [alias]
+    paths = [each.path[0] if isinstance(each, AliasPath) else each for each in choices]
+    return {name for name in paths if isinstance(name, str)}
+
+
+NO_PARAMETERS = Parameters(None, ())

@@ -1,0 +1,113 @@
+"""Which requests a policy has, and what else tells their answers apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from app_cache.errors import ConfigurationError
+from app_cache.guards import guarded
+from app_cache.keys import full_path
+from app_cache.policy import CACHEABLE_METHODS, CachePolicy, template_names
+from app_cache.routes.parameters import ANY_HEADER
+from app_cache.rules.glob import compile_glob
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, MutableMapping
+
+    Scope = MutableMapping[str, Any]
+
+SAFE_AND_CACHED = frozenset({"GET", "QUERY"})
+
+
+class Fallbacks:
+    """The policies of what has none of its own; of unsafe methods only for those that a policy names.
+
+    Args:
+        by_path: Globs over the whole decoded path, root path included, and their policies, None for what stays out
+            of the cache; the first that matches counts.
+        default: For all other paths.
+
+    Raises:
+        ConfigurationError: If one is no policy, a pattern cannot work, or a tag has to be filled in: there is no
+            endpoint whose parameters could.
+    """
+
+    def __init__(self, by_path: Mapping[str, CachePolicy | None] | None, default: CachePolicy | None) -> None:
+        if default is not None:
+            _check_fallback("default_policy", default)
+        if not isinstance(by_path or {}, Mapping):
+            raise ConfigurationError(
+                f"policies must be a mapping such as {{'/public/*': CachePolicy()}}, not {by_path!r}"
+            )
+        self._by_path: list[tuple[Callable[[str], bool], CachePolicy | None]] = []
+        for pattern, policy in (by_path or {}).items():
+            _check_path_pattern(pattern)
+            if policy is not None:
+                _check_fallback(f"policies[{pattern!r}]", policy)
+            self._by_path.append((compile_glob(pattern), policy))
+        self._default = default
+
+    def policy(self, scope: Scope, method: str) -> CachePolicy | None:
+        """Return the policy for requests of *method* to the path of *scope*, or None."""
+        path = full_path(scope) if self._by_path else ""
+        found = next((policy for matches, policy in self._by_path if matches(path)), self._default)
+        return found if found is not None and _covers(found, method) else None
+
+
+def _check_path_pattern(pattern: object) -> None:
+    if not isinstance(pattern, str) or not pattern.startswith(("/", "*", "?", "[")):
+        raise ConfigurationError(f"policies must hold globs over paths, such as '/public/*', not {pattern!r}")
+
+
+def _check_fallback(name: str, policy: object) -> None:
+    if not isinstance(policy, CachePolicy):
+        raise ConfigurationError(f"{name} must be a CachePolicy, not {policy!r}")
+    filled = [] if callable(policy.tags) else [tag for tag in policy.tags if template_names(tag)]
+    if filled:
+        raise ConfigurationError(
+            f"{name} has the tag {filled[0]!r}, but no endpoint whose parameters could fill it in; "
+            "give tags as a callable of the request"
+        )
+
+
+def _covers(policy: CachePolicy, method: str) -> bool:
+    """Return whether a policy that is not written on an endpoint has the requests of *method*."""
+    return method in (policy.methods or SAFE_AND_CACHED) or (method == "HEAD" and _covers(policy, "GET"))
+
+
+def methods_of(policy: CachePolicy, context: Any) -> frozenset[str]:
+    """Return the methods whose requests of a route are the cache's: POST where it is all there is, or is named."""
+    of_route = frozenset(context.methods or CACHEABLE_METHODS)
+    cached = of_route & (policy.methods or CACHEABLE_METHODS)
+    if policy.methods is None and cached & SAFE_AND_CACHED:
+        cached &= SAFE_AND_CACHED
+    return cached | ({"HEAD"} & of_route if "GET" in cached else frozenset())
+
+
+def guard_as_asked(policy: CachePolicy, context: Any) -> bool:
+    """Let the endpoint ask the guard of each request, if *policy* wants that; return whether it can be had.
+
+    A route without FastAPI's dependencies has none, and is not cached by a policy that is guarded.
+    """
+    if not policy.guarded:
+        return True
+    dependant = getattr(context, "dependant", None)
+    if dependant is not None:
+        dependant.call = guarded(dependant.call)
+    return dependant is not None
+
+
+def keyed_by(policy: CachePolicy, headers: frozenset[str]) -> CachePolicy | None:
+    """Return *policy* with the headers that the endpoint is declared to read in its key, unless it excludes them.
+
+    Authorization and Cookie have a rule of their own, and so has what is cached by the RFC alone. None: the
+    endpoint is declared to read any header, and no key tells its answers apart.
+    """
+    unkeyed = headers - {*policy.include_headers, *policy.exclude_headers, "authorization", "cookie"}
+    if not unkeyed or policy.http_only:
+        return policy
+    if ANY_HEADER in unkeyed:
+        return None
+    return replace(policy, include_headers=(*policy.include_headers, *sorted(unkeyed)))

@@ -1,0 +1,267 @@
+"""Which policy will a request meet: that of the endpoint which would run, found as the router finds it.
+
+The routers are asked once for each method and path; the answer is remembered.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+import string
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from starlette.routing import Host
+
+from app_cache.errors import ConfigurationError
+from app_cache.policy import template_names, template_parts
+from app_cache.routes.parameters import NO_PARAMETERS
+from app_cache.routes.policies import guard_as_asked, keyed_by, methods_of
+from app_cache.routes.ways import match, parameters_of, recorded, routed_app, routers_of, walk, ways_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+
+    from app_cache.policy import CachePolicy, Invalidates
+    from app_cache.routes.parameters import Parameters
+    from app_cache.routes.policies import Fallbacks
+    from app_cache.routes.ways import Way
+
+    Scope = MutableMapping[str, Any]
+
+MAX_PLANS = 1_024
+"""Methods and paths remembered at once."""
+MAX_PATH = 512
+"""Characters of a path beyond which it is not remembered."""
+_VERSION = "_routes_version"
+"""Where a router of FastAPI counts what is added to it; one of Starlette has no such count."""
+_FORMATTER = string.Formatter()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is done with the requests of one method and path.
+
+    Args:
+        policy: How their answers are cached; None: not at all.
+        invalidates: What they invalidate, or None.
+        parameters: What fills in the templates of both.
+        path_params: The values in the path, as the router found them.
+    """
+
+    policy: CachePolicy | None
+    invalidates: Invalidates | None
+    parameters: Parameters
+    path_params: Mapping[str, Any]
+
+    def fill_in(
+        self, templates: Sequence[str], scope: Scope, escape: Callable[[str], str] = str
+    ) -> list[str] | None:
+        """Return *templates* with the values that the endpoint receives, or None if one of them is not valid.
+
+        *escape* is applied to each value, so that it stays data in what it becomes a part of.
+        """
+        names = template_names(*templates)
+        values = self.parameters.values(names, scope, self.path_params) if names else {}
+        return None if values is None else [_filled_in(each, values, escape) for each in templates]
+
+    def has_tags_of_url(self, tags: Any) -> bool:
+        """Return whether *tags*, names or templates, are filled in with what is in the URL alone."""
+        return not callable(tags) and all(
+            self.parameters.is_of_url(name) for tag in tags for name in template_names(tag)
+        )
+
+
+def _filled_in(template: str, values: Mapping[str, Any], escape: Callable[[str], str]) -> str:
+    pieces: list[str] = []
+    for text, name, spec, conversion in template_parts(template):
+        pieces.append(text)
+        if name is not None:
+            value = values[name] if conversion is None else _FORMATTER.convert_field(values[name], conversion)
+            pieces.append(escape(format(value, spec)))
+    return "".join(pieces)
+
+
+def escape_for_glob(text: str) -> str:
+    """Return *text* as a glob that matches just it."""
+    return re.sub(r"([*?\[\]\\])", r"\\\1", text)
+
+
+def escape_for_url(text: str) -> str:
+    """Return *text* as a part of a URL's path that stands for just it."""
+    return quote(text, safe="/")
+
+
+class RouteTable:
+    """Finds the plan of a request; built when it is first asked.
+
+    Args:
+        app: The application, or what stands before it.
+        fallbacks: For what meets no policy of its own.
+    """
+
+    def __init__(self, app: Any, fallbacks: Fallbacks) -> None:
+        self._routed = routed_app(app)
+        self._fallbacks = fallbacks
+        self._plans: OrderedDict[tuple[str, ...], Plan | None] = OrderedDict()
+        self._is_as_walked: Callable[[], bool] = bool
+        self._walked: list[tuple[Any, list[Any]]] = []
+        """The routers, and their routes, that were looked at last."""
+        self._ways: list[Way] = []
+        self._by_host = False
+
+    def routes(self, scope: Scope) -> Any:
+        """Return the list of routes that the request of *scope* comes to, None where there is none."""
+        if self._routed is None and "app" in scope:
+            self._routed, self._is_as_walked = routed_app(scope["app"]), bool
+        return getattr(self._routed, "routes", None)
+
+    def same_routes(self) -> Callable[[], bool] | None:
+        """Return what tells whether the application itself has the routes that were looked at last; None: none.
+
+        A hit asks it, each time: after routers that are included, or mounted, `find` looks.
+        """
+        return self._watching(self._walked[:1]) if self._walked else None
+
+    def _watching(self, routers: list[tuple[Any, list[Any]]]) -> Callable[[], bool]:
+        walked = self._walked
+        watched = [(router, len(routes), getattr(router, _VERSION, None)) for router, routes in routers]
+
+        def same() -> bool:
+            for router, number, version in watched:
+                if len(router.routes) != number or getattr(router, _VERSION, None) != version:
+                    return False
+            return self._walked is walked
+
+        return same
+
+    def find(self, scope: Scope, method: str | None = None) -> Plan | None:
+        """Return the plan for the request of *scope*, as if made by *method*; None: it is none of the cache's.
+
+        Raises:
+            ConfigurationError: If a policy on any route cannot work.
+        """
+        if self._routed is None:
+            self.routes(scope)
+        if not self._is_as_walked():
+            self._rebuild()
+        method = method or scope["method"]
+        key = (method, scope["path"], scope.get("root_path", ""), _host(scope) if self._by_host else "")
+        known = key in self._plans
+        if known and self._plans[key] is None:
+            return None
+        if not all(map(_has_still, self._walked)):
+            self._rebuild()
+            known = False
+        if known:
+            return self._plans[key]
+        plan = self._plan({**scope, "method": method})
+        if len(key[1]) <= MAX_PATH:
+            self._plans[key] = plan
+            if len(self._plans) > MAX_PLANS:
+                self._plans.popitem(last=False)
+        return plan
+
+    def _rebuild(self) -> None:
+        self._is_as_walked = bool  # until all of it has been looked at
+        self._plans.clear()
+        check_routes(self._routed)
+        self._walked = [(router, [*router.routes]) for router in routers_of(self._routed, set())]
+        self._ways = [*ways_of(self._routed)]
+        self._by_host = any(isinstance(context.original_route, Host) for context in walk(self._routed))
+        self._is_as_walked = self._watching(self._walked)
+
+    def _plan(self, scope: Scope) -> Plan | None:
+        method = scope["method"]
+        way, path_params, others = match(self._routed, self._ways, scope)
+        fallback = self._fallbacks.policy(scope, method)
+        if fallback is not None and method == "HEAD" and not self._is_head_of_get(scope, way, others):
+            fallback = None
+        if way is None:
+            fallback = _for_one_of(others, fallback)
+            return Plan(fallback, None, NO_PARAMETERS, {}) if fallback is not None else None
+        own, invalidates = way.recorded
+        policy = fallback if own is None else own if method in methods_of(own, way.context) else None
+        if policy is None and invalidates is None:
+            return None
+        if policy is not None:
+            is_ready = guard_as_asked(policy, way.context)
+            policy = keyed_by(policy, way.parameters.headers) if is_ready else None
+        return Plan(policy, invalidates, way.parameters, path_params)
+
+    def _is_head_of_get(self, scope: Scope, way: Way | None, others: list[Way]) -> bool:
+        """Return whether the HEAD of *scope*, which comes to *way* or *others*, is for who answers a GET."""
+        of_get, _, others_of_get = match(self._routed, self._ways, {**scope, "method": "GET"})
+        routes = [each.context.original_route for each in (way, *others) if each is not None]
+        return routes == [each.context.original_route for each in (of_get, *others_of_get) if each is not None]
+
+
+def _for_one_of(ways: list[Way], policy: CachePolicy | None) -> CachePolicy | None:
+    """Return *policy* for what one of *ways* leads to, nobody knows which; None where a decorator may go first."""
+    if policy is None or any(way.is_decorated for way in ways):
+        return None
+    return keyed_by(policy, frozenset().union(*(way.headers for way in ways)))
+
+
+def _has_still(walked: tuple[Any, list[Any]]) -> bool:
+    """Return whether a router has the very routes that it had."""
+    router, routes = walked
+    return len(router.routes) == len(routes) and all(map(operator.is_, router.routes, routes))
+
+
+def check_routes(app: Any) -> None:
+    """Check the policies of all routes of *app*, those of what is included and mounted too.
+
+    Raises:
+        ConfigurationError: If one cannot work; it names the endpoint and the value.
+    """
+    for context in walk(app):
+        policy, invalidates = recorded(context)
+        if policy is not None:
+            _check_policy(policy, context)
+        for templates in _templates(policy, invalidates):
+            _check_names(templates, context)
+
+
+def _host(scope: Scope) -> str:
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
+
+
+def _check_policy(policy: CachePolicy, context: Any) -> None:
+    if not guard_as_asked(policy, context):
+        raise ConfigurationError(
+            f"guarded=True on {_name(context)}: only an endpoint of FastAPI has dependencies that could guard it"
+        )
+    if not methods_of(policy, context):
+        wanted = "GET, QUERY or POST" if policy.methods is None else ", ".join(sorted(policy.methods))
+        raise ConfigurationError(
+            f"@cache on {_name(context)} finds nothing to cache: the route has "
+            f"{', '.join(sorted(context.methods or ()))}, and {wanted} would be cached"
+        )
+
+
+def _templates(policy: CachePolicy | None, invalidates: Invalidates | None) -> Iterator[Sequence[str]]:
+    if policy is not None and not callable(policy.tags):
+        yield policy.tags
+    if invalidates is not None:
+        yield from (
+            each for each in (invalidates.tags, invalidates.patterns, invalidates.urls) if not callable(each)
+        )
+
+
+def _check_names(templates: Sequence[str], context: Any) -> None:
+    known = parameters_of(context).names
+    for template in templates:
+        unknown = template_names(template) - known
+        if unknown:
+            raise ConfigurationError(
+                f"template {template!r} on {_name(context)} names {min(unknown)!r}, which is no parameter from "
+                f"path, query, header or cookie; there are: {', '.join(sorted(known)) or 'none'}. "
+                "What is known only in the handler goes to add_tags(request, …)"
+            )
+
+
+def _name(context: Any) -> str:
+    return f"{getattr(context.endpoint, '__qualname__', context.endpoint)!r} ({context.path})"

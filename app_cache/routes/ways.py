@@ -1,0 +1,204 @@
+"""How a request comes to an endpoint: the routes as routers walk them, and where nobody can tell.
+
+`app.routes` does not hold what was included: FastAPI's own iterator does. What a route, a router or a mounted
+application does in a way of its own is not guessed at.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute, APIRouter, APIWebSocketRoute, iter_route_contexts
+from starlette.applications import Starlette
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+from starlette.middleware.errors import ServerErrorMiddleware
+from starlette.routing import Host, Match, Mount, Route, Router, WebSocketRoute
+
+from app_cache.policy import INVALIDATES_ATTRIBUTE, POLICY_ATTRIBUTE
+from app_cache.routes.parameters import Parameters
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+
+    from app_cache.policy import CachePolicy, Invalidates
+
+    Scope = MutableMapping[str, Any]
+
+_ROUTES = (Route, APIRoute, WebSocketRoute, APIWebSocketRoute, Mount, Host)
+_KNOWN_MATCHERS = {cls.matches for cls in _ROUTES}
+_KNOWN_HANDLERS = {cls.handle for cls in _ROUTES}
+_CALLS_THE_ENDPOINT = {
+    (module, "request_response.<locals>.app") for module in ("starlette.routing", "fastapi.routing")
+}
+
+
+class Way:
+    """A route as a router comes to it, and what is known of it that no request changes.
+
+    *is_sure*: Whether what comes to it is told by method and path.
+    """
+
+    def __init__(self, context: Any, *, is_sure: bool) -> None:
+        self.context = context
+        self.matches: Callable[[Scope], tuple[Match, Scope]] = context.matches
+        self.is_sure = is_sure and type(context.original_route).matches in _KNOWN_MATCHERS
+
+    @functools.cached_property
+    def recorded(self) -> tuple[CachePolicy | None, Invalidates | None]:
+        """What the decorators of its endpoint say."""
+        return recorded(self.context)
+
+    @functools.cached_property
+    def parameters(self) -> Parameters:
+        """Those of its endpoint."""
+        return parameters_of(self.context)
+
+    @functools.cached_property
+    def is_decorated(self) -> bool:
+        """Whether an endpoint that it may lead to has a policy of its own."""
+        return any(recorded(context)[0] is not None for context in _under(self.context))
+
+    @functools.cached_property
+    def headers(self) -> frozenset[str]:
+        """The headers that endpoints which it may lead to are declared to read."""
+        return frozenset().union(*(parameters_of(context).headers for context in _under(self.context)))
+
+
+def ways_of(app: Any) -> Iterator[Way]:
+    """Return the ways that the router of *app* tries, in its order."""
+    for route in app.routes if app is not None else ():
+        odd = _is_odd(getattr(route, "original_router", None))
+        yield from (Way(context, is_sure=not odd) for context in iter_route_contexts([route]))
+
+
+def _is_odd(router: Any) -> bool:
+    """Return whether an included *router*, or one in it, matches or handles requests in a way of its own."""
+    if router is None:
+        return False
+    as_known = type(router).matches is APIRouter.matches and type(router).handle is APIRouter.handle
+    return not as_known or any(_is_odd(getattr(route, "original_router", None)) for route in router.routes)
+
+
+def _under(context: Any) -> Iterator[Any]:
+    """Return *context*, or all that a request may come to in what it mounts, whatever stands before that."""
+    mounted = routed_app(context.app) if isinstance(context.original_route, Mount | Host) else None
+    if mounted is None:
+        yield context
+        return
+    for each in iter_route_contexts(mounted.routes):
+        yield from _under(each)
+
+
+def match(app: Any, ways: Iterable[Way], scope: Scope) -> tuple[Way | None, Mapping[str, Any], list[Way]]:
+    """Return the way to the endpoint of *app* that would run, and the values in the path.
+
+    Where that is not sure, or something would run before it, None and the ways that may be taken. A route that
+    matches in a way of its own makes unsure all that comes after it: it may look at anything.
+    """
+    ways = [*ways]
+    if root_path := getattr(app, "root_path", ""):
+        scope = {**scope, "root_path": root_path}
+    for number, way in enumerate(ways):
+        if not way.is_sure:
+            return None, {}, ways[number:]
+        found, child_scope = way.matches(scope)
+        if found is Match.FULL:
+            inner = _inner(way.context)
+            if inner is not None:
+                return match(inner, ways_of(inner), {**scope, **child_scope})
+            if _is_endpoint(way.context):
+                return way, child_scope["path_params"], []
+            return None, {}, [way]
+    return None, {}, []
+
+
+def _is_endpoint(context: Any) -> bool:
+    """Return whether a hit would skip nothing but the endpoint: a route may have middleware of its own."""
+    route = context.original_route
+    if not isinstance(route, Route) or type(route).handle not in _KNOWN_HANDLERS:
+        return False
+    app = route.app
+    while isinstance(app, RequestBodyLimitMiddleware):
+        app = app.app
+    return app is route.endpoint or (
+        inspect.isfunction(app) and (app.__module__, app.__qualname__) in _CALLS_THE_ENDPOINT
+    )
+
+
+def _inner(context: Any) -> Any:
+    """Return the application under a mount or a host if what it answers may be cached from outside of it.
+
+    One with middleware of its own is not entered: a hit would not run it. Install the cache in that one, for which
+    alone it then is.
+    """
+    route = context.original_route
+    if not isinstance(route, Mount | Host) or type(route).handle not in _KNOWN_HANDLERS:
+        return None
+    app = context.app
+    return app if _only_routes(app) else None
+
+
+def _only_routes(app: Any) -> bool:
+    """Return whether *app* does nothing with a request but hand it to a route."""
+    kind = type(app)
+    if isinstance(app, Router):
+        as_known = kind.__call__ is Router.__call__ and kind.app in (Router.app, APIRouter.app)
+        return as_known and app.middleware_stack == app.app
+    return (
+        isinstance(app, Starlette)
+        and kind.__call__ in (Starlette.__call__, FastAPI.__call__)
+        and kind.build_middleware_stack in (Starlette.build_middleware_stack, FastAPI.build_middleware_stack)
+        and "build_middleware_stack" not in vars(app)
+        and not app.user_middleware
+        and type(app.middleware_stack) in (type(None), ServerErrorMiddleware)
+        and _only_routes(app.router)
+    )
+
+
+def walk(app: Any) -> Iterator[Any]:
+    """Return the routes of *app* as its router comes to them, those of what it mounts too."""
+    for context in iter_route_contexts(app.routes if app is not None else ()):
+        yield context
+        inner = _inner(context)
+        if inner is not None:
+            yield from walk(inner)
+
+
+def routers_of(app: Any, seen: set[int]) -> Iterator[Any]:
+    """Return what holds the routes of *app*: its router, those that it includes, and those of what it mounts."""
+    router = getattr(app, "router", app)
+    if not hasattr(router, "routes") or id(router) in seen:
+        return
+    seen.add(id(router))
+    yield router
+    for route in router.routes:
+        yield from routers_of(getattr(route, "original_router", None), seen)
+    for context in iter_route_contexts(router.routes):
+        yield from routers_of(_inner(context), seen)
+
+
+def routed_app(app: Any) -> Any:
+    """Return what has routes, *app* or what it is wrapped around (its ``app``, and so on), or None."""
+    seen: set[int] = set()
+    while app is not None and id(app) not in seen:
+        seen.add(id(app))
+        if isinstance(getattr(app, "routes", None), list):
+            return app
+        app = getattr(app, "app", None)
+    return None
+
+
+def recorded(context: Any) -> tuple[CachePolicy | None, Invalidates | None]:
+    """Return what the decorators of an endpoint say."""
+    endpoint = getattr(context, "endpoint", None)
+    while isinstance(endpoint, functools.partial) and POLICY_ATTRIBUTE not in vars(endpoint):
+        endpoint = endpoint.func
+    return getattr(endpoint, POLICY_ATTRIBUTE, None), getattr(endpoint, INVALIDATES_ATTRIBUTE, None)
+
+
+def parameters_of(context: Any) -> Parameters:
+    """Return those of the endpoint of a route."""
+    return Parameters(getattr(context, "dependant", None), getattr(context, "param_convertors", ()))

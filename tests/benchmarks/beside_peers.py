@@ -5,16 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
-from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.benchmarks.apps import Wanted
 from tests.benchmarks.figures import Figure, Section, ratios
 from tests.benchmarks.load import Load
-from tests.benchmarks.served import ROOT, fill, in_rounds, served
+from tests.benchmarks.served import ROOT, in_rounds
 from tests.servers import Server, found_binaries
 
 if TYPE_CHECKING:
@@ -99,14 +96,8 @@ def versions_of(python: str) -> dict[str, str]:
 def _rates(apps: Mapping[str, Wanted], python: str, effort: Effort) -> dict[str, Rates]:
     redis = next(iter(apps.values())).redis
     apps = {"bare": Wanted("bare"), OURS: Wanted("installed", redis=redis), **apps}
-    load = Load(keys=1_000)
-    with ExitStack() as running:
-        servers = {}
-        for name, wanted in apps.items():
-            directory = Path(running.enter_context(tempfile.TemporaryDirectory()))
-            servers[name] = running.enter_context(served(wanted, python=python, cwd=directory))
-            fill(servers[name].port, load.keys, answers_from_cache=name != "bare")
-        return in_rounds(servers, load, replace(effort, rounds=max(3, effort.rounds // 2)))
+    fewer = replace(effort, rounds=max(3, effort.rounds // 2))
+    return in_rounds(apps, Load(keys=1_000), fewer, python=python)
 
 
 def _figures(place: str, taken: dict[str, Rates], times: float | None = None) -> list[Figure]:

@@ -66,15 +66,15 @@ async def cpu_us(app: App, scopes: list[dict[str, Any]]) -> float:
     return (time.process_time_ns() - began) / len(scopes) / 1000
 
 
-async def in_rounds(
+async def in_turns(
     cases: Mapping[str, tuple[App, Callable[[int], list[dict[str, Any]]]]], effort: Effort
 ) -> dict[str, list[float]]:
-    """Return the µs of CPU of a request to each of *cases*, in each round: an application and what it is asked."""
+    """Return the µs of CPU of a request to each of *cases*, in each turn: an application and what it is asked."""
     taken: dict[str, list[float]] = {name: [] for name in cases}
-    for number in range(effort.rounds + 1):
+    for number in range(effort.turns + 1):
         for name, (app, scopes) in cases.items():
             cost = await cpu_us(app, scopes(effort.requests))
-            if number:  # the first round warms up
+            if number:  # the first turn warms up
                 taken[name].append(cost)
         await asyncio.sleep(0)
     return taken

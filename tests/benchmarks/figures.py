@@ -15,16 +15,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How much is measured: *rounds*, the *requests* or *seconds* of each, and the *entries* of large caches."""
+    """How much is measured.
 
-    rounds: int
+    Args:
+        turns: Those that cases take in one process.
+        requests: In one of them.
+        rounds: Those of servers.
+        seconds: For which each serves in one of them.
+        entries: Of large caches.
+    """
+
+    turns: int
     requests: int
+    rounds: int
     seconds: int
     entries: int
 
 
-FULL = Effort(rounds=9, requests=10_000, seconds=2, entries=100_000)
-TINY = Effort(rounds=3, requests=500, seconds=1, entries=2_000)
+FULL = Effort(turns=90, requests=1_000, rounds=9, seconds=2, entries=100_000)
+TINY = Effort(turns=3, requests=500, rounds=3, seconds=1, entries=2_000)
 
 
 @dataclass(frozen=True, slots=True)

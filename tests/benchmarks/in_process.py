@@ -11,7 +11,7 @@ import redis.asyncio
 
 from app_cache import CacheMiddleware, MemoryBackend
 from tests.benchmarks.apps import QUIET, Wanted, bare, fastapi, installed, put_cache, wrapped
-from tests.benchmarks.driver import answer, closed, discard, in_rounds, receive, until_hit
+from tests.benchmarks.driver import answer, closed, discard, in_turns, receive, until_hit
 from tests.benchmarks.figures import Figure, Section, differences, ratios
 from tests.benchmarks.requests import scope
 from tests.servers import Server, found_binaries
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 AT_ONCE = 64
 WORDS = """
-Medians over interleaved rounds, with the quartiles; each request has twelve fields and objects of its own, as
+Medians over interleaved turns, with the quartiles; each request has twelve fields and objects of its own, as
 from a server. *Bare* is an ASGI application that sends two ready messages. A miss is compared with the same
 endpoint without a cache.
 """
@@ -61,7 +61,7 @@ async def hits(effort: Effort) -> list[Figure]:
     around = apps["CacheMiddleware around an application"]
     tag = dict((await answer(around, scope("/items/1")))[0]["headers"])[b"etag"].decode()
     cases["304, CacheMiddleware around an application"] = (around, asks(if_none_match=tag))
-    taken = await in_rounds(cases, effort)
+    taken = await in_turns(cases, effort)
     base = taken.pop("bare")
     targets = {"hit, CacheMiddleware around an application": 4.0}
     return [
@@ -80,7 +80,7 @@ async def undecorated(effort: Effort) -> list[Figure]:
         "bare": (bare(wanted), asks()),
         "undecorated": (CacheMiddleware(Routed(wanted), MemoryBackend()), asks()),
     }
-    taken = await in_rounds(cases, effort)
+    taken = await in_turns(cases, effort)
     return [
         Figure.of(
             "undecorated route", differences(taken["undecorated"], taken["bare"]), "µs beyond none", at_most=2
@@ -113,7 +113,7 @@ async def misses(effort: Effort) -> list[Figure]:
         app = fastapi(Wanted(""), telemetry=QUIET, tags=tags)
         put_cache(app, MemoryBackend())  # full from the 1,000th on, as it is in use
         cases[name] = (app, unknown)
-    taken = await in_rounds(cases, effort)
+    taken = await in_turns(cases, effort)
     base = taken["endpoint"]
     return [
         Figure.of(name, differences(taken[name], base), "µs beyond the endpoint", at_most=target)
@@ -127,7 +127,7 @@ async def redis_alone(effort: Effort, url: str) -> list[Figure]:
     await until_hit(app, scope("/items/1"))
     await client.set("key", b"x" * 1024)
     gets, taken, together = [], [], []
-    for number in range(effort.rounds + 1):
+    for number in range(effort.turns + 1):
         each = max(effort.requests // 10, 100)
         began = time.perf_counter()
         for _ in range(each):

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 WORDS = """
 One worker in a process of its own; 64 connections that are kept alive, unless something else is said; requests
 of twelve fields; policies with two tags. *Bare* answers with two fields and a hit with five, each of which the
-server checks and writes. The servers take turns, for {seconds} s each, in {rounds} rounds; each ratio is of the
-same round. In brackets: the CPU that the worker has for one request.
+server checks and writes. The servers take turns, for {seconds} s each, in {rounds} rounds with new processes;
+each ratio is of the same round. In brackets: the CPU that the worker has for one request.
 """
 
 BARE, DRESSED = "bare", "bare, with the five fields of a hit"

@@ -64,7 +64,8 @@ def facts(effort: Effort, command: str, busy: float) -> dict[str, str]:
         "packages": ", ".join(f"{name} {have[name]}" for name in PACKAGES if name in have),
         "Redis": f"Valkey {version[1] if version else ''}, on the same machine",
         "load": client_name(),
-        "rounds": f"{effort.rounds}; of {effort.requests:,} requests in the process, {effort.seconds} s over HTTP",
+        "turns": f"{effort.turns} of {effort.requests:,} requests in the process, {effort.rounds} of "
+        f"{effort.seconds} s over HTTP",
     }
 
 

@@ -8,9 +8,11 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +22,7 @@ from tests.benchmarks.requests import FIELDS
 from tests.servers import HOST, die_with_the_parent, free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from tests.benchmarks.apps import Wanted
     from tests.benchmarks.figures import Effort
@@ -32,6 +34,8 @@ SERVERS = {
     "uvicorn": ["--factory", "--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "error"],
     "granian": ["--factory", "--loop", "uvloop", "--interface", "asgi", "--no-ws", "--log-level", "error"],
 }
+WITHOUT_CACHE = frozenset({"bare", "dressed", "fastapi"})
+"""Applications whose answers do not come from a cache."""
 STARTS_WITHIN_S = 30
 ASKED_WITHIN_S = 60
 
@@ -62,6 +66,15 @@ class Rates:
 
     requests: list[float] = field(default_factory=list)
     cpu_us: list[float] = field(default_factory=list)
+
+    def measure(self, serving: Serving, rate: Callable[[], float], seconds: int) -> None:
+        """Add what *serving* does in one round, whose load *rate* makes for *seconds*."""
+        before = serving.cpu_s()
+        requests = rate()
+        after = serving.cpu_s()
+        self.requests.append(requests)
+        if before is not None and after is not None:
+            self.cpu_us.append((after - before) / (requests * seconds) * 1e6)
 
     @property
     def cpu(self) -> str:
@@ -158,21 +171,34 @@ def _run(body: bytes) -> int | None:
     return None if found is None else int(found[1])
 
 
-def in_rounds(servers: Mapping[str, Serving], load: Load, effort: Effort) -> dict[str, Rates]:
-    """Return what each of *servers* does under *load*; each round begins with another."""
-    taken = {name: Rates() for name in servers}
-    names = [*servers]
-    for name in names:
-        requests_per_s(servers[name].port, load, 1)
+def in_rounds(
+    apps: Mapping[str, Wanted], load: Load, effort: Effort, server: str = "uvicorn", python: str = sys.executable
+) -> dict[str, Rates]:
+    """Return what each of *apps* does under *load*; each round begins with another.
+
+    Each round has servers of its own: how fast a process is depends on where its memory lies, too.
+    """
+    taken = {name: Rates() for name in apps}
     for number in range(effort.rounds):
-        for name in names[number % len(names) :] + names[: number % len(names)]:
-            before = servers[name].cpu_s()
-            rate = requests_per_s(servers[name].port, load, effort.seconds)
-            after = servers[name].cpu_s()
-            taken[name].requests.append(rate)
-            if before is not None and after is not None:
-                taken[name].cpu_us.append((after - before) / (rate * effort.seconds) * 1e6)
+        with ExitStack() as running, tempfile.TemporaryDirectory() as directory:
+            servers: dict[str, Serving] = {}
+            for name, wanted in _from(number, apps):
+                cwd = Path(directory, str(len(servers)))
+                cwd.mkdir()
+                servers[name] = running.enter_context(served(wanted, server, python, cwd))
+                fill(servers[name].port, load.keys, answers_from_cache=wanted.name not in WITHOUT_CACHE)
+                requests_per_s(servers[name].port, load, 1)
+            for name, serving in servers.items():
+                asked = partial(requests_per_s, serving.port, load, effort.seconds)
+                taken[name].measure(serving, asked, effort.seconds)
     return taken
+
+
+def _from(number: int, apps: Mapping[str, Wanted]) -> list[tuple[str, Wanted]]:
+    """Return *apps* in their order from that *number* on, and then those before it."""
+    listed = [*apps.items()]
+    first = number % len(listed)
+    return listed[first:] + listed[:first]
 
 
 def compared(
@@ -184,14 +210,7 @@ def compared(
     words: str = "",
 ) -> list[Figure]:
     """Serve *apps*, and return what part of the first one's requests the others answer."""
-    with ExitStack() as running:
-        servers = {name: running.enter_context(served(wanted, server)) for name, wanted in apps.items()}
-        for name, wanted in apps.items():
-            fill(
-                servers[name].port, load.keys, answers_from_cache=wanted.name not in ("bare", "dressed", "fastapi")
-            )
-        taken = in_rounds(servers, load, effort)
-    base, *others = taken.values()
+    base, *others = in_rounds(apps, load, effort, server).values()
     return [
         Figure.of(
             f"{name}; {words}",

@@ -18,6 +18,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -283,31 +284,26 @@ async def _answered(port: int, case: Case, seconds: float) -> int:
 
 async def measure(effort: Effort) -> Section:
     """Measure what is answered before ASGI, and beside it."""
-    figures: list[Figure] = []
-    with ExitStack() as running:
-        directory = Path(running.enter_context(tempfile.TemporaryDirectory()))
-        servers = {kind: running.enter_context(application(kind)) for kind in APPLICATIONS}
-        servers |= running.enter_context(peers(servers["bare"].port, directory))
-        for case in CASES:
-            figures += _figures(case, in_rounds(servers, case, max(3, effort.rounds // 2), effort.seconds))
+    taken: dict[Case, dict[str, Rates]] = {case: {} for case in CASES}
+    for _ in range(max(3, effort.rounds // 2)):  # in each, all processes are new
+        with ExitStack() as running:
+            directory = Path(running.enter_context(tempfile.TemporaryDirectory()))
+            servers = {kind: running.enter_context(application(kind)) for kind in APPLICATIONS}
+            servers |= running.enter_context(peers(servers["bare"].port, directory))
+            for case in CASES:
+                in_turn(servers, case, effort.seconds, taken[case])
+    figures = [figure for case in CASES for figure in _figures(case, taken[case])]
     return Section("Before ASGI", WORDS.strip().format(connections=CONNECTIONS), figures)
 
 
-def in_rounds(servers: dict[str, Serving], case: Case, rounds: int, seconds: int) -> dict[str, Rates]:
-    """Return what each of *servers* does; in a round before, each learns the requests as they come now."""
-    taken = {kind: Rates() for kind in servers}
+def in_turn(servers: dict[str, Serving], case: Case, seconds: int, taken: dict[str, Rates]) -> None:
+    """Add to *taken* what each of *servers* does; in a turn before, each learns the requests as they come now."""
     for server in servers.values():
         warm(server.port, case)
-    for number in range(rounds + 1):
-        for kind, server in servers.items():
-            before = server.cpu_s()
-            rate = answers_per_second(server.port, case, seconds if number else 1)
-            after = server.cpu_s()
-            if number:
-                taken[kind].requests.append(rate)
-                if before is not None and after is not None:
-                    taken[kind].cpu_us.append((after - before) / (rate * seconds) * 1e6)
-    return taken
+        answers_per_second(server.port, case, 1)
+    for kind, server in servers.items():
+        asked = partial(answers_per_second, server.port, case, seconds)
+        taken.setdefault(kind, Rates()).measure(server, asked, seconds)
 
 
 def _figures(case: Case, taken: dict[str, Rates]) -> list[Figure]:

@@ -9,6 +9,7 @@ that both ways answer alike, byte for byte.
 from __future__ import annotations
 
 from collections import Counter
+from functools import lru_cache
 from operator import itemgetter
 from sys import getsizeof
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,8 @@ OVERHEAD = 1_024
 """The bytes that a hit counts beside what is told of its request, its answer and what it rests on."""
 EDGE_S = 0.001
 """Seconds before the end of its freshness from which an exchange decides on a hit."""
+MAX_SHARED = 256
+"""Bytes of a value beyond which a field is kept for each hit that has it."""
 MAX_FORMS = 32
 """Hits remembered for one URL, whose requests differ in fields that select a variant."""
 
@@ -83,6 +86,25 @@ WATCHED = {
 WATCHED |= {name.title(): DECIDES for name in WATCHED}  # from drivers that leave them as they were written
 
 
+NOT_TOLD = CacheStatus()
+
+
+@lru_cache(maxsize=1_024)
+def _one_for_all(field: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
+    """Return *field* as one object for all hits that have it.
+
+    What many hits have in common stays in the cache of the processor, however many they are.
+    """
+    return field
+
+
+@lru_cache(maxsize=1_024)
+def _told_of(age: int, ttl: int) -> tuple[CacheStatus, Headers]:
+    """Return what is told of a hit of that *age*, fresh for *ttl* seconds: Age and Cache-Status."""
+    status = CacheStatus(hit=True, ttl=ttl)
+    return status, ((b"age", b"%d" % age), (b"cache-status", str(status).encode("ascii")))
+
+
 class Ready:
     """A hit as it is given while what it depends on is as it was.
 
@@ -93,6 +115,26 @@ class Ready:
         hit: How.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_initial_age",
+        "_lines",
+        "_stats",
+        "_status",
+        "_told_since",
+        "_told_until",
+        "answers",
+        "next",
+        "refused",
+        "response",
+        "selects",
+        "since",
+        "size",
+        "store",
+        "tag",
+        "until",
+    )
+
     def __init__(self, key: Key, exchange: Exchange, response: StoredResponse, hit: Hit) -> None:
         now = exchange.store.now()
         self.response = response
@@ -101,10 +143,8 @@ class Ready:
         self.refused = _refused(exchange.policy, response.headers)
         self.since, self.until = now, now + hit.ttl - EDGE_S
         whole = answer_of(RequestHead(exchange.request.method, ()), exchange.policy, response, None)
-        self.answers = (
-            (whole.status, whole.headers, whole.body),
-            (304, fields_of_304(whole.headers), b""),
-        )
+        fields = tuple(_one_for_all(each) if len(each[1]) <= MAX_SHARED else each for each in whole.headers)
+        self.answers = (whole.status, fields, whole.body), (304, fields_of_304(fields), b"")
         """Status, fields and body, without what is told of the moment: those of the whole, those of a 304."""
         self.tag = _tag_of_200(whole)
         """What a client has that gets a 304; empty where the exchange decides on that."""
@@ -115,7 +155,7 @@ class Ready:
         self._stats = exchange.store.stats
         self._told_since = self._told_until = 0.0
         self._lines: Headers = ()
-        self._status = CacheStatus()
+        self._status = NOT_TOLD
 
     def holds(self, now: float) -> bool:
         """Return whether nothing has changed, as far as that is known without asking."""
@@ -150,8 +190,7 @@ class Ready:
         """Make Age and Cache-Status anew; they stay as they are until a second has passed."""
         age = self._initial_age + max(0.0, now - self.response.received_at)
         ttl = self.response.freshness_lifetime - age
-        self._status = CacheStatus(hit=True, ttl=int(ttl // 1))
-        self._lines = ((b"age", b"%d" % int(age)), (b"cache-status", str(self._status).encode("ascii")))
+        self._status, self._lines = _told_of(int(age), int(ttl // 1))
         self._told_since, self._told_until = now, now + min(1 - age % 1, ttl % 1)
 
 
@@ -166,6 +205,8 @@ class ReadyHere(Ready):
         gate: That of the clock.
         lent: The response, and what selected it if it is a variant, each with the clock by which it expires.
     """
+
+    __slots__ = ("epochs", "gate", "gone", "kept_until", "key", "lent", "ticks", "variants")
 
     def __init__(
         self,
@@ -193,7 +234,7 @@ class ReadyHere(Ready):
             or self.gate.epochs is not self.epochs
             or not self.lent.live
             or self.ticks() >= self.kept_until
-            or self.key in self.gone
+            or (self.gone and self.key in self.gone)
         ):
             return False
         if self.variants is not None:
@@ -214,6 +255,8 @@ class ReadyAfar(Ready):
         hit: How.
         basis: What it rests on.
     """
+
+    __slots__ = ("basis",)
 
     def __init__(self, key: Key, exchange: Exchange, response: StoredResponse, hit: Hit, basis: Basis) -> None:
         super().__init__(key, exchange, response, hit)

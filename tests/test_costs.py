@@ -21,6 +21,7 @@ from fastapi import FastAPI, Response
 import app_cache
 import containers
 from app_cache import CacheMiddleware, CachePolicy, MemoryBackend, cache
+from app_cache.fastpath import MAX_SHARED
 from tests.middleware.apps import put_cache, scope_of
 
 if TYPE_CHECKING:
@@ -163,6 +164,35 @@ async def test_nothing_is_kept_of_a_hit(make: Callable[[], Any]) -> None:
     finally:
         tracemalloc.stop()
     assert kept / HITS <= KEPT_PER_HIT
+
+
+@pytest.mark.parametrize(
+    ("size", "is_shared"), [(MAX_SHARED, True), (MAX_SHARED + 1, False)], ids=["short", "long"]
+)
+async def test_what_hits_have_in_common(size: int, *, is_shared: bool) -> None:
+    """A field that hits of several URLs have is one object for all, unless it is long."""
+
+    async def answer_alike(scope: Any, receive: Any, send: Any) -> None:
+        fields = [(b"content-type", b"text/plain"), (b"x-same", b"x" * size)]
+        await send({"type": "http.response.start", "status": 200, "headers": fields})
+        await send({"type": "http.response.body", "body": scope["path"].encode()})
+
+    policy = CachePolicy(timeout=60)
+    app = CacheMiddleware(answer_alike, MemoryBackend(clock=float), default_policy=policy, clock=lambda: 1e9)
+    given: list[dict[bytes, Any]] = []
+    for path in ("/1", "/2"):
+        for _ in range(2):
+            await cost_of(app, path)
+        hit = await cost_of(app, path)
+        given.append({field[0]: field for field in hit.messages[0]["headers"]})
+    one, other = given
+    assert {name: field is other[name] for name, field in one.items()} == {
+        b"content-type": True,
+        b"x-same": is_shared,
+        b"etag": False,
+        b"age": True,
+        b"cache-status": True,
+    }
 
 
 async def test_calls_of_an_undecorated_route() -> None:

@@ -166,6 +166,69 @@ async def test_equal_route_in_the_place_of_another() -> None:
             assert told(await client.get("/b")) is None
 
 
+def named_by(x_user: str = Header()) -> str:
+    """Say who asks, by a header that is declared."""
+    return x_user
+
+
+def named_deep(name: Annotated[str, Depends(named_by)]) -> str:
+    """Say who asks, by a dependency of its own."""
+    return name
+
+
+def nobody() -> str:
+    """Say that nobody asks."""
+    return "nobody"
+
+
+def nobody_deep(name: Annotated[str, Depends(nobody)]) -> str:
+    """Say so by a dependency of its own."""
+    return name
+
+
+@pytest.mark.parametrize("is_hit", [True, False], ids=["after hits", "at first"])
+@pytest.mark.parametrize(
+    ("declared_by", "overrides"),
+    [
+        pytest.param(nobody, {nobody: named_by}, id="a dependency"),
+        pytest.param(nobody, {nobody: named_deep}, id="by one with dependencies"),
+        pytest.param(nobody_deep, {nobody: named_by}, id="one of a dependency"),
+        pytest.param(nobody_deep, {nobody: named_by, named_by: named_by}, id="that is overridden itself"),
+    ],
+)
+@pytest.mark.parametrize("place", ["app", "router", "mount"])
+async def test_dependency_overrides(place: str, declared_by: Any, overrides: Any, *, is_hit: bool) -> None:
+    """A header that what overrides a dependency declares joins the key, as long as it does."""
+    app, router, mounted = FastAPI(), APIRouter(), FastAPI()
+    holder: Any = {"app": app, "router": router, "mount": mounted}[place]
+
+    @holder.get("/me")
+    @cache(timeout=60)
+    async def me(name: str = Depends(declared_by)) -> str:
+        return name
+
+    app.include_router(router)
+    app.mount("/in", mounted)
+    put_cache(app)
+    path, overridable = ("/in/me", mounted) if place == "mount" else ("/me", app)
+    async with client_of(app) as client:
+
+        async def asked(user: str) -> Any:
+            return (await client.get(path, headers={"x-user": user})).json()
+
+        for _ in range(3 * is_hit):
+            assert await asked("alice") == "nobody"
+        overridable.dependency_overrides.update(overrides)
+        if place == "mount" and is_hit:  # its hits are given until a miss looks at what is mounted
+            await client.get("/in/none")
+        for user in ("alice", "bob", "alice", "bob"):
+            assert await asked(user) == user
+        overridable.dependency_overrides = {}
+        if place == "mount":
+            await client.get("/in/none")
+        assert await asked("bob") == "nobody"
+
+
 async def test_root_path_of_what_is_inside() -> None:
     """The path of a route is found behind the root path of an application that the cache stands around."""
     with pytest.warns(FastAPIDeprecationWarning):

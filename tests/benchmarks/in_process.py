@@ -83,7 +83,7 @@ async def undecorated(effort: Effort) -> list[Figure]:
     taken = await in_turns(cases, effort)
     return [
         Figure.of(
-            "undecorated route", differences(taken["undecorated"], taken["bare"]), "µs beyond none", at_most=2
+            "undecorated route", differences(taken["undecorated"], taken["bare"]), "µs beyond no cache", at_most=2
         )
     ]
 

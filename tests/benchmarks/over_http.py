@@ -19,7 +19,8 @@ WORDS = """
 One worker in a process of its own; 64 connections that are kept alive, unless something else is said; requests
 of twelve fields; policies with two tags. *Bare* answers with two fields and a hit with five, each of which the
 server checks and writes. The servers take turns, for {seconds} s each, in {rounds} rounds with new processes;
-each ratio is of the same round. In brackets: the CPU that the worker has for one request.
+each ratio is of the same round (other numbers of connections: half of the rounds). In brackets: the CPU that the
+worker has for one request.
 """
 
 BARE, DRESSED = "bare", "bare, with the five fields of a hit"
@@ -71,7 +72,7 @@ def of_redis(effort: Effort, url: str) -> list[Figure]:
 def connections(effort: Effort) -> list[Figure]:
     """Measure other numbers of connections."""
     apps = {BARE: Wanted("bare"), WRAPPED: Wanted("wrapped")}
-    fewer = replace(effort, rounds=max(3, effort.rounds // 3))
+    fewer = replace(effort, rounds=max(3, effort.rounds // 2))
     return [
         figure
         for number in (1, 16, 64, 256)

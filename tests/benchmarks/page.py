@@ -29,8 +29,9 @@ HEAD = """\
 This page says what a hit costs, beside a bare application and beside other caches, and how that grows.
 
 `make bench` measures it again and writes this page. A figure is a median, with the quartiles between which half
-of the rounds are. *Target* is what was aimed at before it was measured; where it was missed, the table says so. A
-ratio carries over to other machines better than a time does.
+of what was measured lies; a ratio is the median of the ratios of each round or turn, not that of two medians.
+*Target* is what was aimed at before it was measured, where anything was; where it was missed, the table says so,
+and [the end of the page](#what-was-missed) why. A ratio carries over to other machines better than a time does.
 
 | | |
 |---|---|
@@ -40,6 +41,17 @@ ratio carries over to other machines better than a time does.
 
 """
 TAIL = """\
+## What was missed
+
+- **Hits over HTTP.** For a request uvicorn needs ten times what a hit needs, in Python too; between two hits it
+  displaces their code and data in the caches of the processor, so that one costs twice what it does in a loop of its
+  own. How fast a process is depends on where its memory lies, by a tenth and more: so each round has new ones.
+  [Before ASGI](server.md) none of that is paid.
+- **Misses.** Much is done so that clients may leave, wait for each other, and nothing is stored that was invalidated
+  meanwhile: a task of its own, the judgement by the RFC, the clock, the entry. An endpoint that asks a database takes
+  ten times as long.
+- What is within a tenth of its target is missed in slow phases of the machine, and met in others.
+
 ## What holds it
 
 `tests/test_costs.py` counts rather than measures: calls of Python functions, messages, tasks, copies and what is
@@ -64,8 +76,8 @@ def facts(effort: Effort, command: str, busy: float) -> dict[str, str]:
         "packages": ", ".join(f"{name} {have[name]}" for name in PACKAGES if name in have),
         "Redis": f"Valkey {version[1] if version else ''}, on the same machine",
         "load": client_name(),
-        "turns": f"{effort.turns} of {effort.requests:,} requests in the process, {effort.rounds} of "
-        f"{effort.seconds} s over HTTP",
+        "turns in one process": f"{effort.turns} of {effort.requests:,} requests",
+        "rounds over HTTP": f"{effort.rounds} of {effort.seconds} s, unless something else is said",
     }
 
 

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from tests.benchmarks.figures import Figure, ratios
 from tests.benchmarks.load import requests_per_s
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from tests.benchmarks.apps import Wanted
     from tests.benchmarks.figures import Effort
     from tests.benchmarks.load import Load
+
+T = TypeVar("T")
 
 ROOT = Path(__file__).parents[2]
 TARGET = "tests.benchmarks.apps:create"
@@ -182,7 +184,7 @@ def in_rounds(
     for number in range(effort.rounds):
         with ExitStack() as running, tempfile.TemporaryDirectory() as directory:
             servers: dict[str, Serving] = {}
-            for name, wanted in _from(number, apps):
+            for name, wanted in turned(apps, number):
                 cwd = Path(directory, str(len(servers)))
                 cwd.mkdir()
                 servers[name] = running.enter_context(served(wanted, server, python, cwd))
@@ -194,9 +196,9 @@ def in_rounds(
     return taken
 
 
-def _from(number: int, apps: Mapping[str, Wanted]) -> list[tuple[str, Wanted]]:
-    """Return *apps* in their order from that *number* on, and then those before it."""
-    listed = [*apps.items()]
+def turned(named: Mapping[str, T], number: int) -> list[tuple[str, T]]:
+    """Return what is *named* in its order from that *number* on, and then what is before it."""
+    listed = [*named.items()]
     first = number % len(listed)
     return listed[first:] + listed[:first]
 

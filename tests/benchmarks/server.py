@@ -30,7 +30,7 @@ from app_cache import CacheMiddleware, CachePolicy, MemoryBackend, cache
 from app_cache.server import CacheProtocol
 from containers import CacheContainer, install
 from tests.benchmarks.figures import Figure, Section, ratios
-from tests.benchmarks.served import Rates, Serving
+from tests.benchmarks.served import Rates, Serving, turned
 from tests.http_server import HOST, listening_socket
 from tests.servers import free_port
 
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 WORDS = """
 uvicorn with uvloop, access log off, {connections} connections; the server has one processor, wrk another.
 `install` is on FastAPI without its telemetry. nginx (`proxy_cache`) and Varnish stand in front of the bare one.
+{rounds} rounds with new processes; each ratio is of the same round.
 """
 CONNECTIONS = 32
 PROCESSORS = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
@@ -285,25 +286,31 @@ async def _answered(port: int, case: Case, seconds: float) -> int:
 async def measure(effort: Effort) -> Section:
     """Measure what is answered before ASGI, and beside it."""
     taken: dict[Case, dict[str, Rates]] = {case: {} for case in CASES}
-    for _ in range(max(3, effort.rounds // 2)):  # in each, all processes are new
+    rounds = max(3, effort.rounds // 2)
+    for number in range(rounds):
         with ExitStack() as running:
             directory = Path(running.enter_context(tempfile.TemporaryDirectory()))
             servers = {kind: running.enter_context(application(kind)) for kind in APPLICATIONS}
             servers |= running.enter_context(peers(servers["bare"].port, directory))
             for case in CASES:
-                in_turn(servers, case, effort.seconds, taken[case])
+                in_turn(servers, case, effort.seconds, taken[case], number)
     figures = [figure for case in CASES for figure in _figures(case, taken[case])]
-    return Section("Before ASGI", WORDS.strip().format(connections=CONNECTIONS), figures)
+    return Section("Before ASGI", WORDS.strip().format(connections=CONNECTIONS, rounds=rounds), figures)
 
 
-def in_turn(servers: dict[str, Serving], case: Case, seconds: int, taken: dict[str, Rates]) -> None:
-    """Add to *taken* what each of *servers* does; in a turn before, each learns the requests as they come now."""
+def in_turn(servers: dict[str, Serving], case: Case, seconds: int, taken: dict[str, Rates], number: int) -> None:
+    """Add to *taken* what each of *servers* does, from the one of that *number* on.
+
+    In a turn before, each learns the requests as they come now.
+    """
     for server in servers.values():
         warm(server.port, case)
         answers_per_second(server.port, case, 1)
-    for kind, server in servers.items():
+    for kind in servers:
+        taken.setdefault(kind, Rates())
+    for kind, server in turned(servers, number):
         asked = partial(answers_per_second, server.port, case, seconds)
-        taken.setdefault(kind, Rates()).measure(server, asked, seconds)
+        taken[kind].measure(server, asked, seconds)
 
 
 def _figures(case: Case, taken: dict[str, Rates]) -> list[Figure]:

@@ -118,7 +118,9 @@ class Ready:
     __slots__ = (
         "__weakref__",
         "_initial_age",
+        "_lifetime",
         "_lines",
+        "_received_at",
         "_stats",
         "_status",
         "_told_since",
@@ -126,7 +128,6 @@ class Ready:
         "answers",
         "next",
         "refused",
-        "response",
         "selects",
         "since",
         "size",
@@ -137,7 +138,6 @@ class Ready:
 
     def __init__(self, key: Key, exchange: Exchange, response: StoredResponse, hit: Hit) -> None:
         now = exchange.store.now()
-        self.response = response
         self.store = exchange.store
         self.selects = _selecting(exchange)
         self.refused = _refused(exchange.policy, response.headers)
@@ -151,6 +151,7 @@ class Ready:
         self.size = OVERHEAD + _weight((key, self.selects, self.answers))
         """The bytes that it counts."""
         self.next: Ready | None = None
+        self._received_at, self._lifetime = response.received_at, response.freshness_lifetime
         self._initial_age = current_age(response, response.received_at)
         self._stats = exchange.store.stats
         self._told_since = self._told_until = 0.0
@@ -188,8 +189,8 @@ class Ready:
 
     def _tell(self, now: float) -> None:
         """Make Age and Cache-Status anew; they stay as they are until a second has passed."""
-        age = self._initial_age + max(0.0, now - self.response.received_at)
-        ttl = self.response.freshness_lifetime - age
+        age = self._initial_age + max(0.0, now - self._received_at)
+        ttl = self._lifetime - age
         self._status, self._lines = _told_of(int(age), int(ttl // 1))
         self._told_since, self._told_until = now, now + min(1 - age % 1, ttl % 1)
 

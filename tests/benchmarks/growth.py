@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     Scopes = Callable[[int], list[dict[str, Any]]]
 
 WORDS = """
-CPU of a hit in the process, in all, in a tenth of the turns, each ten times as long. Up to 4,096 requests are given
-again without a second look; beyond, each hit is decided anew. *The slowest hit meanwhile* is that of a task that asks for others, one after
-the other, while the call runs.
+CPU of a hit in the process, in all, in a tenth of the turns, each ten times as long. Up to 4,096 requests are
+given again without a second look; beyond, each hit is decided anew. *The slowest hit meanwhile* is that of a task
+that asks for others, one after the other, while the call runs.
 """
 TIMES = 5
 AT_ONCE = 64

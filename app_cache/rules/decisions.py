@@ -1,6 +1,6 @@
 """The pure questions that carry the cache: may it answer, may it store, what must it forget (RFC 9111).
 
-Each answer brings its reason in the words of RFC 9211; header, log and metrics use that one value.
+Each answer brings its reason in the words of RFC 9211; the header, ``request.state.cache`` and the counts use it.
 """
 
 from __future__ import annotations

@@ -219,14 +219,41 @@ async def test_dependency_overrides(place: str, declared_by: Any, overrides: Any
         for _ in range(3 * is_hit):
             assert await asked("alice") == "nobody"
         overridable.dependency_overrides.update(overrides)
-        if place == "mount" and is_hit:  # its hits are given until a miss looks at what is mounted
-            await client.get("/in/none")
         for user in ("alice", "bob", "alice", "bob"):
             assert await asked(user) == user
         overridable.dependency_overrides = {}
-        if place == "mount":
-            await client.get("/in/none")
         assert await asked("bob") == "nobody"
+
+
+@pytest.mark.parametrize("override", [None, {"fake": 1}, dict, "text"], ids=repr)
+async def test_override_that_cannot_be(override: Any) -> None:
+    """What cannot be called, in the place of a dependency, harms those who need it alone, as without a cache."""
+
+    async def outcomes(*, is_cached: bool) -> list[Any]:
+        app = FastAPI()
+
+        @app.get("/needs")
+        @cache(timeout=60)
+        async def needs(name: str = Depends(nobody)) -> str:
+            return name
+
+        app.get("/other")(cached)
+        app.get("/plain")(plain)
+        if is_cached:
+            put_cache(app)
+        app.dependency_overrides[nobody] = override
+        found: list[Any] = []
+        async with client_of(app) as client:
+            for path in ("/other", "/plain", "/none", "/needs", "/other"):
+                try:
+                    answer = await client.get(path)
+                except Exception as error:  # noqa: BLE001  FastAPI's own
+                    found.append(type(error))
+                else:
+                    found.append((answer.status_code, answer.text))
+        return found
+
+    assert await outcomes(is_cached=True) == await outcomes(is_cached=False)
 
 
 async def test_root_path_of_what_is_inside() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any, get_args
 
 from fastapi.dependencies.utils import get_dependant, request_params_to_args
@@ -28,19 +29,21 @@ _RECEIVED = {"query": "query_params", "header": "headers", "cookie": "cookies"}
 class Parameters:
     """The parameters of an endpoint, its dependencies' included, that come from path, query, header and cookie.
 
-    *headers*: the request headers that they are declared to read, API keys included, in lower case; with those of
-    what *overrides* has in the place of dependencies.
+    Args:
+        dependant: What FastAPI knows of it, None where that is nothing.
+        path_names: The names in the path of its route.
+        overrides: What FastAPI runs in the place of dependencies.
     """
 
     def __init__(
         self, dependant: Dependant | None, path_names: Iterable[str], overrides: Mapping[Any, Any] | None = None
     ) -> None:
+        self._dependant = dependant
+        self._overrides = overrides or {}
         self._fields: dict[str, tuple[str, Any]] = {}
         self._path_names = frozenset(path_names)
-        self.headers: frozenset[str] = frozenset()
         if dependant is not None:
             self._add(dependant)
-            self.headers = _headers_under(dependant, overrides or {})
 
     def _add(self, dependant: Dependant) -> None:
         for place in _PLACES:
@@ -48,6 +51,11 @@ class Parameters:
                 self._fields.setdefault(str(parameter.name), (place, parameter))
         for each in dependant.dependencies:
             self._add(each)
+
+    @functools.cached_property
+    def headers(self) -> frozenset[str]:
+        """The request headers that they, or what overrides them, are declared to read, in lower case."""
+        return frozenset() if self._dependant is None else _headers_under(self._dependant, self._overrides)
 
     @property
     def names(self) -> frozenset[str]:
@@ -90,11 +98,19 @@ def _headers_under(dependant: Dependant, overrides: Mapping[Any, Any]) -> frozen
     """Return the headers that *dependant*, its dependencies and what overrides them are declared to read."""
     names = _headers_read(dependant)
     for each in dependant.dependencies:
-        names |= _headers_under(each, overrides)
-        if each.call in overrides:
-            others = {call: other for call, other in overrides.items() if call is not each.call}
-            names |= _headers_under(get_dependant(path=each.path or "", call=overrides[each.call]), others)
+        names |= _headers_under(each, overrides) | _headers_overriding(each, overrides)
     return names
+
+
+def _headers_overriding(dependant: Dependant, overrides: Mapping[Any, Any]) -> frozenset[str]:
+    """Return the headers of what runs in the place of *dependant*: all, where nobody can tell what it reads."""
+    try:
+        if not overrides or dependant.call not in overrides:
+            return frozenset()
+        other = get_dependant(path=dependant.path or "", call=overrides[dependant.call])
+    except Exception:  # noqa: BLE001  an object of the application's own: FastAPI says at the request what is wrong
+        return frozenset({ANY_HEADER})
+    return _headers_under(other, {call: each for call, each in overrides.items() if call is not dependant.call})
 
 
 def _headers_read(dependant: Dependant) -> frozenset[str]:

@@ -130,8 +130,8 @@ class RouteTable:
     def same_routes(self) -> Callable[[], bool] | None:
         """Return what tells whether the application itself has the routes that were looked at last; None: none.
 
-        What overrides its dependencies counts too. A hit asks it, each time: after routers that are included, or
-        mounted, `find` looks.
+        What overrides dependencies counts too, of mounted applications as well. A hit asks it, each time: after
+        routers that are included, or mounted, `find` looks.
         """
         return self._watching(self._walked[:1]) if self._walked else None
 
@@ -140,7 +140,7 @@ class RouteTable:
         watched = [(router, len(routes), getattr(router, _VERSION, None)) for router, routes in routers]
         overridable = [
             (router.dependency_overrides_provider, {**overrides_of(router)})
-            for router, _ in routers
+            for router, _ in walked
             if hasattr(getattr(router, "dependency_overrides_provider", None), "dependency_overrides")
         ]
 

@@ -83,7 +83,9 @@ WATCHED = {
     ),
 }
 """The fields that an exchange looks at in each request, by name as ASGI has it, in lower case."""
-WATCHED |= {name.title(): DECIDES for name in WATCHED}  # from drivers that leave them as they were written
+WATCHED |= {
+    spelt: DECIDES for name in WATCHED for spelt in (name.title(), name.upper())
+}  # from drivers that leave them as they were written
 
 
 NOT_TOLD = CacheStatus()

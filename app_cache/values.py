@@ -249,6 +249,7 @@ class ValueCache:
     def _subject(self, key: str, tags: Collection[str] = ()) -> Subject:
         if not key or not _is_text(key):
             raise ConfigurationError(f"a key must be a text that is not empty, not {key!r}")
+        key = str.__str__(key)  # plain text, of whatever class it was
         if isinstance(tags, str):
             raise ConfigurationError(f"tags must be a list of names, such as [{tags!r}], not {tags!r}")
         stamps = frozenset([key_stamp(key), *(tag_stamp(checked_tag(tag)) for tag in tags)])

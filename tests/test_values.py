@@ -11,6 +11,7 @@ import threading
 from dataclasses import dataclass
 from datetime import date, timedelta
 from decimal import Decimal
+from enum import Enum
 from typing import TYPE_CHECKING, Any, Self, assert_type
 
 import httpx
@@ -288,6 +289,31 @@ async def test_stored_form() -> None:
     assert isinstance(record, Value)
     assert (record.logical_key, record.tags, record.made_at) == ("report:7", ("k:report:7", "t:a", "t:b"), 5.0)
     assert (record.freshness_lifetime, record.stale_if_error, backend.timeouts[key]) == (60.0, 9.0, 69)
+
+
+class Named(str, Enum):  # noqa: UP042  whose text is not what it is shown as
+    """Keys that have names."""
+
+    REPORT = "report"
+
+
+class Own(str):
+    """A text of a class of one's own."""
+
+    __slots__ = ()
+
+
+@pytest.mark.parametrize("key", [Named.REPORT, Own("report")], ids=["enum", "class"])
+async def test_keys_of_other_classes(key: Any) -> None:
+    """A key of a class that is text is that text, whoever asks and invalidates."""
+    values = ValueCache(StoredResponses(MemoryBackend()))
+    await values.set(key, 1, 60)
+    assert await values.get("report", type=int) == 1
+    assert await values.get_or_set(key, opened(2), 60) == 1
+    await InvalidationService(values._store).by_key(key)
+    assert await values.get_or_set("report", opened(3), 60) == 3
+    await values.delete(key)
+    assert await values.get("report") is None
 
 
 @pytest.mark.parametrize(

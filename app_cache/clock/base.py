@@ -82,7 +82,7 @@ class InvalidationResult:
 
 def tag_stamp(tag: str) -> str:
     """Return the name of the stamp of a tag that the application chose."""
-    return short(f"t:{tag}")
+    return short("t:" + tag)
 
 
 def url_stamp(path: str, origin: str = "") -> str:
@@ -102,7 +102,7 @@ def is_group_stamp(name: str) -> bool:
 
 def key_stamp(logical_key: str) -> str:
     """Return the name of the stamp of a logical key."""
-    return short(f"k:{logical_key}")
+    return short("k:" + logical_key)
 
 
 def short(name: str) -> str:

@@ -26,7 +26,7 @@ help:
 	@echo 'make test    run all tests, against real servers, in WORKERS=2 processes; ARGS="-k memory" chooses some'
 	@echo 'make coverage  run them in one process, and say which lines they do not reach'
 	@echo 'make soak    run two workers for minutes while everything breaks; ARGS="--seconds 600 --seed 7"'
-	@echo 'make bench   measure what a hit costs, beside other caches, and write docs/performance.md (25 minutes);'
+	@echo 'make bench   measure what a hit costs, beside other caches, and write docs/performance.md (35 minutes);'
 	@echo '             PEERS_PYTHON=python3.12 chooses the interpreter of the others'
 	@echo 'make lint    check style, types and the order of imports'
 	@echo 'make fuzz    let atheris try the rules with any bytes for FUZZ_SECONDS=60, in $(VENV)-fuzz'

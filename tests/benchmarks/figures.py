@@ -32,7 +32,7 @@ class Effort:
     entries: int
 
 
-FULL = Effort(turns=300, requests=200, rounds=9, seconds=2, entries=100_000)
+FULL = Effort(turns=300, requests=200, rounds=9, seconds=1, entries=100_000)
 TINY = Effort(turns=5, requests=200, rounds=3, seconds=1, entries=2_000)
 
 

@@ -48,9 +48,9 @@ TAIL = """\
   its own. How fast a process is depends on where its memory lies, by a tenth and more: so each round has new ones.
   [Before ASGI](server.md) none of that is paid.
 - **Misses.** Much is done so that clients may leave, wait for each other, and nothing is stored that was
-  invalidated meanwhile: a task of its own, the judgement by the RFC, the clock, the entry. An endpoint that asks a
-  database takes ten times as long.
-- What is within a tenth of its target is missed in slow phases of the machine, and met in others.
+  invalidated meanwhile: a task of its own, the judgement by the RFC, the clock, the entry. An endpoint that waits
+  for a database takes milliseconds.
+- What is near its target is missed in slow phases of the machine, and met in others.
 
 ## What holds it
 

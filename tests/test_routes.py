@@ -225,6 +225,24 @@ async def test_dependency_overrides(place: str, declared_by: Any, overrides: Any
         assert await asked("bob") == "nobody"
 
 
+async def test_dependency_overrides_of_what_is_not_entered() -> None:
+    """So it does for what has a policy by path in a mounted application that has middleware of its own."""
+    app, mounted = FastAPI(), FastAPI(middleware=[Middleware(Seen)])
+
+    @mounted.get("/me")
+    async def me(name: Annotated[str, Depends(nobody)]) -> str:
+        return name
+
+    app.mount("/in", mounted)
+    put_cache(app, policies={"/in/*": CachePolicy(timeout=60)})
+    async with client_of(app) as client:
+        for _ in range(3):
+            assert (await client.get("/in/me", headers={"x-user": "alice"})).json() == "nobody"
+        mounted.dependency_overrides[nobody] = named_by
+        for user in ("alice", "bob", "alice", "bob"):
+            assert (await client.get("/in/me", headers={"x-user": user})).json() == user
+
+
 @pytest.mark.parametrize("override", [None, {"fake": 1}, dict, "text"], ids=repr)
 async def test_override_that_cannot_be(override: Any) -> None:
     """What cannot be called, in the place of a dependency, harms those who need it alone, as without a cache."""

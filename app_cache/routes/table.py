@@ -21,7 +21,7 @@ from app_cache.routes.parameters import NO_PARAMETERS
 from app_cache.routes.policies import guard_as_asked, keyed_by, methods_of
 from app_cache.routes.ways import (
     match,
-    overrides_of,
+    overridable_on,
     parameters_of,
     recorded,
     routed_app,
@@ -119,6 +119,8 @@ class RouteTable:
         self._walked: list[tuple[Any, list[Any]]] = []
         """The routers, and their routes, that were looked at last."""
         self._ways: list[Way] = []
+        self._overridable: list[Any] = []
+        """The applications whose overrides of dependencies run on one of the ways."""
         self._by_host = False
 
     def routes(self, scope: Scope) -> Any:
@@ -138,11 +140,7 @@ class RouteTable:
     def _watching(self, routers: list[tuple[Any, list[Any]]]) -> Callable[[], bool]:
         walked = self._walked
         watched = [(router, len(routes), getattr(router, _VERSION, None)) for router, routes in routers]
-        overridable = [
-            (router.dependency_overrides_provider, {**overrides_of(router)})
-            for router, _ in walked
-            if hasattr(getattr(router, "dependency_overrides_provider", None), "dependency_overrides")
-        ]
+        overridable = [(app, {**app.dependency_overrides}) for app in self._overridable]
 
         def same() -> bool:
             for router, number, version in watched:
@@ -188,6 +186,7 @@ class RouteTable:
         check_routes(self._routed)
         self._walked = [(router, [*router.routes]) for router in routers_of(self._routed, set())]
         self._ways = [*ways_of(self._routed)]
+        self._overridable = overridable_on(self._ways)
         self._by_host = any(isinstance(context.original_route, Host) for context in walk(self._routed))
         self._is_as_walked = self._watching(self._walked)
 

@@ -202,10 +202,18 @@ def recorded(context: Any) -> tuple[CachePolicy | None, Invalidates | None]:
 def parameters_of(context: Any) -> Parameters:
     """Return those of the endpoint of a route, with what overrides its dependencies now."""
     path_names = getattr(context, "param_convertors", ())
-    return Parameters(getattr(context, "dependant", None), path_names, overrides_of(context))
+    overrides = getattr(_overridable(context), "dependency_overrides", None)
+    return Parameters(getattr(context, "dependant", None), path_names, overrides)
 
 
-def overrides_of(context: Any) -> Mapping[Any, Any]:
-    """Return what FastAPI runs in the place of dependencies, for a route or a router."""
-    provider = getattr(context, "dependency_overrides_provider", None)
-    return getattr(provider, "dependency_overrides", None) or {}
+def overridable_on(ways: Iterable[Way]) -> list[Any]:
+    """Return the applications whose overrides of dependencies run on *ways*, or on those that they lead to."""
+    contexts = [context for way in ways for context in _under(way.context)]
+    found = {id(app): app for app in map(_overridable, contexts) if app is not None}
+    return [*found.values()]
+
+
+def _overridable(context: Any) -> Any:
+    """Return the application that has what runs in the place of a route's dependencies, or None."""
+    app = getattr(context, "dependency_overrides_provider", None)
+    return app if hasattr(app, "dependency_overrides") else None

@@ -243,26 +243,35 @@ async def test_dependency_overrides_of_what_is_not_entered() -> None:
             assert (await client.get("/in/me", headers={"x-user": user})).json() == user
 
 
-@pytest.mark.parametrize("override", [None, {"fake": 1}, dict, "text"], ids=repr)
-async def test_override_that_cannot_be(override: Any) -> None:
+def in_a_circle(name: Annotated[str, Depends(nobody)]) -> str:
+    """Depend on what it overrides."""
+    return name
+
+
+@pytest.mark.parametrize("is_entered", [True, False])
+@pytest.mark.parametrize(
+    "override", [None, {"fake": 1}, dict, "text", in_a_circle], ids=["None", "a dict", "dict", "text", "a circle"]
+)
+async def test_override_that_cannot_be(override: Any, *, is_entered: bool) -> None:
     """What cannot be called, in the place of a dependency, harms those who need it alone, as without a cache."""
 
     async def outcomes(*, is_cached: bool) -> list[Any]:
         app = FastAPI()
+        mounted = FastAPI(middleware=[] if is_entered else [Middleware(Seen)])
 
-        @app.get("/needs")
-        @cache(timeout=60)
+        @mounted.get("/needs")
         async def needs(name: str = Depends(nobody)) -> str:
             return name
 
+        mounted.get("/other")(plain)
+        app.mount("/in", mounted)
         app.get("/other")(cached)
-        app.get("/plain")(plain)
         if is_cached:
-            put_cache(app)
-        app.dependency_overrides[nobody] = override
+            put_cache(app, policies={"/in/*": CachePolicy(timeout=60)})
+        mounted.dependency_overrides[nobody] = override
         found: list[Any] = []
         async with client_of(app) as client:
-            for path in ("/other", "/plain", "/none", "/needs", "/other"):
+            for path in ("/in/other", "/other", "/none", "/in/needs", "/in/other"):
                 try:
                     answer = await client.get(path)
                 except Exception as error:  # noqa: BLE001  FastAPI's own
@@ -272,6 +281,32 @@ async def test_override_that_cannot_be(override: Any) -> None:
         return found
 
     assert await outcomes(is_cached=True) == await outcomes(is_cached=False)
+
+
+def test_override_in_a_circle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What overrides a dependency and depends on it is looked at once, though FastAPI would run it for ever."""
+    dependant = get_dependant(path="/", call=nobody_deep)
+    looked_at: list[Any] = []
+
+    def seen(*, path: str, call: Any) -> Any:
+        looked_at.append(call)
+        return get_dependant(path=path, call=call)
+
+    monkeypatch.setattr("app_cache.routes.parameters.get_dependant", seen)
+    assert Parameters(dependant, (), {nobody: in_a_circle}).headers == frozenset()
+    assert looked_at == [in_a_circle]
+
+
+def test_application_that_is_known_later() -> None:
+    """Routes that the scope of a later request leads to are found, though one before it led to none."""
+    app = FastAPI()
+    app.get("/x")(cached)
+    table = RouteTable(plain, Fallbacks(None, None))
+    scope = scope_of("/x")
+    assert table.find({key: value for key, value in scope.items() if key != "app"}) is None
+    plan = table.find({**scope, "app": app})
+    assert plan is not None
+    assert plan.policy is not None
 
 
 async def test_root_path_of_what_is_inside() -> None:

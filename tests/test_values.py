@@ -314,6 +314,9 @@ async def test_keys_of_other_classes(key: Any) -> None:
     assert await values.get_or_set("report", opened(3), 60) == 3
     await values.delete(key)
     assert await values.get("report") is None
+    await values.set("tagged", 1, 60, tags=[key])
+    await InvalidationService(values._store).by_tag("report")
+    assert await values.get("tagged") is None
 
 
 @pytest.mark.parametrize(

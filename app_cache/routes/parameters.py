@@ -103,13 +103,13 @@ def _headers_under(dependant: Dependant, overrides: Mapping[Any, Any]) -> frozen
 
 
 def _headers_overriding(dependant: Dependant, overrides: Mapping[Any, Any]) -> frozenset[str]:
-    """Return the headers of what runs in the place of *dependant*: all, where nobody can tell what it reads."""
+    """Return the headers of what runs in the place of *dependant*: none, where that cannot be called."""
     try:
         if not overrides or dependant.call not in overrides:
             return frozenset()
         other = get_dependant(path=dependant.path or "", call=overrides[dependant.call])
     except Exception:  # noqa: BLE001  an object of the application's own: FastAPI says at the request what is wrong
-        return frozenset({ANY_HEADER})
+        return frozenset()
     return _headers_under(other, {call: each for call, each in overrides.items() if call is not dependant.call})
 
 

@@ -181,7 +181,6 @@ class RouteTable:
         return plan
 
     def _rebuild(self) -> None:
-        self._is_as_walked = bool  # until all of it has been looked at
         self._plans.clear()
         check_routes(self._routed)
         self._walked = [(router, [*router.routes]) for router in routers_of(self._routed, set())]

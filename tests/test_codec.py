@@ -8,7 +8,6 @@ import pickle
 import random
 import re
 import struct
-import time
 import tracemalloc
 from typing import Any
 
@@ -36,6 +35,7 @@ from app_cache.codec import (
 )
 from app_cache.rules.messages import StoredResponse
 from tests.stored import entry_of
+from tests.timing import assert_within
 
 KEY = "cache:" + "0" * 64
 RESPONSE = StoredResponse(
@@ -286,11 +286,9 @@ def test_claimed_length() -> None:
 def test_time() -> None:
     """Records of 1 MB are decoded and refused in time in proportion to them: some ms, at most 100 each here."""
     raw = changed(body=bytes(1_000_000), headers=tuple((b"a", b"b") for _ in range(1_000)))
-    started_at = time.process_time()
     assert decode(raw, KEY) is not None
-    assert decode(raw[:-1], KEY) is None
-    assert decode(raw, "another") is None
-    assert time.process_time() - started_at < 0.3
+    for data, key in ((raw, KEY), (raw[:-1], KEY), (raw, "another")):
+        assert_within(0.1, decode, data, key)
 
 
 # Text.

@@ -15,7 +15,7 @@ from app_cache.breaker import FAILURES, State
 from app_cache.fastapi import cache_router
 from containers import CacheContainer, install
 from tests.clients import HIT, client_of, told
-from tests.failures.timing import Stopwatch
+from tests.timing import Stopwatch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

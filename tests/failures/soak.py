@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 from tests.clients import told
 from tests.failures.proxy import Delay, Drop, FaultProxy, Garbage, Mode, Pass, Refuse, Reset, Slow, Truncate
 from tests.failures.rig import Rig
-from tests.failures.timing import Stopwatch
 from tests.servers import HOST, Server, found_binaries
+from tests.timing import Stopwatch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -13,10 +13,10 @@ from app_cache import exchange, flight
 from app_cache.keys import prefix
 from tests.clients import told
 from tests.failures.rig import request
-from tests.failures.timing import Stopwatch
 from tests.failures.worker import MAX_BODY
 from tests.middleware.test_single_flight import Gated, Patient
 from tests.stored import written
+from tests.timing import Stopwatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable

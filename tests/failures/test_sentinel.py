@@ -12,8 +12,8 @@ import redis
 from app_cache.backends.redis import RedisBackend
 from tests.clients import HIT
 from tests.failures.shop import SOON_S, Answer, Shop, open_shop
-from tests.failures.timing import Stopwatch
 from tests.servers import HOST, Server
+from tests.timing import Stopwatch
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator

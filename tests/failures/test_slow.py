@@ -12,7 +12,7 @@ from app_cache.breaker import FAILURES
 from tests.clients import HIT
 from tests.failures.proxy import Delay, FaultProxy, Pass
 from tests.failures.shop import BACK_WITHIN_S, BUDGET_S, SOON_S, open_shop
-from tests.failures.timing import Stopwatch
+from tests.timing import Stopwatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,9 +11,9 @@ from fastapi.responses import StreamingResponse
 
 from app_cache import cache
 from tests.failures.rig import request
-from tests.failures.timing import Stopwatch
 from tests.failures.worker import MEBIBYTE, WITHIN_S
 from tests.middleware.apps import messages_of, put_cache, scope_of
+from tests.timing import Stopwatch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app_cache import CacheMiddleware, CachePolicy, MemoryBackend, RedisBackend
-from tests.failures.timing import Stopwatch
 from tests.http_server import client_of, http_server
 from tests.server.apps import LARGE, Shop, text
 from tests.server.rig import Answer, Counted, Wire, counted, get, split
+from tests.timing import Stopwatch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,10 +1,36 @@
-"""How long something took, without the time in which the machine ran something else."""
+"""How long something took, whatever the machine does beside."""
 
 from __future__ import annotations
 
 import os
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, ParamSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+P = ParamSpec("P")
+TURNS = 5
+
+
+def assert_within(seconds: float, run: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+    """Call *run*, and again if need be, until it takes less than *seconds* of the processor's time.
+
+    What the machine does beside can only add to that, by the caches and the clock rate that are shared: so the
+    best turn counts. *run* is to remember nothing from turn to turn.
+
+    Raises:
+        AssertionError: If none of five turns does.
+    """
+    took: list[float] = []
+    while len(took) < TURNS:
+        started_at = time.process_time()
+        run(*args, **kwargs)
+        took.append(time.process_time() - started_at)
+        if took[-1] < seconds:
+            return
+    raise AssertionError(f"took {min(took):.3f} s at best, not less than {seconds}")
 
 
 class Stopwatch:

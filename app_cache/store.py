@@ -71,6 +71,7 @@ class Found(msgspec.Struct, frozen=True):
         entry: The valid entry of this request's variant, or None.
         marked_stale: It was softly invalidated.
         varies: Responses under this key vary, and none is of this request's variant.
+        outdated: What is there was invalidated.
         reading: The clock; None if the backend could not be asked.
         others: Valid entries that this request selects too, older than *entry*.
         value: The bytes of *entry*.
@@ -80,6 +81,7 @@ class Found(msgspec.Struct, frozen=True):
     entry: Entry | None = None
     marked_stale: bool = False
     varies: bool = False
+    outdated: bool = False
     reading: Reading | None = None
     others: tuple[Entry, ...] = ()
     value: bytes | None = None
@@ -195,7 +197,11 @@ class StoredResponses:
     async def look_up(self, key: str, subject: Subject, request: Headers) -> Found:
         """Return what is stored for *request* under *key*; a backend that fails gives a miss without a reading."""
         found = await self._attempt("look_up", self._look_up(key, subject, request))
-        return Found(key) if found is None or self._owed else found
+        if found is None or self._owed:
+            return Found(key)
+        if found.outdated:
+            self.stats["invalidated"] += 1
+        return found
 
     async def _look_up(self, key: str, subject: Subject, request: Headers) -> Found:
         await self._pay()
@@ -248,6 +254,7 @@ class StoredResponses:
             return FoundValue(reading=reading)
         verdict, reading = await self._verdict(record, reading, subject)
         if verdict is Verdict.INVALID:
+            self.stats["invalidated"] += 1
             return FoundValue(reading=reading)
         return FoundValue(record, verdict is Verdict.STALE, reading)
 
@@ -257,7 +264,10 @@ class StoredResponses:
         found = [await self._look_up_one(varies.key, fields, subject, request) for fields in known.fields]
         selected = [(each, each.entry) for each in found if each.entry is not None]
         if not selected:
-            return msgspec.structs.replace(found[0], varies=True) if found else Found(varies.key)
+            outdated = any(each.outdated for each in found)
+            return (
+                msgspec.structs.replace(found[0], varies=True, outdated=outdated) if found else Found(varies.key)
+            )
         selected.sort(key=lambda each: precedence(each[1].headers, each[1].received_at), reverse=True)
         chosen, *others = selected
         self._use_variant(varies.key, chosen[0].key)
@@ -291,7 +301,7 @@ class StoredResponses:
             return Found(key, reading=reading)
         verdict, reading = await self._verdict(record, reading, subject)
         if verdict is Verdict.INVALID:
-            return Found(key, reading=reading)
+            return Found(key, outdated=True, reading=reading)
         return Found(key, record, verdict is Verdict.STALE, reading=reading, value=value)
 
     async def _verdict(self, record: Entry | Value, reading: Reading, subject: Subject) -> tuple[Verdict, Reading]:
@@ -302,10 +312,8 @@ class StoredResponses:
             self._remember(self._late_tags, record.key, named.tags)
             reading = await self.clock.read(msgspec.structs.replace(named, tags=named.tags | subject.tags))
             verdict = reading.judge(record.mark, named)
-        if verdict not in (Verdict.VALID, Verdict.STALE):
-            self.stats["invalidated"] += 1
-            return Verdict.INVALID, reading
-        return verdict, reading
+        valid = verdict in (Verdict.VALID, Verdict.STALE)
+        return (verdict if valid else Verdict.INVALID), reading
 
     def would_be_valid(
         self, reading: Reading | None, mark: Mark | None, subject: Subject, invalidations: int

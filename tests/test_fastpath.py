@@ -274,6 +274,20 @@ async def test_each_field(path: str) -> None:
     assert pair.fast.store.stats == pair.reference.store.stats
 
 
+async def test_beside_what_was_invalidated() -> None:
+    """A hit is counted as one, and no more, though another variant that it selects was invalidated."""
+    pair = Pair()
+    both = [(b"x-a", b"1"), (b"x-b", b"1")]
+    for fields in (both, both[:1]):
+        await pair.do("ask", "GET", "/varies", b"", fields)
+    await pair.do("url", "/varies", False)
+    for _ in range(5):
+        await pair.do("ask", "GET", "/varies", b"", both)
+    assert pair.fast.again == 3
+    assert pair.fast.store.stats == pair.reference.store.stats
+    assert pair.fast.store.stats["invalidated"] == 1
+
+
 @pytest.mark.parametrize("spelt", [bytes.title, bytes.upper])
 @pytest.mark.parametrize("path", AGAIN)
 async def test_names_as_they_were_written(path: str, spelt: Callable[[bytes], bytes]) -> None:

@@ -15,8 +15,11 @@ from tests.servers import Certificates, Server, found_binaries
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
 
-settings.register_profile("unhurried", settings(), deadline=None)  # how fast the machine is, is no property
-settings.load_profile("unhurried")
+# How fast the machine is, is no property. One run tries what the one before it did, so that only a change makes it
+# fail; pytest --hypothesis-profile=exploring tries other things each time.
+settings.register_profile("exploring", settings(), deadline=None)
+settings.register_profile("repeating", settings.get_profile("exploring"), derandomize=True)
+settings.load_profile("repeating")
 BINARIES = found_binaries()
 collect_ignore = ["benchmarks"]  # some of it runs where other packages are installed
 

@@ -349,7 +349,6 @@ def pair() -> Iterator[tuple[Actor, Actor, type[Counted]]]:
 
 
 @settings(
-    derandomize=True,
     max_examples=400,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from starlette.responses import Response
 
 from app_cache.rules.messages import combined, has_field, without
 from app_cache.rules.ranges import ranged
@@ -58,6 +59,13 @@ def answer_of(request: RequestHead, policy: CachePolicy, response: StoredRespons
         if part is not None:
             return Answer(part.status, part.headers, part.body)
     return Answer(response.status, headers, b"" if request.method == "HEAD" else response.body)
+
+
+def response_of(answer: Answer | StoredResponse) -> Response:
+    """Return *answer* as an endpoint returns it."""
+    response = Response(answer.body, answer.status)
+    response.raw_headers = [(name.lower(), value) for name, value in answer.headers]
+    return response
 
 
 async def send_answer(send: Send, answer: Answer, told: CacheStatus) -> None:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 
 from app_cache.answers import (
+    Answer,
     answer_of,
     for_leader,
+    response_of,
     send_answer,
     send_failure,
     send_plain,
@@ -52,7 +54,6 @@ if TYPE_CHECKING:
 
     from app_cache.codec import Entry
     from app_cache.flight import Outcome
-    from app_cache.guards import Give
     from app_cache.keys import KeyGenerator
     from app_cache.policy import CachePolicy
     from app_cache.routes.table import Plan
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     Receive = Callable[[], Awaitable[Message]]
     Send = Callable[[Message], Awaitable[None]]
     App = Callable[[Scope, Receive, Send], Awaitable[None]]
+    Give = Callable[[Send], Awaitable[None]]
     Learn = Callable[["Exchange", StoredResponse, Hit], None]
 
 COPIED_BACK = ("route", "endpoint", "path_params", "router")
@@ -185,7 +187,7 @@ class Exchange:
             if decision.fwd is Fwd.BYPASS:
                 self.found = msgspec.structs.replace(self.found, entry=None)
             return False
-        await self._give(partial(self._hit, response, decision), receive, send)
+        await self._give(response, partial(self._hit, response, decision), receive, send)
         return True
 
     async def _look_up(self) -> Found:
@@ -200,21 +202,47 @@ class Exchange:
         self.learn(self, response, hit)
         await self._serve(send, response, hit.age, CacheStatus(hit=True, ttl=int(hit.ttl // 1)))
 
-    async def _give(self, give: Give, receive: Receive, send: Send) -> None:
-        """Let *give* send what did not come from a run for this request; a guarded endpoint is asked before."""
+    async def _give(self, given: StoredResponse | Answer, give: Give, receive: Receive, send: Send) -> None:
+        """Let *give* send what is *given* without a run for this request; a guarded endpoint is asked before.
+
+        What stands around the endpoint takes it for what that returned. Where it answers with the same status, the
+        request was let through, and *give* sends; anything else is the client's own.
+        """
         if not self.policy.guarded:
             await give(send)
             return
-        guard = Guard(give)
+        guard = Guard(response_of(given))
+        gave = False
 
         async def send_told(message: Message) -> None:
-            if message["type"] == "http.response.start" and not guard.passed:
+            nonlocal gave
+            if message["type"] == "http.response.start":
+                gave = guard.passed and message["status"] == given.status
+                if gave:
+                    await give(send)
+                    return
                 status = self._tell(CacheStatus(fwd=Fwd.BYPASS, detail=Refusal.GUARD))
                 message = {**message, "headers": [*fields_of(message), (b"cache-status", str(status).encode())]}
-            await send(message)
+            if not gave:
+                await send(message)
 
-        with Guarding(guard):
-            await self.app(self.scope, receive, send_told)
+        self.scope.setdefault("state", {})
+        scope = {**self.scope}
+        try:
+            with Guarding(guard):
+                await self.app(scope, receive, send_told)
+        finally:
+            self._copy_back(scope)
+
+    async def _give_rescue(self, failed_with: int, receive: Receive, send: Send) -> None:
+        response = cast("Entry", self.found.entry).response()
+        await self._give(response, partial(self._rescue, failed_with), receive, send)
+
+    def _copy_back(self, scope: Scope) -> None:
+        """Leave what the router found in the request's own scope."""
+        for name in COPIED_BACK:
+            if name in scope:
+                self.scope[name] = scope[name]
 
     async def _forward(self, receive: Receive, send: Send, *, waited: bool = False) -> None:
         """Let the application answer, in a fill of its own or that of another request.
@@ -228,7 +256,8 @@ class Exchange:
         elif self.store.flight.is_hung(self.found.key):
             await self._lead_as_one_of_few(receive, send)
         elif (fill := self._joinable()) is None:
-            await self._lead(receive, send, alone=self._asks_for_a_part())
+            asks_for_a_part = self.found.entry is None and has_field(self.request.headers, b"range")
+            await self._lead(receive, send, alone=asks_for_a_part)  # a range is no use for others
         else:
             await self._follow(fill, receive, send, waited=waited)
 
@@ -264,10 +293,6 @@ class Exchange:
 
         return learn
 
-    def _asks_for_a_part(self) -> bool:
-        """Return whether the handler is asked for a range, whose answer is no use for others."""
-        return self.found.entry is None and has_field(self.request.headers, b"range")
-
     def _keeps_to_itself(self) -> bool:
         """Return whether nobody may wait for the answer to this request, and it waits for nobody's."""
         return (
@@ -297,19 +322,21 @@ class Exchange:
             self.turned_away += 1
             await self._forward(receive, send, waited=waited)
         elif outcome.entry is not None and await self._may_use(outcome.entry, leader, waited=waited):
-            await self._give(partial(self._share, outcome.entry), receive, send)
+            response = outcome.entry.response()
+            await self._give(response, partial(self._share, response), receive, send)
         elif outcome.entry is not None and not waited:
             if not await self._answer_from_cache(receive, send):
                 await self._forward(receive, send, waited=True)
         elif self.decision.rescue and (outcome.failed or ended is None):
             failed_with = (leader.status or RAISED) if outcome.failed else TIMED_OUT
-            await self._give(partial(self._rescue, failed_with), receive, send)
+            await self._give_rescue(failed_with, receive, send)
         elif ended is None:
             await self._lead_as_one_of_few(receive, send)
         elif not outcome.failed:
             await self._lead(receive, send, alone=True)
         else:
-            await self._give(partial(self._fail, outcome), receive, send)
+            failure = Answer(*(outcome.failure or (RAISED, (), b"")))
+            await self._give(failure, partial(self._fail, outcome), receive, send)
 
     async def _lead_as_one_of_few(self, receive: Receive, send: Send) -> None:
         """Lead alone, when few others do who have waited for the same handler in vain; else give up."""
@@ -325,8 +352,7 @@ class Exchange:
         own = self.policy.handler_timeout if self.decision.rescue else None
         return FILL_TIMEOUT_S if own is None else min(own, FILL_TIMEOUT_S)
 
-    async def _share(self, entry: Entry, send: Send) -> None:
-        response = entry.response()
+    async def _share(self, response: StoredResponse, send: Send) -> None:
         age = current_age(response, self.store.now())
         await self._serve(send, response, age, CacheStatus(fwd=self.decision.fwd, collapsed=True))
 
@@ -366,12 +392,10 @@ class Exchange:
             await self._rescue(RAISED, send)
             return
         finally:
-            for name in COPIED_BACK:
-                if name in scope:
-                    self.scope[name] = scope[name]
+            self._copy_back(scope)
         if not spoke:
             logger.warning("cache.rescued", timeout=patience)
-            await self._give(partial(self._rescue, TIMED_OUT), receive, send)
+            await self._give_rescue(TIMED_OUT, receive, send)
         elif not self.started:
             await self._stand_in(filling, receive, send)
             await fill.end()

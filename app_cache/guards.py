@@ -1,7 +1,8 @@
 """Endpoints that are guarded: their dependencies run before a stored answer is given, and only they.
 
 A hit of a guarded endpoint goes through the application, with what is to be given in the place of the endpoint.
-What its dependencies, or anything before them, answer instead is the client's own.
+What its dependencies, or anything before them, answer instead is the client's own. What is given is sent as it is:
+all that stands between has handled it once, when the endpoint ran.
 """
 
 from __future__ import annotations
@@ -11,16 +12,12 @@ import inspect
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from starlette.responses import Response
-
 from app_cache.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, MutableMapping
+    from collections.abc import Callable
 
-    Message = MutableMapping[str, Any]
-    Send = Callable[[Message], Awaitable[None]]
-    Give = Callable[[Send], Awaitable[None]]
+    from starlette.responses import Response
 
 _MARK = "__app_cache_guarded__"
 
@@ -31,12 +28,12 @@ class Guard:
     *passed* is set once it would: then all that stands before it has let the request through.
 
     Args:
-        give: Sends what stands in for the endpoint; None lets it run.
+        stand_in: What the endpoint is taken to return; None lets it run.
     """
 
-    def __init__(self, give: Give | None = None) -> None:
+    def __init__(self, stand_in: Response | None = None) -> None:
         self.passed = False
-        self.give = give
+        self.stand_in = stand_in
 
 
 in_force: ContextVar[Guard | None] = ContextVar("app_cache_guard", default=None)
@@ -56,19 +53,6 @@ class Guarding:
         in_force.reset(self._token)
 
 
-class _Given(Response):
-    """A response that the cache sends by itself."""
-
-    def __init__(self, give: Give) -> None:
-        super().__init__()
-        self._give = give
-
-    async def __call__(self, scope: Any, receive: Any, send: Send) -> None:
-        await self._give(send)
-        if self.background is not None:
-            await self.background()
-
-
 def guarded(endpoint: Callable[..., Any]) -> Callable[..., Any]:
     """Return *endpoint* as one that asks the guard of each request before it runs; as it is if it does so already.
 
@@ -84,13 +68,15 @@ def guarded(endpoint: Callable[..., Any]) -> Callable[..., Any]:
 
         @functools.wraps(endpoint)
         async def ask(*args: Any, **kwargs: Any) -> Any:
-            return _given() or await endpoint(*args, **kwargs)
+            stand_in = _passed()
+            return await endpoint(*args, **kwargs) if stand_in is None else stand_in
 
     else:
 
         @functools.wraps(endpoint)
         def ask(*args: Any, **kwargs: Any) -> Any:
-            return _given() or endpoint(*args, **kwargs)
+            stand_in = _passed()
+            return endpoint(*args, **kwargs) if stand_in is None else stand_in
 
     setattr(ask, _MARK, True)
     return ask
@@ -104,9 +90,10 @@ def _as_written(endpoint: Any) -> Any:
     return endpoint if inspect.isroutine(endpoint) else type(endpoint).__call__
 
 
-def _given() -> Response | None:
+def _passed() -> Response | None:
+    """Note that the request was let through; return what stands in for the endpoint."""
     guard = in_force.get()
     if guard is None:
         return None
     guard.passed = True
-    return None if guard.give is None else _Given(guard.give)
+    return guard.stand_in

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio
 import pytest
 from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, Header, HTTPException, Query, Request, Response
-from fastapi.responses import StreamingResponse
+from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.routing import APIRoute
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from app_cache import CachePolicy, ConfigurationError, cache
+from app_cache import CacheMiddleware, CachePolicy, ConfigurationError, MemoryBackend, cache
 from app_cache.guards import in_force
 from tests.clients import all_blocked
-from tests.middleware.apps import client_of, put_cache, told
+from tests.middleware.apps import client_of, lasting, put_cache, told
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -274,6 +276,97 @@ async def test_refresh_in_the_background(clock: FakeClock) -> None:
     assert told(await app.get(ALICE)) == "hit"
     await all_blocked()
     assert (app.runs, (await app.get(ALICE)).text) == (2, '"run 2"')
+
+
+async def test_refresh_of_a_mounted_endpoint(clock: FakeClock) -> None:
+    """What is fetched anew in the background comes from the endpoint itself, not from one of the parent's."""
+    app, mounted, runs = FastAPI(), FastAPI(), list[str]()
+
+    for each, name in ((app, "parent"), (mounted, "mounted")):
+
+        @each.get("/x", dependencies=[Depends(lambda: None)])
+        @cache(timeout=30, guarded=True, stale_while_revalidate=60)
+        async def read(name: str = name) -> str:
+            runs.append(name)
+            return name
+
+    app.mount("/m", mounted)
+    put_cache(app, clock)
+    async with client_of(app) as client:
+        for _ in range(4):
+            assert (await client.get("/m/x")).json() == "mounted"
+            await all_blocked()
+            clock.advance(40)
+    assert runs == ["mounted"] * 4
+
+
+class Enveloped(APIRoute):
+    """Wraps what its endpoints answer."""
+
+    def get_route_handler(self) -> Any:
+        """Return what handles a request."""
+        handle = super().get_route_handler()
+
+        async def wrap(request: Request) -> Response:
+            response = await handle(request)
+            return JSONResponse(
+                {"data": json.loads(bytes(response.body))}, response.status_code, {"x-wrapped": "yes"}
+            )
+
+        return wrap
+
+
+async def test_a_route_class_that_looks_at_the_answer() -> None:
+    """A hit of a route whose class makes an answer of what the endpoint gave is that answer, made once."""
+    app, door = FastAPI(), Door()
+    router = APIRouter(route_class=Enveloped, dependencies=[Depends(door)])
+    router.get("/")(cache(timeout=60, **SHARED)(lambda: "text"))
+    app.include_router(router)
+    put_cache(app)
+    async with client_of(app) as client:
+        first, second = [await client.get("/", headers=who) for who in (ALICE, BOB)]
+        refused = await client.get("/", headers=MALLORY)
+    assert lasting(first) == lasting(second)
+    assert (second.json(), told(second)) == ({"data": "text"}, "hit")
+    assert (refused.status_code, told(refused)) == (403, REFUSED)
+
+
+async def test_middleware_inside_the_cache() -> None:
+    """What middleware inside the cache makes of an answer it makes once, for hits, a 304 and a part too."""
+    app, door = FastAPI(), Door()
+    app.get("/", dependencies=[Depends(door)])(cache(timeout=60, **SHARED)(lambda: "text"))
+
+    @app.middleware("http")
+    async def name_it(request: Request, call_next: Any) -> Any:
+        response = await call_next(request)
+        response.headers.append("x-passed", "once")
+        return response
+
+    async with client_of(CacheMiddleware(app, MemoryBackend()), headers=ALICE) as client:
+        tag = (await client.get("/")).headers["etag"]
+        for fields in ({}, {"range": "bytes=0-1"}, {"if-none-match": tag}):
+            answer = await client.get("/", headers=fields)
+            assert answer.headers.get_list("x-passed") == ["once"]
+            assert told(answer) == "hit"
+
+
+async def test_a_dependency_that_fails_at_its_end() -> None:
+    """Whom a dependency lets in, and then fails after the endpoint, gets the failure, on a hit too."""
+    app = FastAPI()
+    failing = False
+
+    async def door() -> AsyncIterator[None]:
+        yield
+        if failing:
+            raise HTTPException(409, "changed meanwhile")
+
+    app.get("/", dependencies=[Depends(door, scope="function")])(cache(timeout=60, guarded=True)(lambda: "text"))
+    put_cache(app)
+    async with client_of(app) as client:
+        assert [told(await client.get("/")) for _ in range(2)] == ["fwd=uri-miss; stored", "hit"]
+        failing = True
+        answer = await client.get("/")
+    assert (answer.status_code, told(answer)) == (409, REFUSED)
 
 
 async def test_head_and_conditions() -> None:

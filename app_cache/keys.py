@@ -51,9 +51,10 @@ class KeyGenerator(ABC):
 
 
 class DefaultKeyGenerator(KeyGenerator):
-    """Tells requests apart by scheme, host, root path, raw path, query, and a POST's body, type and coding.
+    """Tells requests apart by scheme, host, root path, path, query, and a POST's body, type and coding.
 
-    Query parameters are sorted by name; values of one name keep their order.
+    The path counts as it came, and as the application has it: middleware may have rewritten that. Query parameters
+    are sorted by name; values of one name keep their order.
     """
 
     async def generate_cache_key(self, request: Request) -> str:
@@ -79,6 +80,7 @@ def request_parts(
         scope.get("scheme", "http"),
         host,
         scope.get("root_path", ""),
+        scope["path"],
         raw_path(scope),
         canonical_query(scope.get("query_string", b""), policy),
     ]

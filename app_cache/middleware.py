@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from app_cache.fastpath import Messages
     from app_cache.policy import CachePolicy, Invalidates
     from app_cache.routes.table import Plan
+    from app_cache.rules.messages import Headers
     from app_cache.services import CacheServices
 
     Scope = MutableMapping[str, Any]
@@ -224,21 +225,22 @@ class CacheMiddleware:
 
         async def send_after(message: Message) -> None:
             if message["type"] == "http.response.start" and 200 <= message["status"] < 400:
-                order = await self._order(plan, request, message)
+                headers = fields_of(message)
+                order = await self._order(plan, request, message["status"], headers)
                 if order is not None:
                     await services.invalidation().carry_out(order)
                 if posted is not None:
-                    await posted.started(message["status"], fields_of(message))
+                    await posted.started(message["status"], headers)
+                message = {**message, "headers": [*headers]}
             elif message["type"] == "http.response.body" and posted is not None:
                 await posted.sent(bytes(message.get("body", b"")), last=not message.get("more_body", False))
             await send(message)
 
         return send_after
 
-    async def _order(self, plan: Plan | None, scope: Scope, start: Message) -> Order | None:
+    async def _order(self, plan: Plan | None, scope: Scope, status: int, headers: Headers) -> Order | None:
         """Return what an answer that is no error invalidates: by HTTP, and by `@invalidates`."""
-        headers = fields_of(start)
-        urls = to_invalidate(scope["method"], url_of(scope), start["status"], headers)
+        urls = to_invalidate(scope["method"], url_of(scope), status, headers)
         stamps = [self._stamp(scope, url) for url in urls if self._is_cached(scope, url)]
         if scope["method"] not in SAFE_METHODS:
             here = origin_of(scope)
@@ -267,10 +269,9 @@ class CacheMiddleware:
 
     @staticmethod
     def _stamp(scope: Scope, url: str) -> str:
-        """Return the stamp of *url*; the path of the request's own came decoded."""
-        if url == url_of(scope):
-            return url_stamp(full_path(scope), origin_of(scope))
-        return stamp_of_url(url)
+        """Return the stamp of *url*, which has the origin of this request; the path of its own came decoded."""
+        path = full_path(scope) if url == url_of(scope) else unquote(urlsplit(url).path) or "/"
+        return url_stamp(path, origin_of(scope))
 
     def _is_cached(self, scope: Scope, url: str) -> bool:
         """Return whether an answer for *url*, which has the origin of this request, may be stored."""

@@ -88,6 +88,29 @@ async def test_locations(name: str, value: str, expected: list[str]) -> None:
     assert await forgotten(app, "POST", "/items/1", *paths) == expected
 
 
+async def test_without_a_host() -> None:
+    """A write with an empty Host is answered as ever, and makes invalid what it names."""
+    app = writing(Response("a", 201, {"location": "/items/8"}), urls=["/items/9"])
+    async with client_of(app, headers={"host": ""}) as client:
+        for path in ("/items/7", "/items/8", "/items/9", "/items/10"):
+            await client.get(path)
+        assert (await client.post("/items/7")).status_code == 201
+        paths = [path for path in ("/items/7", "/items/8", "/items/9") if told(await client.get(path)) == "hit"]
+        assert (paths, told(await client.get("/items/10"))) == ([], "hit")
+
+
+async def test_fields_that_can_be_read_once() -> None:
+    """An answer whose fields are an iterator, as ASGI allows, reaches the client with all of them."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 201, "headers": iter([(b"location", b"/items/8")])})
+        await send({"type": "http.response.body", "body": b"made"})
+
+    async with client_of(CacheMiddleware(app, MemoryBackend())) as client:
+        answer = await client.post("/items")
+    assert (answer.headers["location"], answer.text) == ("/items/8", "made")
+
+
 async def test_a_cached_post_is_forgotten_too() -> None:
     """What is stored for a POST is made invalid as well by another method on its URL."""
     app = FastAPI()

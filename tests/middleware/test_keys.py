@@ -44,6 +44,25 @@ def echoing(**options: Any) -> FastAPI:
     return app
 
 
+async def test_a_path_that_middleware_rewrites() -> None:
+    """Requests that middleware further out leads to different endpoints, or with other values, are different."""
+    app = FastAPI()
+    app.get("/users/{user}")(cache(timeout=60)(lambda user: user))
+    app.get("/none")(cache(timeout=60)(lambda: "nobody"))
+    put_cache(app)
+
+    @app.middleware("http")
+    async def rewrite(request: Request, call_next: Any) -> Any:
+        request.scope["path"] = request.headers.get("x-page", "/none")
+        return await call_next(request)
+
+    async with client_of(app) as client:
+        for expected in (MISS, "hit", "hit"):
+            for page, text in (("/users/1", "1"), ("/users/2", "2"), ("/none", "nobody")):
+                answer = await client.get("/", headers={"x-page": page})
+                assert (answer.json(), told(answer)) == (text, expected)
+
+
 @pytest.mark.parametrize(
     "body",
     [

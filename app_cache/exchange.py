@@ -47,6 +47,7 @@ from app_cache.rules.validators import (
     validating_headers,
 )
 from app_cache.rules.variants import selecting_fields
+from app_cache.sessions import has_user, session_watch
 from app_cache.store import Found, variant_key
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ class Exchange:
         self.policy = policy
         self.keys = keys
         self.scope = scope
-        self.request = RequestHead(scope["method"], fields_of(scope))
+        self.request = RequestHead(scope["method"], fields_of(scope), "user" in scope and has_user(scope))
         self.asked = asked_by(self.request, policy)
         self.asked_in_vain = False
         """The backend was asked for this request, and failed: it is not asked again before the handler runs."""
@@ -434,6 +435,7 @@ class Exchange:
             alone=alone,
             conditional=conditional,
             guard=guard,
+            session_changed=session_watch(self.scope) if "session" in self.scope else None,
         )
 
     def _take_off(

@@ -25,6 +25,7 @@ from app_cache.rules.freshness import current_age
 from app_cache.rules.messages import RequestHead
 from app_cache.rules.validators import entity_tag, fields_of_304, is_entity_tag
 from app_cache.services import same_parts
+from app_cache.sessions import has_user
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, MutableMapping
@@ -59,9 +60,9 @@ MAX_SHARED = 256
 MAX_FORMS = 32
 """Hits remembered for one URL, whose requests differ in fields that select a variant."""
 
-HOST, TAGS, DECIDES, AUTHORIZATION, COOKIE = 1, 2, 4, 8, 16
+HOST, TAGS, DECIDES, AUTHORIZATION, COOKIE, USER = 1, 2, 4, 8, 16, 32
 """What a field of the request is for the decision: a part of the key, a condition by tags, something that is left
-to the exchange, a credential."""
+to the exchange, a credential; a user that the application knows is one too."""
 WATCHED = {
     b"host": HOST,
     b"if-none-match": TAGS,
@@ -327,6 +328,8 @@ class FastPath:
                     host = value
                 elif watched == TAGS:
                     tag = value
+        if "user" in scope and has_user(scope):
+            seen |= USER
         try:
             ready = self._ready[host, _told_apart(scope)]
         except KeyError:
@@ -481,12 +484,14 @@ def _is_plain(exchange: Exchange, hit: Hit) -> bool:
 def _refused(policy: CachePolicy, response: Headers) -> int:
     """Return the credentials with which the exchange would have to decide anew."""
     said = response_directives(response)
-    refused = 0
-    for name, bit in ((b"authorization", AUTHORIZATION), (b"cookie", COOKIE)):
-        asked = RequestHead("GET", ((name, b"x"),))
-        if not policy.http_only and unshared_credential(asked, said, policy) is not None:
-            refused |= bit
-    return refused
+    asked = {
+        AUTHORIZATION: RequestHead("GET", ((b"authorization", b"x"),)),
+        COOKIE: RequestHead("GET", ((b"cookie", b"x"),)),
+        USER: RequestHead("GET", (), has_user=True),
+    }
+    if policy.http_only:
+        return 0
+    return sum(bit for bit, each in asked.items() if unshared_credential(each, said, policy) is not None)
 
 
 def _selecting(exchange: Exchange) -> Selection:

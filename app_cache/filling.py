@@ -15,6 +15,7 @@ from app_cache.rules.decisions import (
     Refusal,
     freshness_lifetime,
     keep_for,
+    shares_set_cookie,
     stale_windows,
     unshared_credential,
     why_not_store,
@@ -27,6 +28,8 @@ from app_cache.rules.validators import freshened, head_agrees, identifies, same_
 from app_cache.rules.variants import announced, selecting_fields
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from app_cache.guards import Guard
     from app_cache.identity import Identity
     from app_cache.policy import CachePolicy
@@ -50,6 +53,8 @@ class Filling:
         alone: Whether nobody may wait for this fill.
         conditional: Whether the handler is asked to validate that entry, so that a 304 is about it.
         guard: What a guarded endpoint asks in this run, or None.
+        session_changed: Tells whether the handler has changed the session that middleware further out keeps by a
+            cookie; None: there is none.
     """
 
     def __init__(
@@ -64,6 +69,7 @@ class Filling:
         alone: bool,
         conditional: bool = False,
         guard: Guard | None = None,
+        session_changed: Callable[[], bool] | None = None,
     ) -> None:
         self.store = store
         self.request = request
@@ -74,6 +80,7 @@ class Filling:
         self.alone = alone
         self.conditional = conditional
         self.guard = guard
+        self.session_changed = session_changed
         self.late_tags: set[str] = set()
         self.mark: Mark | None = None
         self.invalidations = 0
@@ -128,6 +135,9 @@ class Filling:
         length = delta_seconds(combined(self._head.headers, b"content-length"))
         if length is not None and length > self.policy.max_body:
             return Refusal.TOO_LARGE
+        sets_cookie = self.session_changed is not None and self.session_changed()
+        if sets_cookie and not shares_set_cookie(self._said, self.policy):
+            return Refusal.SET_COOKIE
         return why_not_store(self.request, self._head, self._said, self.policy, self.store.now())
 
     def _is_rescued(self) -> bool:

@@ -9,6 +9,7 @@ from app_cache.flight import Share
 from app_cache.identity import identify, target_of
 from app_cache.rules.decisions import Refusal, answers_get, asked_by
 from app_cache.rules.messages import RequestHead, ResponseHead, fields_of
+from app_cache.sessions import session_watch
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
@@ -57,7 +58,16 @@ class PostedAnswer:
         if isinstance(identity, Refusal):
             return None
         found = await store.look_up(identity.key, identity.subject, request.headers)
-        filling = Filling(store, request, identity, policy, found, rescue=False, alone=True)
+        filling = Filling(
+            store,
+            request,
+            identity,
+            policy,
+            found,
+            rescue=False,
+            alone=True,
+            session_changed=session_watch(scope),
+        )
         await filling.begin()
         return cls(filling, target_of(scope))
 

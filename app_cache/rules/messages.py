@@ -20,10 +20,17 @@ _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 @dataclass(frozen=True, slots=True)
 class RequestHead:
-    """What the rules look at in a request."""
+    """What the rules look at in a request.
+
+    Args:
+        method: Its method.
+        headers: Its fields.
+        has_user: Whether the application knows whose it is, by whatever means.
+    """
 
     method: str
     headers: Headers
+    has_user: bool = False
 
 
 @dataclass(frozen=True, slots=True)

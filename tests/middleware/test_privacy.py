@@ -9,6 +9,9 @@ import pytest
 from fastapi import FastAPI, Request, Response
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from starlette.authentication import AuthCredentials, AuthenticationBackend, BaseUser, SimpleUser
+from starlette.middleware.authentication import AuthenticationMiddleware
+from starlette.middleware.sessions import SessionMiddleware
 
 from app_cache import CacheMiddleware, CachePolicy, MemoryBackend, cache
 from app_cache.keys import prefix
@@ -17,6 +20,10 @@ from tests.middleware.apps import client_of, put_cache, told
 from tests.stored import FourMethods, written
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from starlette.requests import HTTPConnection
+
     from app_cache.testing import FakeClock
 
 pytestmark = pytest.mark.anyio
@@ -90,6 +97,89 @@ async def test_sharing(fields: dict[str, str], options: dict[str, Any], asked: s
         await client.get("/", headers={asked: "alice"})
         client.cookies.clear()
         assert told(await client.get("/", headers={asked: "alice"})) == second
+
+
+class ByHeader(AuthenticationBackend):
+    """Takes the word of a proxy for who asks."""
+
+    async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, SimpleUser] | None:
+        """Return the user that the proxy names."""
+        name = conn.headers.get("x-user")
+        return None if name is None else (AuthCredentials(), SimpleUser(name))
+
+
+@pytest.mark.parametrize(
+    ("fields", "options", "second"),
+    [
+        pytest.param({}, {}, because("authorization"), id="by default"),
+        pytest.param(says("public"), {}, "hit", id="public"),
+        pytest.param({}, {"include_headers": ["Authorization"]}, "hit", id="declared"),
+        pytest.param({}, {"exclude_headers": ["Cookie"]}, "hit", id="declared, by cookie"),
+        pytest.param({}, {"vary_by": lambda request: "all"}, "hit", id="by vary_by"),
+    ],
+)
+async def test_a_user_that_middleware_knows(fields: dict[str, str], options: dict[str, Any], second: str) -> None:
+    """What is made for a user whom middleware knows, by whatever field, is shared as with Authorization."""
+    app = reflecting(fields, **options)
+    app.add_middleware(AuthenticationMiddleware, backend=ByHeader())
+    async with client_of(app) as client:
+        asked = [await client.get("/", headers={"x-user": name}) for name in ("alice", "bob", "bob")]
+    assert [told(answer) for answer in asked[1:]] == [second] * 2
+    assert (asked[1].text == asked[0].text) == (second == "hit")
+
+
+async def test_a_user_and_what_is_stored_for_nobody() -> None:
+    """What is stored for who is nobody is for those who are, and for no user, when it is given again too."""
+    app = reflecting()
+    app.add_middleware(AuthenticationMiddleware, backend=ByHeader())
+    async with client_of(app) as client:
+        nobody = [told(await client.get("/")) for _ in range(4)]
+        alice = await client.get("/", headers={"x-user": "alice"})
+        after = told(await client.get("/"))
+    assert nobody == ["fwd=uri-miss; stored", "hit", "hit", "hit"]
+    assert (alice.text, told(alice), after) == ("- - alice", "fwd=bypass; detail=authorization", "hit")
+
+
+@pytest.mark.parametrize("user", ["alice", BaseUser()], ids=["text", "a class that does not say"])
+async def test_a_user_that_does_not_say(user: Any) -> None:
+    """What stands for a user in the scope, and does not say that it is nobody, is somebody."""
+    app = reflecting()
+
+    @app.middleware("http")
+    async def know(request: Request, call_next: Any) -> Any:
+        request.scope["user"] = user
+        return await call_next(request)
+
+    async with client_of(app) as client:
+        assert [told(await client.get("/")) for _ in range(2)] == [because("authorization")] * 2
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        pytest.param(lambda session: None, "hit", id="no change"),
+        pytest.param(lambda session: session.get("id"), "hit", id="read"),
+        pytest.param(lambda session: session.setdefault("id", "a"), because("set-cookie"), id="begun"),
+        pytest.param(lambda session: session.update(id="a"), because("set-cookie"), id="updated"),
+    ],
+)
+async def test_an_answer_that_begins_a_session(change: Callable[[Any], object], expected: str) -> None:
+    """An answer with which a session begins is not stored, though its cookie is set by middleware further out."""
+    app = FastAPI()
+
+    @app.get("/")
+    @cache(timeout=60)
+    async def answer(request: Request) -> None:
+        change(request.session)
+
+    put_cache(app)
+    app.add_middleware(SessionMiddleware, secret_key="secret")
+    answers = []
+    for _ in range(2):
+        async with client_of(app) as client:
+            answers.append(await client.get("/"))
+    assert told(answers[1]) == expected
+    assert ("set-cookie" in answers[1].headers) == (expected != "hit")
 
 
 @pytest.mark.parametrize("who", ["authorization", "cookie"])

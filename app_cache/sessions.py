@@ -1,0 +1,36 @@
+"""What middleware further out knows of who asks: a user, and a session whose cookie it sets behind the cache."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+
+def has_user(scope: Mapping[str, Any]) -> bool:
+    """Return whether ``scope["user"]``, as `AuthenticationMiddleware` sets it, is anybody known.
+
+    What does not say that it is nobody is somebody.
+    """
+    user = scope.get("user")
+    try:
+        return bool(getattr(user, "is_authenticated", user is not None))
+    except Exception:  # noqa: BLE001  a class of the application's own, which cannot tell
+        return True
+
+
+def session_watch(scope: Mapping[str, Any]) -> Callable[[], bool] | None:
+    """Return what tells whether ``scope["session"]`` was changed since, so that a Set-Cookie follows.
+
+    None: there is no session.
+    """
+    session = scope.get("session")
+    if not isinstance(session, dict):
+        return None
+    before, was_modified = {**session}, getattr(session, "modified", False)
+
+    def is_changed() -> bool:
+        return {**session} != before or (getattr(session, "modified", False) and not was_modified)
+
+    return is_changed

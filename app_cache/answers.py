@@ -108,10 +108,14 @@ async def _send_body(send: Send, body: bytes) -> None:
 
 
 def for_client(headers: Headers, policy: CachePolicy) -> Headers:
-    """Return *headers* with the Cache-Control that the policy has for clients, where they have none."""
+    """Return *headers* with the Cache-Control that the policy has for clients, where they have none.
+
+    Where more than the URL and the fields in Vary decides what a client gets, caches on its way keep nothing.
+    """
     if policy.client_max_age is None or combined(headers, b"cache-control") is not None:
         return headers
-    return (*headers, (b"cache-control", b"max-age=%d" % policy.client_max_age))
+    is_own = policy.guarded or policy.vary_by is not None or policy.key is not None
+    return (*headers, (b"cache-control", b"%bmax-age=%d" % (b"private, " * is_own, policy.client_max_age)))
 
 
 def for_leader(headers: Headers, policy: CachePolicy, entity_tag_made: bytes | None, *, shared: bool) -> Headers:

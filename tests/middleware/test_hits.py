@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
-from fastapi import BackgroundTasks, FastAPI, HTTPException, Request, Response, WebSocket
+from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, Request, Response, WebSocket
 from fastapi.responses import FileResponse, PlainTextResponse, RedirectResponse, StreamingResponse
 from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.routing import Route
 
-from app_cache import CacheMiddleware, CachePolicy, MemoryBackend, cache
+from app_cache import CacheMiddleware, CachePolicy, DefaultKeyGenerator, MemoryBackend, cache
 from app_cache.codec import Entry, decode, encode, from_text, to_text
 from app_cache.fastapi import Backend, Invalidation
 from tests.middleware.apps import client_of, lasting, messages_of, put_cache, scope_of, served, told
@@ -203,6 +203,24 @@ async def test_client_max_age() -> None:
         for path, expected in (("/silent", ["max-age=5"]), ("/said", ["public"]), ("/none", [])):
             for _ in range(2):
                 assert (await client.get(path)).headers.get_list("cache-control") == expected
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({"vary_by": lambda request: request.headers.get("x-user", "-")}, id="vary_by"),
+        pytest.param({"key": DefaultKeyGenerator()}, id="key"),
+        pytest.param({"guarded": True}, id="guarded"),
+    ],
+)
+async def test_client_max_age_of_what_is_for_some(options: dict[str, Any]) -> None:
+    """What a proxy could give to others than this cache does is for clients alone."""
+    app = FastAPI()
+    app.get("/", dependencies=[Depends(lambda: None)])(cache(timeout=60, client_max_age=5, **options)(lambda: "a"))
+    put_cache(app)
+    async with client_of(app) as client:
+        said = [(await client.get("/")).headers["cache-control"] for _ in range(3)]
+    assert said == ["private, max-age=5"] * 3
 
 
 @pytest.mark.parametrize(

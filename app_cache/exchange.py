@@ -20,7 +20,7 @@ from app_cache.answers import (
 )
 from app_cache.codec import entity_tag_of
 from app_cache.filling import Filling
-from app_cache.flight import FILL_TIMEOUT_S, NOT_SHARED, UNADMITTED, Fill
+from app_cache.flight import FILL_TIMEOUT_S, NOT_SHARED, UNADMITTED, Fill, Outcome
 from app_cache.guards import Guard, Guarding
 from app_cache.identity import Identity, identify
 from app_cache.logger_config import logger
@@ -54,7 +54,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
 
     from app_cache.codec import Entry
-    from app_cache.flight import Outcome
     from app_cache.keys import KeyGenerator
     from app_cache.policy import CachePolicy
     from app_cache.routes.table import Plan
@@ -336,6 +335,8 @@ class Exchange:
         elif not outcome.failed:
             await self._lead(receive, send, alone=True)
         else:
+            if outcome.failure is not None and not self._is_variant_of(leader, outcome.failure[1]):
+                outcome = Outcome(failed=True)
             failure = Answer(*(outcome.failure or (RAISED, (), b"")))
             await self._give(failure, partial(self._fail, outcome), receive, send)
 
@@ -367,15 +368,19 @@ class Exchange:
         It must be this request's variant; and unless its fill began after this request came, need no validation
         and not have been invalidated while it was waited for.
         """
-        vary = selecting_fields(entry.headers, self.policy)
-        own = variant_key(self.known.key, vary, self.request.headers)
-        if own != variant_key(self.known.key, vary, leader.request.headers):
+        if not self._is_variant_of(leader, entry.headers):
             return False
         if waited:
             return True
         now = self.store.now()
         fresh = isinstance(select(self.request, self.asked, entry.response(), self.policy, now), Hit)
         return fresh and await self.store.still_holds(entry, leader.invalidations)
+
+    def _is_variant_of(self, leader: Filling, answer: Headers) -> bool:
+        """Return whether this request is the *leader*'s in the fields by which *answer*, the leader's, varies."""
+        vary = selecting_fields(answer, self.policy)
+        own = variant_key(self.known.key, vary, self.request.headers)
+        return own == variant_key(self.known.key, vary, leader.request.headers)
 
     async def _lead(self, receive: Receive, send: Send, *, alone: bool = False) -> None:
         """Run the application in a fill, and send on what it sends.

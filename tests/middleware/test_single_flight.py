@@ -203,6 +203,24 @@ async def test_run_that_ends_during_a_look_up() -> None:
     assert len(app.runs) == 1
 
 
+async def test_failure_of_another_variant() -> None:
+    """Those who wait for a run that fails get its failure if they have its variant, else a plain one."""
+
+    def fail(request: Request) -> Response:
+        language = request.headers["accept-language"]
+        return Response(f"failed, {language}", 503, headers={"vary": "accept-language"})
+
+    app = Gated(fail)
+    waves = [await app.ask(1, headers={"accept-language": "de"})]
+    waves += [await app.ask(2, headers={"accept-language": language}) for language in ("de", "en")]
+    answers = await app.waves(*waves)
+    assert [(answer.status_code, answer.text) for answer in answers] == [
+        *[(503, "failed, de")] * 3,
+        *[(500, "Internal Server Error")] * 2,
+    ]
+    assert len(app.runs) == 1
+
+
 async def test_streamed_answer() -> None:
     """Those who wait for a streamed answer get all of it."""
     app = Gated(lambda request: StreamingResponse(iter(["a", "b"])))

@@ -457,10 +457,13 @@ class StoredResponses:
         return known
 
     def _use_variant(self, key: str, used: str) -> None:
-        known = self._variants[key]
-        if used in known.kept and known.kept[-1] != used:
+        known = self._variants.get(key)
+        if known is None:
+            return
+        if used in known.kept[:-1]:
             kept = (*(each for each in known.kept if each != used), used)
-            self._variants[key] = msgspec.structs.replace(known, kept=kept)
+            known = msgspec.structs.replace(known, kept=kept)
+        self._remember(self._variants, key, known)
 
     @staticmethod
     def _remember(memory: OrderedDict[str, T], key: str, value: T) -> None:

@@ -234,6 +234,20 @@ async def test_least_used_variant_goes_first() -> None:
     assert len(record.kept) == MAX_VARIANTS
 
 
+async def test_more_variants_than_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look-ups of more responses that vary than a process remembers at once disturb each other in nothing."""
+    monkeypatch.setattr("app_cache.store.MAX_REMEMBERED", 1)
+    backend = FourMethods()
+    store = StoredResponses(backend)
+    pages = [Page(f"/{number}") for number in range(3)]
+    for page in pages:
+        await fill(store, page, request=(), vary="accept-language")
+    await written(store)
+    backend.pause = lambda: asyncio.sleep(0)
+    bodies = await asyncio.gather(*(body_of(store, page, ()) for page in pages))
+    assert (bodies, store.stats["look_up_failed"]) == ([b"old"] * 3, 0)
+
+
 async def test_failure_is_a_miss_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
     """A backend that fails is a miss without a reading; the log has a line for each change of state."""
     backend = Gate()

@@ -11,6 +11,7 @@ from app_cache.codec import Entry, Mark, compact, entity_tag_of
 from app_cache.flight import NOT_SHARED, UNADMITTED, Outcome, Share
 from app_cache.rules.decisions import (
     FAILURES,
+    NOT_THERE,
     VALIDATED_FOR,
     Refusal,
     freshness_lifetime,
@@ -199,10 +200,11 @@ class Filling:
     def refused(self) -> None:
         """Drop the stored response that an answer showed not to be suitable any more (§4.3.3).
 
-        An answer to a credential says so for its own client alone; a failure, or the part of something, does not.
+        An answer to a credential says so for its own client alone; a failure, or a client's error, does not.
         """
         personal = unshared_credential(self.request, NOTHING_SAID, self.policy) is not None
-        if self.found.entry is None or personal or self._head.status >= 500:
+        tells = self._head.status < 400 or self._head.status in NOT_THERE
+        if self.found.entry is None or personal or not tells:
             return
         self.store.drop(self.found.key, self._turn)
 

@@ -40,6 +40,8 @@ UNDERSTOOD_STATUSES = frozenset(
 _PORTS = {"http": 80, "https": 443}
 FAILURES = frozenset({500, 502, 503, 504})
 """Statuses that a stale response may stand in for (RFC 5861 §4)."""
+NOT_THERE = frozenset({404, 410, 451})
+"""Errors that tell what became of a resource (RFC 9110 §15.5, RFC 7725); the others are about a request for it."""
 VALIDATED_FOR = 3600.0
 """Seconds beyond its freshness that a response with a validator is kept, to be validated."""
 

@@ -69,6 +69,19 @@ async def test_a_response_that_is_withdrawn(status: int, lines: list[str]) -> No
         assert (await client.get(URL)).text == "later"
 
 
+@pytest.mark.parametrize(
+    ("status", "answers"),
+    [(404, False), (410, False), (451, False), (400, True), (401, True), (403, True), (412, True), (429, True)],
+)
+async def test_an_error_that_a_client_provokes(status: int, answers: bool) -> None:
+    """An error takes a stored response away only if it tells what became of the resource (§4.3.3)."""
+    origin = Origin().says(FRESH).says(status=status).says(FRESH, body=b"later")
+    async with origin.cached() as client:
+        before = await client.get(URL)
+        assert (await client.get(URL, headers={"cache-control": "no-cache"})).status_code == status
+        assert ((await client.get(URL)).text == before.text) is answers
+
+
 async def test_a_refresh_that_finds_nothing() -> None:
     """A stale response is served no more once its refresh has found another that is not stored (RFC 5861 §3)."""
     said = "Cache-Control: max-age=1, stale-while-revalidate=60"

@@ -463,12 +463,14 @@ class Exchange:
     def _own_headers(self, *, alone: bool) -> Headers:
         """Return the request's fields without those that the cache answers to itself.
 
-        Those are the client's conditions where the answer may be stored for others, and a range where something is
-        stored. A run that is the client's *alone*, and has nothing to replace, gets all.
+        Those are the client's conditions where the answer may be stored for others, but for one in the key; and a
+        range where something is stored. A run that is the client's *alone*, and has nothing to replace, gets all.
         """
-        if self.found.entry is None:
-            return self.request.headers if alone else without(self.request.headers, CONDITIONAL)
-        return without(self.request.headers, CONDITIONAL | OF_A_RANGE)
+        if self.found.entry is None and alone:
+            return self.request.headers
+        own = CONDITIONAL if self.found.entry is None else CONDITIONAL | OF_A_RANGE
+        in_key = self.policy.include_headers
+        return without(self.request.headers, own.difference(map(str.encode, in_key)) if in_key else own)
 
     def _validating_headers(self) -> Headers | None:
         """Return the request's fields with the conditions that validate what is stored, None if nothing can be."""

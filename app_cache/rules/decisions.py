@@ -114,8 +114,13 @@ def why_pass(request: RequestHead, asked: RequestDirectives) -> Refusal | None:
         return Refusal.REQUEST_NO_STORE
     if has_field(request.headers, b"if-match") or has_field(request.headers, b"if-unmodified-since"):
         return Refusal.PRECONDITION
-    if request.method in ("GET", "HEAD") and has_content(request.headers):
-        return Refusal.BODY
+    if request.method in ("GET", "HEAD"):
+        return Refusal.BODY if has_content(request.headers) else None
+    changes = request.method not in SAFE_METHODS
+    if changes and (
+        has_field(request.headers, b"if-none-match") or has_field(request.headers, b"if-modified-since")
+    ):
+        return Refusal.PRECONDITION
     return None
 
 

@@ -11,7 +11,7 @@ from pydantic import AliasChoices, BaseModel, Field
 
 from app_cache import cache
 from containers import CacheContainer, install
-from tests.clients import client_of
+from tests.clients import client_of, told
 
 pytestmark = pytest.mark.anyio
 
@@ -132,3 +132,21 @@ async def test_any_header() -> None:
         for tenant in ("a", "b", "a"):
             answer = await client.get("/in/", headers={"X-Tenant": tenant})
             assert (answer.json(), "cache-status" in answer.headers) == (tenant, False)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("if-none-match", '"a"'), ("if-modified-since", "Sun, 06 Nov 1994 08:49:37 GMT")]
+)
+async def test_a_condition(name: str, value: str) -> None:
+    """An endpoint that declares a condition gets it, though a cache would evaluate it: it is in the key."""
+
+    def answer(condition: str | None = Header(None, alias=name)) -> str | None:
+        return condition
+
+    app = FastAPI()
+    app.get("/")(cache(timeout=60)(answer))
+    install(app, CacheContainer())
+    async with client_of(app) as client:
+        asked = [await client.get("/", headers=fields) for fields in ({}, {name: value}, {name: value})]
+    assert [each.json() for each in asked] == [None, value, value]
+    assert [told(each) for each in asked] == ["fwd=uri-miss; stored", "fwd=uri-miss; stored", "hit"]

@@ -99,6 +99,9 @@ def test_has_content(lines: list[str], expected: bool) -> None:
             "GET", [f"If-Unmodified-Since: {http_date(0)}"], Refusal.PRECONDITION, id="If-Unmodified-Since"
         ),
         pytest.param("GET", ['If-None-Match: "a"', "If-Modified-Since: x"], None, id="what a cache evaluates"),
+        pytest.param("QUERY", ['If-None-Match: "a"'], None, id="what a cache evaluates of QUERY"),
+        pytest.param("POST", ["If-None-Match: *"], Refusal.PRECONDITION, id="If-None-Match of POST"),
+        pytest.param("POST", ["If-Modified-Since: x"], Refusal.PRECONDITION, id="If-Modified-Since of POST"),
         pytest.param("GET", ["Content-Length: 5"], Refusal.BODY, id="content"),
         pytest.param("HEAD", ["Transfer-Encoding: chunked"], Refusal.BODY, id="content of HEAD"),
         pytest.param("POST", ["Content-Length: 5"], None, id="content of POST"),

@@ -256,7 +256,7 @@ async def test_half_a_permission(
         async def set(self, key: str, value: str, timeout: int) -> None:
             raise BackendError("no permission", fault=Fault.DENIED)
 
-    store = StoredResponses(ReadersOnly(), monotonic=clock)
+    store = StoredResponses(ReadersOnly(PATIENT_S), monotonic=clock)
     for _ in range(60):
         found = await look_up(store, PAGE)
         assert await store.begin(found.reading, PAGE.asked, 60.0) is None

@@ -18,6 +18,7 @@ from app_cache.answers import (
     send_plain,
     send_start,
 )
+from app_cache.clock.base import other_url
 from app_cache.codec import entity_tag_of
 from app_cache.filling import Filling
 from app_cache.flight import FILL_TIMEOUT_S, NOT_SHARED, UNADMITTED, Fill, Outcome
@@ -307,8 +308,11 @@ class Exchange:
         if fill is None or not fill.begun:
             return fill
         leader = cast("Filling", fill.judge)
-        valid = self.store.would_be_valid(
-            self.found.reading, leader.mark, leader.identity.subject, leader.invalidations
+        named = leader.identity.subject
+        valid = all(
+            self.store.would_be_valid(self.found.reading, leader.mark, each, leader.invalidations)
+            for each in (named, other_url(self.known.subject, named))
+            if each is not None
         )
         return fill if valid else None
 
@@ -374,7 +378,7 @@ class Exchange:
             return True
         now = self.store.now()
         fresh = isinstance(select(self.request, self.asked, entry.response(), self.policy, now), Hit)
-        return fresh and await self.store.still_holds(entry, leader.invalidations)
+        return fresh and await self.store.still_holds(entry, leader.invalidations, self.known.subject)
 
     def _is_variant_of(self, leader: Filling, answer: Headers) -> bool:
         """Return whether this request is the *leader*'s in the fields by which *answer*, the leader's, varies."""

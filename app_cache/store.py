@@ -20,7 +20,7 @@ import msgspec
 
 from app_cache.backends.base import BatchingBackend, BytesBackend, LocalBackend, WatchedBackend, capability
 from app_cache.breaker import OUTCOMES, Breaker, Outcome, Troubles, fault_of
-from app_cache.clock.base import InvalidationResult, Order, Subject, Verdict, end
+from app_cache.clock.base import InvalidationResult, Order, Subject, Verdict, end, other_url
 from app_cache.clock.choose import clock_for
 from app_cache.codec import Entry, Mark, Value, Variants, decode, encode, from_text, to_text
 from app_cache.errors import STALLED_S, BackendError, Fault
@@ -305,15 +305,20 @@ class StoredResponses:
         return Found(key, record, verdict is Verdict.STALE, reading=reading, value=value)
 
     async def _verdict(self, record: Entry | Value, reading: Reading, subject: Subject) -> tuple[Verdict, Reading]:
-        """Return what the clock says of *record*, and the reading that says so, which covers *subject* too."""
+        """Return what the clock says of *record* for who asks by *subject*, and the reading that says so."""
         named = subject_of(record)
         verdict = reading.judge(record.mark, named)
         if verdict is Verdict.UNASKED:
             self._remember(self._late_tags, record.key, named.tags)
             reading = await self.clock.read(msgspec.structs.replace(named, tags=named.tags | subject.tags))
             verdict = reading.judge(record.mark, named)
-        valid = verdict in (Verdict.VALID, Verdict.STALE)
-        return (verdict if valid else Verdict.INVALID), reading
+        if verdict not in (Verdict.VALID, Verdict.STALE):
+            return Verdict.INVALID, reading
+        other = other_url(subject, named)
+        of_other = Verdict.VALID if other is None else reading.judge(record.mark, other)
+        if of_other not in (Verdict.VALID, Verdict.STALE):
+            return Verdict.INVALID, reading
+        return (verdict if of_other is Verdict.VALID else of_other), reading
 
     def would_be_valid(
         self, reading: Reading | None, mark: Mark | None, subject: Subject, invalidations: int
@@ -327,15 +332,19 @@ class StoredResponses:
             return reading is None and mark is None and invalidations == self.invalidations
         return reading.judge(mark, subject) is Verdict.VALID
 
-    async def still_holds(self, entry: Entry | Value, invalidations: int) -> bool:
-        """Return whether nothing that names *entry* was invalidated since its fill began.
+    async def still_holds(self, entry: Entry | Value, invalidations: int, asked: Subject | None = None) -> bool:
+        """Return whether nothing that names *entry*, or the URL that it was *asked* by, was invalidated meanwhile.
 
         Where the clock cannot be read, *invalidations*, the number of those that this process had carried out when
         the fill began, must be what it is now.
         """
         holds = None
         if entry.mark != Mark():
-            holds = await self._attempt("look_up", self._holds(entry.mark, subject_of(entry)))
+            named = subject_of(entry)
+            other = None if asked is None else other_url(asked, named)
+            holds = await self._attempt("look_up", self._holds(entry.mark, named))
+            if holds and other is not None:
+                holds = await self._attempt("look_up", self._holds(entry.mark, other))
         return self.invalidations == invalidations if holds is None or self._owed else holds
 
     async def _holds(self, mark: Mark, subject: Subject) -> bool:

@@ -90,6 +90,24 @@ def url_stamp(path: str, origin: str = "") -> str:
     return short(f"u:{origin}{path}")
 
 
+def is_url_stamp(name: str) -> bool:
+    """Return whether *name* is that of a URL."""
+    return name.startswith("u:")
+
+
+def other_url(asked: Subject, named: Subject) -> Subject | None:
+    """Return the URL that *asked* is for as a subject of its own, None if what is *named* so is for that URL too.
+
+    A key generator of the application's own may give two URLs one key: what either is invalidated by counts.
+    """
+    if asked.path == named.path and asked.tags <= named.tags:
+        return None
+    urls = frozenset(filter(is_url_stamp, asked.tags))
+    if asked.path == named.path and urls <= named.tags:
+        return None
+    return Subject(urls, asked.path, named.logical_key, named.key)
+
+
 def group_stamp(origin: str, group: str) -> str:
     """Return the name of the stamp of a cache group, which has an origin of its own (RFC 9875 §2.1)."""
     return short(f"g:{origin} {group}")

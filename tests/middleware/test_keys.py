@@ -21,6 +21,7 @@ from app_cache import (
 from containers import CacheContainer
 from tests.clients import all_blocked
 from tests.middleware.apps import client_of, messages_of, put_cache, scope_of, told
+from tests.stored import FourMethods
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,6 +62,50 @@ async def test_a_path_that_middleware_rewrites() -> None:
             for page, text in (("/users/1", "1"), ("/users/2", "2"), ("/none", "nobody")):
                 answer = await client.get("/", headers={"x-page": page})
                 assert (answer.json(), told(answer)) == (text, expected)
+
+
+class OfAnyHost(KeyGenerator):
+    """Gives one key to a page at any host, however its path is spelt."""
+
+    def generate_cache_key(self, request: Request) -> str:
+        return request.url.path.lower()
+
+
+@pytest.mark.parametrize("backend", [MemoryBackend, FourMethods])
+@pytest.mark.parametrize("asked", [1, 3], ids=["hit once", "given again"])
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+@pytest.mark.parametrize(
+    "invalidate",
+    [
+        pytest.param(lambda service, soft: service.by_url("http://b.test/Page", soft=soft), id="by URL"),
+        pytest.param(lambda service, soft: service.by_url("/Page", soft=soft), id="by path"),
+        pytest.param(lambda service, soft: service.by_pattern("/Pag*", soft=soft), id="by pattern"),
+    ],
+)
+async def test_two_urls_of_one_key(invalidate: Any, *, soft: bool, asked: int, backend: Any) -> None:
+    """Who asks by one URL gets nothing that was invalidated by it, though it was stored by another (§4.4)."""
+    app, runs = FastAPI(), list[str]()
+    app.get("/{page}")(cache(timeout=60, key=OfAnyHost())(lambda page: runs.append(page)))
+    container = put_cache(app, backend=backend())
+    async with client_of(app) as client:
+        for _ in range(asked):
+            for url in ("http://a.test/page", "http://b.test/Page"):
+                await client.get(url)
+        await invalidate(container.invalidation(), soft)
+        before = len(runs)
+        assert told(await client.get("http://b.test/Page")) != "hit"
+    assert len(runs) == before + 1
+
+
+async def test_two_urls_of_one_key_share_it() -> None:
+    """As long as none of them is invalidated, all URLs that have one key have one answer."""
+    app, runs = FastAPI(), list[str]()
+    app.get("/{page}")(cache(timeout=60, key=OfAnyHost())(lambda page: runs.append(page)))
+    put_cache(app)
+    async with client_of(app) as client:
+        for url in ("http://a.test/page", "http://b.test/Page", "http://c.test/PAGE") * 2:
+            await client.get(url)
+    assert runs == ["page"]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 
-from app_cache import BackendError, CacheBackend, MemoryBackend, add_tags, cache
+from app_cache import BackendError, CacheBackend, KeyGenerator, MemoryBackend, add_tags, cache
 from tests.clients import all_blocked
 from tests.middleware.apps import client_of, put_cache, scope_of, served, told
 from tests.stored import FourMethods
@@ -219,6 +219,27 @@ async def test_failure_of_another_variant() -> None:
         *[(500, "Internal Server Error")] * 2,
     ]
     assert len(app.runs) == 1
+
+
+class OneForAll(KeyGenerator):
+    """Gives all requests one key."""
+
+    def generate_cache_key(self, request: Request) -> str:
+        return "all"
+
+
+@pytest.mark.parametrize("early", [False, True], ids=["while it is waited for", "before it is"])
+async def test_invalidated_by_another_url_of_the_key(*, early: bool) -> None:
+    """Nobody gets of a run what was invalidated by his URL since it began, though another URL began it."""
+    app = Gated(key=OneForAll())
+    waves = [await app.ask(1, headers={"host": "a.test"})]
+    if early:
+        await app.container.invalidation().by_url("http://b.test/")
+    waves.append(await app.ask(1, headers={"host": "b.test"}))
+    if not early:
+        await app.container.invalidation().by_url("http://b.test/")
+    answers = await app.waves(*waves)
+    assert [answer.text for answer in answers] == ["1", "2"]
 
 
 async def test_streamed_answer() -> None:

@@ -9,6 +9,7 @@ unsafe method, answered well → rules.to_invalidate
 
 from __future__ import annotations
 
+import asyncio
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -141,8 +142,10 @@ class CacheMiddleware:
             plan = self._table.find(scope)
             if plan is None and scope["method"] in SAFE_METHODS and in_force.get() is None:
                 await self.app(scope, receive, send)
-            else:
+            elif plan is not None and plan.policy is not None and plan.invalidates is None:
                 await self._answer(services, plan, scope, receive, send)
+            else:
+                await self._answer_to_a_change(services, plan, scope, receive, send)
         finally:
             serving.reset(token)
 
@@ -191,10 +194,6 @@ class CacheMiddleware:
         self, services: CacheServices, plan: Plan | None, scope: Scope, receive: Receive, send: Send
     ) -> None:
         policy = None if plan is None else plan.policy
-        changes = policy is None and scope["method"] not in SAFE_METHODS
-        if changes or (plan is not None and plan.invalidates is not None):
-            posted = await self._posted(services, scope) if changes and scope["method"] == "POST" else None
-            send = self._invalidating(services, plan, posted, scope, send)
         if plan is None or policy is None:
             token = in_force.set(None)
             try:
@@ -209,6 +208,17 @@ class CacheMiddleware:
         exchange.asked_in_vain = scope.get(ASKED_IN_VAIN, False)
         await exchange.answer(receive, send)
 
+    async def _answer_to_a_change(
+        self, services: CacheServices, plan: Plan | None, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        may_be_kept = scope["method"] == "POST" and (plan is None or plan.policy is None)
+        posted = await self._posted(services, scope) if may_be_kept else None
+        send_after, once_more = self._invalidating(services, plan, posted, scope, send)
+        try:
+            await self._answer(services, plan, scope, receive, send_after)
+        finally:
+            await once_more()
+
     async def _posted(self, services: CacheServices, scope: Scope) -> PostedAnswer | None:
         """Return what stores the answer to a POST for later GETs, where those are cached by the RFC alone."""
         plan = self._table.find(scope, "GET")
@@ -219,11 +229,26 @@ class CacheMiddleware:
 
     def _invalidating(
         self, services: CacheServices, plan: Plan | None, posted: PostedAnswer | None, scope: Scope, send: Send
-    ) -> Send:
-        """Return *send*, which invalidates what the answer makes invalid before it is sent (RFC 9111 §4.4)."""
+    ) -> tuple[Send, Callable[[], Awaitable[None]]]:
+        """Return *send*, which invalidates what the answer makes invalid before it is sent (RFC 9111 §4.4).
+
+        And what to call when the application has ended. What it still did after the answer, the commit of a
+        dependency for one, an entry that was filled meanwhile does not know of: then it is invalidated once more.
+        """
         request = dict(scope)
+        order: Order | None = None
+        went_on = False
+
+        def note() -> None:
+            nonlocal went_on
+            went_on = True
+
+        async def once_more() -> None:
+            if went_on and order is not None and not (posted is not None and posted.is_stored):
+                await services.invalidation().carry_out(order)
 
         async def send_after(message: Message) -> None:
+            nonlocal order
             if message["type"] == "http.response.start" and 200 <= message["status"] < 400:
                 headers = fields_of(message)
                 order = await self._order(plan, request, message["status"], headers)
@@ -235,8 +260,10 @@ class CacheMiddleware:
             elif message["type"] == "http.response.body" and posted is not None:
                 await posted.sent(bytes(message.get("body", b"")), last=not message.get("more_body", False))
             await send(message)
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                asyncio.get_running_loop().call_soon(note)
 
-        return send_after
+        return send_after, once_more
 
     async def _order(self, plan: Plan | None, scope: Scope, status: int, headers: Headers) -> Order | None:
         """Return what an answer that is no error invalidates: by HTTP, and by `@invalidates`."""

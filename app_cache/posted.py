@@ -71,6 +71,11 @@ class PostedAnswer:
         await filling.begin()
         return cls(filling, target_of(scope))
 
+    @property
+    def is_stored(self) -> bool:
+        """Whether later GETs get the answer."""
+        return self._filling.stored
+
     async def started(self, status: int, headers: Headers) -> None:
         """Decide whether the answer is kept; call it when its POST has invalidated the target."""
         head, store = ResponseHead(status, headers), self._filling.store

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import RedirectResponse, StreamingResponse
 
 from app_cache import CacheMiddleware, CachePolicy, MemoryBackend, cache, invalidates
 from app_cache.fastapi import Invalidation
 from tests.middleware.apps import client_of, put_cache, scope_of, told
 from tests.stored import FourMethods
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 pytestmark = pytest.mark.anyio
 
@@ -86,6 +90,56 @@ async def test_locations(name: str, value: str, expected: list[str]) -> None:
     app = writing(Response(status_code=201, headers={name: value}))
     paths = ("/pages/a", "/pages/ü", "/items/2", "/pages/b")
     assert await forgotten(app, "POST", "/items/1", *paths) == expected
+
+
+@pytest.mark.parametrize("how", ["a dependency", "a background task"])
+async def test_a_commit_after_the_answer(how: str) -> None:
+    """What was read between the answer to a write and the commit that follows it is asked for anew (F25)."""
+    app, committed, answered = FastAPI(), asyncio.Event(), asyncio.Event()
+    state = ["old"]
+
+    async def commit() -> None:
+        await committed.wait()
+        state[0] = "new"
+
+    async def transaction() -> AsyncIterator[None]:
+        yield
+        await commit()
+
+    app.get("/item")(cache(timeout=60)(lambda: state[0]))
+
+    @app.put("/item", dependencies=[Depends(transaction)] if how == "a dependency" else [])
+    @invalidates(urls=["/item"])
+    async def put(tasks: BackgroundTasks) -> None:
+        if how == "a background task":
+            tasks.add_task(commit)
+
+    put_cache(app)
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            answered.set()
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async with client_of(app) as client:
+        change = asyncio.create_task(app(scope_of("/item", method="PUT"), receive, send))
+        await answered.wait()
+        assert [(await client.get("/item")).json() for _ in range(2)] == ["old"] * 2
+        committed.set()
+        await change
+        assert (await client.get("/item")).json() == "new"
+
+
+async def test_a_change_that_ends_with_its_answer() -> None:
+    """Where nothing runs after the answer to a write, it invalidates once."""
+    app = FastAPI()
+    app.post("/items")(invalidates(tags=["items"])(lambda: "made"))
+    container = put_cache(app)
+    async with client_of(app) as client:
+        await client.post("/items")
+    assert container.store().stats["invalidations"] == 1
 
 
 async def test_without_a_host() -> None:

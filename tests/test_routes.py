@@ -821,6 +821,67 @@ async def test_found_by_the_application_in_the_scope() -> None:
     assert await is_cached(app, "/x")
 
 
+@pytest.mark.parametrize("is_mounted", [False, True], ids=["served", "mounted"])
+@pytest.mark.parametrize("make", [FastAPI, Starlette])
+async def test_found_by_the_stack_that_it_is_in(make: Any, *, is_mounted: bool) -> None:
+    """Added to an application, mounted or not, before a middleware that hides what follows, the cache finds it."""
+    app = make()
+    app.router.routes.append(Route("/x", cached))
+    app.add_middleware(Hidden)
+    app.add_middleware(CacheMiddleware, backend=MemoryBackend())
+    outer = Starlette(routes=[Route("/x", plain), Mount("/sub", app)]) if is_mounted else app
+    assert await is_cached(outer, "/sub/x" if is_mounted else "/x")
+
+
+def mount_of(app: Any) -> BaseRoute:
+    """Return a mount of a cache around *app*."""
+    return Mount("/sub", CacheMiddleware(app, MemoryBackend()))
+
+
+def mount_with_middleware(app: Any) -> BaseRoute:
+    """Return a mount of *app* with a cache as its middleware."""
+    return Mount("/sub", app, middleware=[Middleware(CacheMiddleware, backend=MemoryBackend())])
+
+
+def mount_in_a_mount(app: Any) -> BaseRoute:
+    """Return a mount of *app* in a cache, in an application that is mounted too."""
+    return Mount("/sub", FastAPI(routes=[mount_of(app), Route("/x", cached)]))
+
+
+@pytest.mark.parametrize(
+    ("make", "path"),
+    [(mount_of, "/sub/x"), (mount_with_middleware, "/sub/x"), (mount_in_a_mount, "/sub/sub/x")],
+    ids=["mounted", "of a mount", "in a mount"],
+)
+async def test_mounted_cache_around_what_has_no_routes(make: Any, path: str) -> None:
+    """A cache around what has no routes has no policies of those of the application that it is mounted in."""
+    app = FastAPI(routes=[make(PlainTextResponse("text")), Route("/x", cached)])
+    assert not await is_cached(app, path)
+
+
+async def test_cache_that_is_mounted_and_a_route() -> None:
+    """A cache that is a route of an application too has none of its policies where it is mounted."""
+    around = CacheMiddleware(PlainTextResponse("text"), MemoryBackend())
+    app = FastAPI(routes=[Route("/sub", around), Mount("/sub", around), Route("/x", cached)])
+    assert [await is_cached(app, path) for path in ("/sub", "/sub/x", "/sub")] == [False, False, False]
+
+
+async def test_mounted_cache_in_a_cache() -> None:
+    """A cache around what has no routes answers by its own fallbacks what the one further out does not."""
+    within = CacheMiddleware(PlainTextResponse("text"), MemoryBackend(), default_policy=CachePolicy(timeout=60))
+    app = FastAPI(routes=[Mount("/sub", within), Route("/x", cached)])
+    put_cache(app)
+    assert await is_cached(app, "/sub/x")
+
+
+@pytest.mark.parametrize("endpoint", [cached, plain])
+async def test_cache_of_one_route(endpoint: Any) -> None:
+    """The fallbacks of a cache that is the middleware of one route stand back where its endpoint is decorated."""
+    own = Middleware(CacheMiddleware, backend=MemoryBackend(), default_policy=CachePolicy(timeout=60))
+    app = Starlette(routes=[Route("/x", endpoint, middleware=[own])])
+    assert await is_cached(app, "/x") is (endpoint is plain)
+
+
 async def test_limited_route() -> None:
     """A limit on the size of a request's body is no middleware that a hit would have to run."""
     app = Starlette(routes=[Route("/x", cached, max_body_size=1)])

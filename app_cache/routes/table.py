@@ -20,6 +20,8 @@ from app_cache.policy import template_names, template_parts
 from app_cache.routes.parameters import NO_PARAMETERS
 from app_cache.routes.policies import guard_as_asked, keyed_by, methods_of
 from app_cache.routes.ways import (
+    has_layer,
+    is_mounted,
     match,
     overridable_on,
     parameters_of,
@@ -112,7 +114,10 @@ class RouteTable:
     """
 
     def __init__(self, app: Any, fallbacks: Fallbacks) -> None:
+        self._app = app
         self._routed = routed_app(app)
+        self._is_around = self._routed is not None
+        """Whether all that comes here goes to those routes, and not only what no mount led here."""
         self._fallbacks = fallbacks
         self._plans: OrderedDict[tuple[str, ...], Plan | None] = OrderedDict()
         self._is_as_walked: Callable[[], bool] = bool
@@ -125,9 +130,16 @@ class RouteTable:
 
     def routes(self, scope: Scope) -> Any:
         """Return the list of routes that the request of *scope* comes to, None where there is none."""
-        if self._routed is None and "app" in scope:
-            self._routed, self._is_as_walked = routed_app(scope["app"]), bool
-        return getattr(self._routed, "routes", None)
+        if self._is_around:
+            return self._routed.routes
+        serving = routed_app(scope["app"]) if "app" in scope else None
+        is_theirs = serving is not None and not is_mounted(scope)
+        if self._routed is None and serving is not None:
+            self._is_around = has_layer(scope["app"], self._app)
+            is_theirs = is_theirs or self._is_around
+            if is_theirs:
+                self._routed, self._is_as_walked = serving, bool
+        return serving.routes if is_theirs and serving is self._routed else None
 
     def same_routes(self) -> Callable[[], bool] | None:
         """Return what tells whether the application itself has the routes that were looked at last; None: none.
@@ -159,8 +171,8 @@ class RouteTable:
         Raises:
             ConfigurationError: If a policy on any route cannot work.
         """
-        if self._routed is None:
-            self.routes(scope)
+        if not self._is_around and self.routes(scope) is None and self._routed is not None:
+            return _with(self._fallbacks.policy(scope, method or scope["method"]))
         if not self._is_as_walked():
             self._rebuild()
         method = method or scope["method"]
@@ -196,8 +208,7 @@ class RouteTable:
         if fallback is not None and method == "HEAD" and not self._is_head_of_get(scope, way, others):
             fallback = None
         if way is None:
-            fallback = _for_one_of(others, fallback)
-            return Plan(fallback, None, NO_PARAMETERS, {}) if fallback is not None else None
+            return _with(_for_one_of(others, fallback))
         own, invalidates = way.recorded
         policy = fallback if own is None else own if method in methods_of(own, way.context) else None
         if policy is None and invalidates is None:
@@ -212,6 +223,11 @@ class RouteTable:
         of_get, _, others_of_get = match(self._routed, self._ways, {**scope, "method": "GET"})
         routes = [each.context.original_route for each in (way, *others) if each is not None]
         return routes == [each.context.original_route for each in (of_get, *others_of_get) if each is not None]
+
+
+def _with(policy: CachePolicy | None) -> Plan | None:
+    """Return the plan with *policy* for an endpoint that nobody knows."""
+    return Plan(policy, None, NO_PARAMETERS, {}) if policy is not None else None
 
 
 def _for_one_of(ways: list[Way], policy: CachePolicy | None) -> CachePolicy | None:

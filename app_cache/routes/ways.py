@@ -182,13 +182,26 @@ def routers_of(app: Any, seen: set[int]) -> Iterator[Any]:
 
 def routed_app(app: Any) -> Any:
     """Return what has routes, *app* or what it is wrapped around (its ``app``, and so on), or None."""
+    return next((each for each in _wrapped(app) if isinstance(getattr(each, "routes", None), list)), None)
+
+
+def has_layer(app: Any, layer: Any) -> bool:
+    """Return whether *layer* is one of the middleware of *app*, as far as that shows what it is wrapped around."""
+    return any(each is layer for each in _wrapped(getattr(app, "middleware_stack", None)))
+
+
+def _wrapped(app: Any) -> Iterator[Any]:
     seen: set[int] = set()
     while app is not None and id(app) not in seen:
         seen.add(id(app))
-        if isinstance(getattr(app, "routes", None), list):
-            return app
+        yield app
         app = getattr(app, "app", None)
-    return None
+
+
+def is_mounted(scope: Scope) -> bool:
+    """Return whether a mount led the request of *scope* here, and took from its path what routes begin with."""
+    root_path = scope.get("root_path", "")
+    return bool(scope.get("app_root_path", root_path) != root_path)
 
 
 def recorded(context: Any) -> tuple[CachePolicy | None, Invalidates | None]:

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import httpx
 import pytest
-from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query, Request
+from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Path, Query, Request
 from fastapi.dependencies.utils import get_dependant, request_params_to_args
 from fastapi.exceptions import FastAPIDeprecationWarning
 from fastapi.routing import APIRoute
@@ -637,6 +637,84 @@ async def test_static_files(tmp_path: pathlib.Path) -> None:
     app.mount("/files", StaticFiles(directory=tmp_path))
     put_cache(app)
     assert not await is_cached(app, "/files/file.txt")
+
+
+def named_by_header(x_user: str = Header(default="")) -> None:
+    """Let in who has a name."""
+    if not x_user:
+        raise HTTPException(401)
+
+
+def frontend_of_the_application(files: pathlib.Path) -> FastAPI:
+    """Return an application that has files after its routes, for who has a name."""
+    app = FastAPI(dependencies=[Depends(named_by_header)])
+    app.frontend("/", directory=files)
+    return app
+
+
+def frontend_of_a_router(files: pathlib.Path) -> FastAPI:
+    """Return an application with a router in a router that has them."""
+    app, outer, inner = FastAPI(), APIRouter(), APIRouter()
+    inner.frontend("/", directory=files)
+    outer.include_router(inner, dependencies=[Depends(named_by_header)])
+    app.include_router(outer)
+    return app
+
+
+def frontend_of_what_is_mounted(files: pathlib.Path) -> FastAPI:
+    """Return an application that mounts one which has them."""
+    app = FastAPI()
+    app.mount("/", frontend_of_the_application(files))
+    return app
+
+
+def frontend_of_what_is_not_entered(files: pathlib.Path) -> FastAPI:
+    """Return an application that mounts one which has them behind middleware."""
+    app = FastAPI()
+    app.mount("/", Seen(frontend_of_the_application(files)))
+    return app
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        frontend_of_the_application,
+        frontend_of_a_router,
+        frontend_of_what_is_mounted,
+        frontend_of_what_is_not_entered,
+    ],
+)
+async def test_headers_of_a_frontend(make: Any, tmp_path: pathlib.Path) -> None:
+    """Headers that dependencies of a frontend declare join the key of its files."""
+    (tmp_path / "file.txt").write_text("text")
+    app = make(tmp_path)
+    put_cache(app, default_policy=CachePolicy(timeout=60))
+    assert await is_cached(app, "/file.txt", **{"x-user": "alice"})
+    async with client_of(app) as client:
+        assert (await client.get("/file.txt")).status_code == 401
+
+
+async def test_routes_before_a_frontend(tmp_path: pathlib.Path) -> None:
+    """A frontend is tried after all routes, those of routers too, and takes no policy of theirs."""
+    (tmp_path / "file.txt").write_text("text")
+    app, router = FastAPI(), APIRouter()
+    app.frontend("/", directory=tmp_path)
+    router.get("/x")(cached)
+    app.include_router(router)
+    put_cache(app)
+    assert [await is_cached(app, path) for path in ("/x", "/file.txt")] == [True, False]
+
+
+async def test_frontend_added_later(tmp_path: pathlib.Path) -> None:
+    """A frontend that is added while the application runs is met by the next request."""
+    (tmp_path / "file.txt").write_text("text")
+    app = FastAPI(dependencies=[Depends(named_by_header)])
+    put_cache(app, default_policy=CachePolicy(timeout=60))
+    async with client_of(app) as client:
+        assert (await client.get("/file.txt")).status_code == 404
+        app.frontend("/", directory=tmp_path)
+        assert told(await client.get("/file.txt", headers={"x-user": "alice"})) == "fwd=uri-miss; stored"
+        assert (await client.get("/file.txt")).status_code == 401
 
 
 async def test_host_routes() -> None:

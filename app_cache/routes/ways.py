@@ -11,7 +11,7 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
-from fastapi.routing import APIRoute, APIRouter, APIWebSocketRoute, iter_route_contexts
+from fastapi.routing import APIRoute, APIRouter, APIWebSocketRoute, RouteContext, iter_route_contexts
 from starlette.applications import Starlette
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.middleware.errors import ServerErrorMiddleware
@@ -72,6 +72,17 @@ def ways_of(app: Any) -> Iterator[Way]:
     for route in app.routes if app is not None else ():
         odd = _is_odd(getattr(route, "original_router", None))
         yield from (Way(context, is_sure=not odd) for context in iter_route_contexts([route]))
+    yield from (Way(context, is_sure=False) for context in _tried_last(app))
+
+
+def _tried_last(app: Any) -> Iterator[Any]:
+    """Return the routes that the router of *app* tries where no other matches: files, by ``app.frontend``."""
+    router = getattr(app, "router", app)
+    for route in getattr(router, "_low_priority_routes", ()):
+        yield RouteContext(route)
+    for route in router.routes if router is not None else ():
+        included = getattr(route, "effective_low_priority_routes", tuple)
+        yield from (RouteContext(each.original_route, each) for each in included())
 
 
 def _is_odd(router: Any) -> bool:
@@ -88,7 +99,7 @@ def _under(context: Any) -> Iterator[Any]:
     if mounted is None:
         yield context
         return
-    for each in iter_route_contexts(mounted.routes):
+    for each in (*iter_route_contexts(mounted.routes), *_tried_last(mounted)):
         yield from _under(each)
 
 

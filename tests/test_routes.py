@@ -717,6 +717,44 @@ async def test_frontend_added_later(tmp_path: pathlib.Path) -> None:
         assert (await client.get("/file.txt")).status_code == 401
 
 
+def with_what_cannot_be_built(prefix: str) -> FastAPI:
+    """Return an application with a router in a router, and in that a route which has a parameter twice."""
+    app, outer, inner = FastAPI(), APIRouter(), APIRouter()
+    app.get("/before")(cached)
+    app.include_router(outer)
+    outer.get("/outer")(cached)
+    inner.get("/{name}")(cached)
+    outer.include_router(inner, prefix="/{name}")
+    app.get("/after")(cached)
+    return FastAPI(routes=[Mount(prefix, app)]) if prefix else app
+
+
+@pytest.mark.parametrize("prefix", ["", "/sub"], ids=["of the application", "of what is mounted"])
+async def test_routes_that_cannot_be_built(prefix: str) -> None:
+    """A route that FastAPI cannot build costs its own requests, and those of later routes, as without a cache."""
+    paths = [f"{prefix}{path}" for path in ("/before", "/outer", "/a/b", "/after")]
+    bare, app = with_what_cannot_be_built(prefix), with_what_cannot_be_built(prefix)
+    put_cache(app, default_policy=CachePolicy(timeout=60))
+    for each in (bare, app):
+        async with client_of(each) as client:
+            assert [(await client.get(path)).status_code for path in paths] == [200, 200, 500, 500]
+    async with client_of(app) as client:
+        assert [told(await client.get(path)) for path in paths] == ["hit", "hit", None, None]
+
+
+async def test_router_that_can_be_built_later() -> None:
+    """No policy covers what could not be built when routes were looked at, nor what comes after that."""
+    app, router = FastAPI(), APIRouter()
+    router.get("/{name}")(plain)
+    app.include_router(router, prefix="/{name}")
+    app.get("/after/x")(cached)
+    put_cache(app, default_policy=CachePolicy(timeout=60))
+    async with client_of(app) as client:
+        assert (await client.get("/after/x")).status_code == 500
+        router.routes[0].path = "/{other}"  # type: ignore[attr-defined]
+        assert [told(await client.get("/after/x")) for _ in range(2)] == [None, None]
+
+
 async def test_host_routes() -> None:
     """Where routes depend on the host, each host has its own endpoint's policy for the same path."""
     app = Starlette(

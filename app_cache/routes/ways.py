@@ -58,8 +58,8 @@ class Way:
 
     @functools.cached_property
     def is_decorated(self) -> bool:
-        """Whether an endpoint that it may lead to has a policy of its own."""
-        return any(recorded(context)[0] is not None for context in _under(self.context))
+        """Whether an endpoint that it may lead to has a policy of its own, or may have one: nobody can tell."""
+        return any(_is_unknown(each) or recorded(each)[0] is not None for each in _under(self.context))
 
     @functools.cached_property
     def headers(self) -> frozenset[str]:
@@ -71,8 +71,14 @@ def ways_of(app: Any) -> Iterator[Way]:
     """Return the ways that the router of *app* tries, in its order."""
     for route in app.routes if app is not None else ():
         odd = _is_odd(getattr(route, "original_router", None))
-        yield from (Way(context, is_sure=not odd) for context in iter_route_contexts([route]))
+        yield from (Way(context, is_sure=not odd) for context in _tried(route))
     yield from (Way(context, is_sure=False) for context in _tried_last(app))
+
+
+def _tried(*routes: Any) -> Iterator[Any]:
+    """Return *routes* as a router tries them, with those of included routers in their places."""
+    for route in routes:
+        yield from _as_far_as_built(route, iter_route_contexts([route]))
 
 
 def _tried_last(app: Any) -> Iterator[Any]:
@@ -81,8 +87,25 @@ def _tried_last(app: Any) -> Iterator[Any]:
     for route in getattr(router, "_low_priority_routes", ()):
         yield RouteContext(route)
     for route in router.routes if router is not None else ():
-        included = getattr(route, "effective_low_priority_routes", tuple)
-        yield from (RouteContext(each.original_route, each) for each in included())
+        yield from _as_far_as_built(route, _tried_last_in(route))
+
+
+def _tried_last_in(route: Any) -> Iterator[Any]:
+    for each in getattr(route, "effective_low_priority_routes", tuple)():
+        yield RouteContext(each.original_route, each)
+
+
+def _as_far_as_built(route: Any, contexts: Iterable[Any]) -> Iterator[Any]:
+    """Return *contexts*, and the included *route* that they are of where FastAPI cannot build the rest."""
+    try:
+        yield from contexts
+    except Exception:  # noqa: BLE001  what is wrong with a route of the application's own, FastAPI says at the request
+        yield RouteContext(route)
+
+
+def _is_unknown(context: Any) -> bool:
+    """Return whether *context* is an included router of which FastAPI cannot build the routes."""
+    return hasattr(context.original_route, "original_router")
 
 
 def _is_odd(router: Any) -> bool:
@@ -99,7 +122,7 @@ def _under(context: Any) -> Iterator[Any]:
     if mounted is None:
         yield context
         return
-    for each in (*iter_route_contexts(mounted.routes), *_tried_last(mounted)):
+    for each in (*_tried(*mounted.routes), *_tried_last(mounted)):
         yield from _under(each)
 
 
@@ -171,7 +194,7 @@ def _only_routes(app: Any) -> bool:
 
 def walk(app: Any) -> Iterator[Any]:
     """Return the routes of *app* as its router comes to them, those of what it mounts too."""
-    for context in iter_route_contexts(app.routes if app is not None else ()):
+    for context in _tried(*app.routes) if app is not None else ():
         yield context
         inner = _inner(context)
         if inner is not None:
@@ -187,7 +210,7 @@ def routers_of(app: Any, seen: set[int]) -> Iterator[Any]:
     yield router
     for route in router.routes:
         yield from routers_of(getattr(route, "original_router", None), seen)
-    for context in iter_route_contexts(router.routes):
+    for context in _tried(*router.routes):
         yield from routers_of(_inner(context), seen)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from typing import TYPE_CHECKING, Any, get_args
 
 from fastapi.dependencies.utils import get_dependant, request_params_to_args
@@ -126,10 +127,18 @@ def _headers_read(dependant: Dependant) -> frozenset[str]:
                 names |= ({name} if by_name else set()) | (_aliases(field) or {name})
         if not models:
             names |= _aliases(parameter.field_info) or {parameter.alias}
-    if isinstance(dependant.call, APIKeyHeader):
-        names.add(dependant.call.model.name)
+    scheme = _scheme(dependant.call)
+    if isinstance(scheme, APIKeyHeader):
+        names.add(scheme.model.name)
     spelt = names | {name.replace("_", "-") for name in names}
     return frozenset(name.lower() for name in spelt if is_header_name(name))
+
+
+def _scheme(call: Any) -> Any:
+    """Return the object that *call* is, or that it calls as a method or a partial."""
+    while isinstance(call, functools.partial) or inspect.ismethod(call):
+        call = call.func if isinstance(call, functools.partial) else call.__self__
+    return call
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Annotated, Any
 
 import pytest
@@ -45,6 +46,22 @@ def in_a_model(wanted: Annotated[Wanted, Header()]) -> str:
 
 def as_an_api_key(key: Annotated[str | None, Depends(APIKeyHeader(name="X-Tenant", auto_error=False))]) -> str:
     """Read it as the key of an API."""
+    return key or ""
+
+
+def as_an_api_key_by_a_method(
+    key: Annotated[str | None, Depends(APIKeyHeader(name="X-Tenant", auto_error=False).__call__)],
+) -> str:
+    """Read it as the key of an API, of which a method is the dependency."""
+    return key or ""
+
+
+def as_an_api_key_by_a_partial(
+    key: Annotated[
+        str | None, Depends(functools.partial(APIKeyHeader(name="X-Tenant", auto_error=False).__call__))
+    ],
+) -> str:
+    """Read it as the key of an API, of which a partial is the dependency."""
     return key or ""
 
 
@@ -92,6 +109,8 @@ READERS = [
     in_a_model_with_aliases,
     in_a_model_or_not,
     as_an_api_key,
+    as_an_api_key_by_a_method,
+    as_an_api_key_by_a_partial,
 ]
 
 

@@ -822,6 +822,10 @@ def _copy(function: Any) -> Any:
     return copied
 
 
+def _subclass(kind: type) -> type:
+    return type("Sub", (kind,), {})
+
+
 class Page(HTTPEndpoint):
     """A class-based endpoint."""
 
@@ -868,6 +872,65 @@ async def test_kinds_of_endpoints(endpoint: Any) -> None:
     app = Starlette(routes=[Route("/x", endpoint)])
     put_cache(app)
     assert await is_cached(app, "/x")
+
+
+@cache(timeout=60)
+class Decorated(HTTPEndpoint):
+    """A class-based endpoint that is cached, and its subclasses."""
+
+    title = "page"
+
+    async def get(self, request: Request) -> Response:
+        return PlainTextResponse(self.title)
+
+
+class SamePage(Decorated):
+    """It answers by the method that was decorated."""
+
+    title = "another page"
+
+
+class OtherPage(Decorated):
+    """It answers by a method of its own."""
+
+    async def get(self, request: Request) -> Response:
+        return PlainTextResponse("page of one")
+
+
+class OfOne:
+    """It has what a page may be made for one alone with."""
+
+    async def get(self, request: Request) -> Response:
+        return PlainTextResponse("page of one")
+
+
+class MixedPage(OfOne, Decorated):
+    """It answers by a method of another base."""
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "expected"),
+    [(SamePage, True), (OtherPage, False), (MixedPage, False), (cache(timeout=60)(_subclass(OtherPage)), True)],
+    ids=["with its method", "with another method", "with one of another base", "decorated too"],
+)
+async def test_subclass_of_a_decorated_class(endpoint: Any, *, expected: bool) -> None:
+    """A subclass of a decorated endpoint is cached as long as it has no methods that nobody decorated."""
+    app = Starlette(routes=[Route("/x", endpoint)])
+    put_cache(app)
+    assert await is_cached(app, "/x") is expected
+
+
+async def test_object_of_a_subclass() -> None:
+    """An object that is called is not cached by what its class overrides."""
+
+    class Other(cache(timeout=60)(_subclass(Callable))):  # type: ignore[misc]
+        async def __call__(self, item: int = 2) -> int:
+            return item
+
+    app = FastAPI()
+    app.get("/x")(Other())
+    put_cache(app)
+    assert not await is_cached(app, "/x")
 
 
 async def test_callable_object() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
@@ -243,7 +244,20 @@ def recorded(context: Any) -> tuple[CachePolicy | None, Invalidates | None]:
     endpoint = getattr(context, "endpoint", None)
     while isinstance(endpoint, functools.partial) and POLICY_ATTRIBUTE not in vars(endpoint):
         endpoint = endpoint.func
-    return getattr(endpoint, POLICY_ATTRIBUTE, None), getattr(endpoint, INVALIDATES_ATTRIBUTE, None)
+    policy = None if _has_other_methods(endpoint) else getattr(endpoint, POLICY_ATTRIBUTE, None)
+    return policy, getattr(endpoint, INVALIDATES_ATTRIBUTE, None)
+
+
+def _has_other_methods(endpoint: Any) -> bool:
+    """Return whether *endpoint*, a class or an object of one, has methods that its decorated base class has not.
+
+    Nobody decorated those, and what they answer may be for one alone.
+    """
+    kind = endpoint if isinstance(endpoint, type) else type(endpoint)
+    if POLICY_ATTRIBUTE in getattr(endpoint, "__dict__", ()) or not hasattr(kind, POLICY_ATTRIBUTE):
+        return False
+    heirs = itertools.takewhile(lambda each: POLICY_ATTRIBUTE not in vars(each), kind.__mro__)
+    return any(callable(each) or hasattr(each, "__get__") for heir in heirs for each in vars(heir).values())
 
 
 def parameters_of(context: Any) -> Parameters:

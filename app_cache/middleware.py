@@ -28,6 +28,7 @@ from app_cache.policy import CACHEABLE_METHODS
 from app_cache.posted import PostedAnswer
 from app_cache.routes.policies import Fallbacks
 from app_cache.routes.table import RouteTable, escape_for_glob, escape_for_url
+from app_cache.routes.ways import with_root_path
 from app_cache.rules.decisions import SAFE_METHODS, to_invalidate
 from app_cache.rules.glob import fitted
 from app_cache.rules.messages import fields_of
@@ -110,6 +111,7 @@ class CacheMiddleware:
         services = self._plain or resolved(container)
         self._services = None if callable(container) else services
         self._table = RouteTable(app, Fallbacks(policies, default_policy))
+        self._rooted = with_root_path(app)
         self._fast = FastPath(self._table, self)
         self.remembered = self._fast.paths
         """The paths that have hits which may be given again; requests for others need no look."""
@@ -121,6 +123,8 @@ class CacheMiddleware:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, self._draining(send) if self._plain is not None else send)
             return
+        if self._rooted is not None and self._rooted.root_path:
+            scope["root_path"] = self._rooted.root_path
         if scope["type"] == "http" and scope["path"] in self.remembered:
             hit = self.again(scope)
             if isinstance(hit, Question):

@@ -318,6 +318,25 @@ async def test_root_path_of_what_is_inside() -> None:
     assert await is_cached(around, "/api/x")
 
 
+@pytest.mark.parametrize("layer", [None, Seen], ids=["directly", "with a layer between"])
+async def test_location_under_the_root_path_of_what_is_inside(layer: Any) -> None:
+    """A Location invalidates what is under the root path of an application that the cache stands around."""
+    with pytest.warns(FastAPIDeprecationWarning):
+        app = FastAPI(root_path="/api")
+    app.get("/x")(cached)
+
+    @app.post("/change")
+    async def change(request: Request, response: Response) -> None:
+        response.headers["location"] = str(request.url_for("cached"))
+
+    around = CacheMiddleware(layer(app) if layer else app, MemoryBackend())
+    async with client_of(around) as client:
+        for path in ("/x", "/api/x"):
+            assert [told(await client.get(path)) for _ in range(2)] == ["fwd=uri-miss; stored", "hit"]
+            await client.post("/change")
+            assert told(await client.get(path)) == "fwd=uri-miss; stored"
+
+
 class Asks:
     """An ASGI middleware that lets in who has a token."""
 

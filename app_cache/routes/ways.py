@@ -220,6 +220,12 @@ def routed_app(app: Any) -> Any:
     return next((each for each in _wrapped(app) if isinstance(getattr(each, "routes", None), list)), None)
 
 
+def with_root_path(app: Any) -> Any:
+    """Return what has routes, as `routed_app` does, if it puts a root path of its own into the scope, or None."""
+    routed = routed_app(app)
+    return routed if hasattr(routed, "root_path") else None
+
+
 def has_layer(app: Any, layer: Any) -> bool:
     """Return whether *layer* is one of the middleware of *app*, as far as that shows what it is wrapped around."""
     return any(each is layer for each in _wrapped(getattr(app, "middleware_stack", None)))

@@ -14,7 +14,9 @@ from __future__ import annotations
 import logging
 import math
 import re
+import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -62,6 +64,8 @@ class EventLogger:
     """Says events with fields: ``logger.warning("cache.backend_failed", operation="get")``.
 
     Where an event goes is looked up when it is said, so the order of imports and configuration does not matter.
+    What is raised there does not reach who said it: it is written on standard error, with the event, unless
+    `logging.raiseExceptions` is False.
     A filtered one costs little on the standard library and some microseconds on a structlog of the application: an
     event is a change of state, never a request.
     """
@@ -87,11 +91,14 @@ class EventLogger:
         self._say(logging.ERROR, "error", event, fields)
 
     def _say(self, level: int, level_name: str, event: str, fields: dict[str, Any]) -> None:
-        if self.sink is None and structlog.is_configured():
-            getattr(self._theirs, level_name)(escaped(event), **_for_any_renderer(fields))
-        elif STDLIB_LOGGER.isEnabledFor(level):
-            render = self.sink.render if self.sink else as_text
-            STDLIB_LOGGER.log(level, render(level_name, event, fields), stacklevel=3)
+        try:
+            if self.sink is None and structlog.is_configured():
+                getattr(self._theirs, level_name)(escaped(event), **_for_any_renderer(fields))
+            elif STDLIB_LOGGER.isEnabledFor(level):
+                render = self.sink.render if self.sink else as_text
+                STDLIB_LOGGER.log(level, render(level_name, event, fields), stacklevel=3)
+        except Exception as error:  # noqa: BLE001  what the application logs by may raise anything
+            _say_at_last(error, level_name, event, fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +213,10 @@ def _plain(value: Any) -> Any:
     return without_secrets(repr(value))
 
 
+def _clean_lines(text: str) -> str:
+    return "\n".join(escaped(line) for line in without_secrets(text).split("\n"))
+
+
 def without_secrets(text: str) -> str:
     """Return *text* with ``***`` for what precedes a URL's ``@`` and what follows ``password=`` and its like."""
     if "://" in text:
@@ -225,6 +236,19 @@ def _quoted(value: Any) -> str:
 
 def _with_context(level_name: str, fields: Mapping[str, Any]) -> Mapping[str, Any]:
     return format_exc_info(None, level_name, merge_contextvars(None, level_name, dict(fields)))
+
+
+def _say_at_last(error: Exception, level_name: str, event: str, fields: Mapping[str, Any]) -> None:
+    """Write on standard error what *error* kept from being logged, as `logging` does where a handler fails."""
+    if not logging.raiseExceptions or sys.stderr is None:
+        return
+    try:
+        line = as_text(level_name, event, fields)
+    except Exception:  # noqa: BLE001  a value that cannot be written is what may have kept it
+        line = escaped(event)
+    told = _clean_lines("".join(traceback.format_exception(error)))
+    with suppress(Exception):
+        sys.stderr.write(f"--- Logging error ---\n{told}Event: {line}\n")
 
 
 def _for_any_renderer(fields: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import structlog
+from starlette.responses import PlainTextResponse
 
+from app_cache import CacheMiddleware, CachePolicy, MemoryBackend, ValueCache
 from app_cache.errors import ConfigurationError
 from app_cache.logger_config import (
     STDLIB_LOGGER,
@@ -25,6 +27,9 @@ from app_cache.logger_config import (
     redacted,
     unconfigure_logger,
 )
+from app_cache.store import StoredResponses
+from app_cache.testing import FlakyBackend
+from tests.clients import client_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -179,6 +184,85 @@ class TestTheirStructlog:
         assert not their_events
         assert structlog.get_config() == before
         assert "cache.opened" in (tmp_path / "cache.log").read_text()
+
+
+def refuse(_: Any, __: str, event_dict: Any) -> Any:
+    """Fail as a processor of the application does that needs what is not there."""
+    raise KeyError(f"request_id of {event_dict['event']} at redis://:s3cret@host\x1b[31m")
+
+
+class Refusing(logging.Handler):
+    """A handler of the application that raises."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raise OSError(record.getMessage())
+
+
+class Unwritable:
+    """A value whose text cannot be had."""
+
+    def __repr__(self) -> str:
+        raise ValueError("no text")
+
+
+class TestWhatFails:
+    def test_processor_that_raises(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """What a structlog of the application raises goes to standard error with the event, and no further."""
+        structlog.configure(processors=[refuse])
+        logger.warning("cache.backend_failed", operation="get")
+        told = capsys.readouterr()
+        assert told.out == ""
+        assert told.err.startswith("--- Logging error ---\nTraceback")
+        assert told.err.endswith("\nEvent: cache.backend_failed operation=get\n")
+        assert "request_id of cache.backend_failed" in told.err
+
+    def test_clean_at_last(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """What goes to standard error because a logger failed has neither secrets nor control characters (S28)."""
+        structlog.configure(processors=[refuse])
+        logger.warning("cache.tried", url="redis://:hunter2@host")
+        told = capsys.readouterr().err
+        assert "redis://***@host" in told
+        assert not [secret for secret in ("s3cret'", "s3cret@", "hunter2", "\x1b") if secret in told]
+
+    @pytest.mark.anyio
+    async def test_never_of_a_request(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """With a backend that is away and a logger that fails, requests and values are as without a cache."""
+        structlog.configure(processors=[refuse])
+        store = StoredResponses(FlakyBackend(MemoryBackend(), error_rate=1.0))
+        app = CacheMiddleware(PlainTextResponse("answer"), store.backend, default_policy=CachePolicy(timeout=60))
+        client = client_of(app)
+        assert {(await client.get("/")).status_code for _ in range(8)} == {200}
+        assert await ValueCache(store).get_or_set("key", lambda: 1, 60) == 1
+        assert "Event: cache.backend_failed" in capsys.readouterr().err
+
+    def test_handler_that_raises(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """What a handler of the standard library raises reaches nobody else."""
+        STDLIB_LOGGER.addHandler(Refusing())
+        logger.warning("cache.tried")
+        assert capsys.readouterr().err.count("Event: cache.tried\n") == 1
+
+    def test_value_that_cannot_be_written(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """Of an event with a value that has no text, its name is said."""
+        logger.warning("cache.tried", value=Unwritable())
+        told = capsys.readouterr().err
+        assert "ValueError: no text" in told
+        assert told.endswith("\nEvent: cache.tried\n")
+
+    def test_not_wanted(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        """With `logging.raiseExceptions` False nothing is said of it, as the standard library has it."""
+        monkeypatch.setattr(logging, "raiseExceptions", False)
+        structlog.configure(processors=[refuse])
+        logger.warning("cache.tried")
+        assert capsys.readouterr().err == ""
+
+    def test_nowhere_to_say_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Without a standard error that can be written to, a logger that fails still raises nothing."""
+        structlog.configure(processors=[refuse])
+        closed = io.StringIO()
+        closed.close()
+        for stream in (None, closed):
+            monkeypatch.setattr(sys, "stderr", stream)
+            logger.warning("cache.tried")
 
 
 class TestConfigured:

@@ -5,8 +5,8 @@ event is a line ``cache.backend_failed operation=get`` on the standard library's
 handlers the application has. Where the application configured structlog, events go there instead. Where it called
 `configure_logger`, they go where that call said, and structlog's own configuration is left alone.
 
-On each of these ways what is named like a secret and the passwords in URLs become ``***``, and control characters
-are escaped.
+On each of these ways what is named like a secret and the passwords in URLs become ``***``, in tracebacks too, and
+control characters are escaped.
 """
 
 from __future__ import annotations
@@ -251,10 +251,16 @@ def _say_at_last(error: Exception, level_name: str, event: str, fields: Mapping[
         sys.stderr.write(f"--- Logging error ---\n{told}Event: {line}\n")
 
 
-def _for_any_renderer(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return *fields* so that any renderer may have them; structlog's own ``exc_info`` stays as it is."""
-    kept = {"exc_info": fields["exc_info"]} if "exc_info" in fields else {}
-    return {escaped(name): _all_escaped(value) for name, value in redacted(fields).items()} | kept
+def _for_any_renderer(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return *fields* so that any renderer may have them.
+
+    An exception becomes its traceback, as the text ``exception``: what a renderer would make of the object itself
+    shows the secrets of messages, of lines of code and of local variables.
+    """
+    given = {name: value for name, value in fields.items() if name != "exc_info"}
+    shown = {escaped(name): _all_escaped(value) for name, value in redacted(given).items()}
+    traced = format_exc_info(None, "", {"exc_info": fields.get("exc_info")})
+    return shown | {name: _clean_lines(text) for name, text in traced.items()}
 
 
 def _all_escaped(value: Any) -> Any:

@@ -13,6 +13,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import structlog
 from starlette.responses import PlainTextResponse
+from structlog import dev
+from structlog.processors import (
+    JSONRenderer,
+    KeyValueRenderer,
+    LogfmtRenderer,
+    dict_tracebacks,
+    format_exc_info,
+)
 
 from app_cache import CacheMiddleware, CachePolicy, MemoryBackend, ValueCache
 from app_cache.errors import ConfigurationError
@@ -170,11 +178,57 @@ class TestTheirStructlog:
             }
         ]
 
-    def test_exception_is_theirs_to_render(self, their_events: list[dict[str, Any]]) -> None:
-        """The exception of ``exc_info`` reaches the processors of the application as it is."""
-        error = ValueError("wrong")
-        logger.error("cache.failed", exc_info=error)
-        assert their_events[0]["exc_info"] is error
+    def test_traceback_is_text(self, their_events: list[dict[str, Any]]) -> None:
+        """Processors of the application get an exception as its traceback, line by line, where it has one."""
+        try:
+            connect("server\x1b[31m")
+        except ConnectionError as error:
+            logger.error("cache.failed", exc_info=error)
+        logger.error("cache.failed", exc_info=ValueError("wrong"))
+        logger.error("cache.failed", exc_info=None)
+        traced, untraced, none = their_events
+        lines = traced["exception"].split("\n")
+        assert (lines[0], lines[-1]) == (
+            "Traceback (most recent call last):",
+            r"ConnectionError: no server\x1b[31m",
+        )
+        assert untraced["exception"] == "ValueError: wrong"
+        assert none == {"level": "error", "event": "cache.failed"}
+
+    @pytest.mark.parametrize(
+        "processors",
+        [
+            pytest.param([dev.ConsoleRenderer(colors=False)], id="console"),
+            pytest.param([dev.ConsoleRenderer(exception_formatter=dev.rich_traceback)], id="console with rich"),
+            pytest.param([dev.ConsoleRenderer(exception_formatter=dev.plain_traceback)], id="console, plain"),
+            pytest.param([format_exc_info, JSONRenderer()], id="JSON"),
+            pytest.param([dict_tracebacks, JSONRenderer()], id="JSON of dicts"),
+            pytest.param([format_exc_info, LogfmtRenderer()], id="logfmt"),
+            pytest.param([KeyValueRenderer()], id="key and value"),
+            pytest.param([structlog.stdlib.render_to_log_kwargs], id="standard library"),
+        ],
+    )
+    def test_no_secret_in_a_traceback(self, capsys: pytest.CaptureFixture[str], processors: list[Any]) -> None:
+        """Whatever renders it, a traceback has no secret: of messages, causes, code or local variables."""
+        written = logging.StreamHandler(sys.stdout)
+        written.setFormatter(Everything())
+        STDLIB_LOGGER.addHandler(written)
+        of_stdlib = structlog.stdlib.render_to_log_kwargs in processors
+        make = structlog.stdlib.LoggerFactory() if of_stdlib else structlog.PrintLoggerFactory()
+        structlog.configure(processors=processors, logger_factory=make)
+        secret = "hunter2"
+        try:
+            try:
+                connect(f"postgres://app:{secret}@db")
+            except ConnectionError as error:
+                raise LookupError(f"password={secret} of redis://:hunter2@host") from error
+        except LookupError as error:
+            logger.error("cache.fill_failed", error="LookupError", exc_info=error)
+        told = capsys.readouterr()
+        assert told.err == ""
+        assert "hunter2" not in told.out
+        assert "no postgres://***@db" in told.out
+        assert "password=***" in told.out
 
     def test_configure_logger_goes_first(self, their_events: list[dict[str, Any]], tmp_path: Path) -> None:
         """After `configure_logger` events go where that said, and structlog's own configuration is as it was."""
@@ -196,6 +250,13 @@ class Refusing(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         raise OSError(record.getMessage())
+
+
+class Everything(logging.Formatter):
+    """Writes all that a record has, the traceback of its exception too."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return super().format(record) + repr(vars(record))
 
 
 class Unwritable:

@@ -24,7 +24,6 @@ from app_cache.filling import Filling
 from app_cache.flight import FILL_TIMEOUT_S, NOT_SHARED, UNADMITTED, Fill, Outcome
 from app_cache.guards import Guard, Guarding
 from app_cache.identity import Identity, identify
-from app_cache.logger_config import logger
 from app_cache.policy import LATE_TAGS
 from app_cache.rules.cache_status import CacheStatus
 from app_cache.rules.decisions import (
@@ -158,9 +157,7 @@ class Exchange:
                 return _replay(messages, receive), None
 
     async def _identify(self) -> Refusal | None:
-        found = await identify(
-            self.request, self.plan, self.policy, self.keys, self.store.namespace, self.scope, self.body
-        )
+        found = await identify(self.request, self.plan, self.policy, self.keys, self.store, self.scope, self.body)
         if isinstance(found, Refusal):
             return found
         self.known = found
@@ -398,13 +395,13 @@ class Exchange:
         except Exception as error:
             if self.started or not (filling.rescue and filling.admitted):
                 raise
-            logger.error("cache.rescued", error=type(error).__name__, exc_info=error)
+            self.store.log.failed("cache.rescued", self.plan.route, error)
             await self._rescue(RAISED, send)
             return
         finally:
             self._copy_back(scope)
         if not spoke:
-            logger.warning("cache.rescued", timeout=patience)
+            self.store.log.warning("cache.rescued", self.plan.route, timeout=patience)
             await self._give_rescue(TIMED_OUT, receive, send)
         elif not self.started:
             await self._stand_in(filling, receive, send)
@@ -423,7 +420,7 @@ class Exchange:
             self.decision = replace(self.decision, rescue=False)
             await self._lead(receive, send, alone=True)
         elif filling.rescue:
-            logger.warning("cache.rescued", status=filling.status)
+            self.store.log.warning("cache.rescued", self.plan.route, status=filling.status)
             await self._rescue(filling.status, send)
 
     def _filling(
@@ -459,6 +456,7 @@ class Exchange:
         method = "GET" if self.request.method == "HEAD" else self.request.method  # HEAD has nothing to store
         scope = {**self.scope, "method": method, "headers": [*headers], LATE_TAGS: filling.late_tags}
         fill = Fill(filling)
+        fill.on_failure = partial(self.store.log.failed, "cache.fill_failed", self.plan.route)
         with Guarding(guard):
             fill.start(self.app, scope, self.body or b"", receive)
         self.store.flight.take_off(self.found.key, fill, alone=alone)

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import msgspec
 
-from app_cache.logger_config import logger
 from app_cache.rules.directives import delta_seconds
 from app_cache.rules.messages import combined, fields_of
 
@@ -129,6 +128,8 @@ class Run(ABC, Generic[OutcomeT]):
         self.task: asyncio.Task[Any] | None = None
         self.on_outcome: Callable[[Any], None] | None = None
         """Is called with this run as soon as there is an outcome."""
+        self.on_failure: Callable[[BaseException], None] | None = None
+        """Is called with what the task raised, where nobody is told."""
         self.on_end: Callable[[asyncio.Task[Any]], None] | None = None
         """Is called when the task has ended."""
         self._led = False
@@ -168,8 +169,9 @@ class Run(ABC, Generic[OutcomeT]):
             self._end_timer.cancel()
         if self.on_end is not None:
             self.on_end(task)
-        if not task.cancelled() and (error := task.exception()) is not None and not self._is_heard:
-            logger.error("cache.fill_failed", error=type(error).__name__, exc_info=error)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and self.on_failure is not None and not self._is_heard:
+            self.on_failure(error)
 
 
 class Fill(Run[Outcome]):

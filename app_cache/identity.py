@@ -22,7 +22,6 @@ from app_cache.keys import (
     request_parts,
     storage_key,
 )
-from app_cache.logger_config import logger
 from app_cache.policy import checked_tag
 from app_cache.rules.decisions import Refusal
 
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from app_cache.policy import CachePolicy
     from app_cache.routes.table import Plan
     from app_cache.rules.messages import RequestHead
+    from app_cache.store import StoredResponses
 
     Scope = MutableMapping[str, Any]
     Message = MutableMapping[str, Any]
@@ -58,7 +58,7 @@ async def identify(
     plan: Plan,
     policy: CachePolicy,
     keys: KeyGenerator,
-    namespace: str,
+    store: StoredResponses,
     scope: Scope,
     body: bytes | None,
 ) -> Identity | Refusal:
@@ -69,7 +69,7 @@ async def identify(
         plan: Fills in the templates of its tags.
         policy: Selects what joins the key.
         keys: Gives the logical key.
-        namespace: That of the store.
+        store: Where its answer may be.
         scope: Its ASGI scope.
         body: The content that the key depends on, or None.
     """
@@ -82,13 +82,13 @@ async def identify(
             logical = await _asked(keys.generate_cache_key, plan, {**scope, POLICY: policy}, body)
         tags = await tags_of(policy.tags, plan, scope)
     except Exception as error:  # noqa: BLE001  the application's own hooks: what they raise costs the cache alone
-        logger.error("cache.hook_failed", path=scope["path"], error=type(error).__name__, exc_info=error)
+        store.log.failed("cache.hook_failed", plan.route, error, path=scope["path"])
         return Refusal.KEY
     if logical is None or (varied_by is None and policy.vary_by is not None):
         return Refusal.KEY
     if tags is None:
         return Refusal.TAGS
-    key = storage_key(namespace, request.method, logical, request.headers, policy, varied_by)
+    key = storage_key(store.namespace, request.method, logical, request.headers, policy, varied_by)
     logical_key = logical if isinstance(logical, str) else None
     here = origin(scope.get("scheme", "http"), host)
     return Identity(key, logical_key, _subject(full_path(scope), here, key, logical_key, tags), here)

@@ -15,8 +15,10 @@ import logging
 import math
 import re
 import sys
+import threading
 import time
 import traceback
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -50,6 +52,9 @@ SIZE_UNITS = {
     "gib": 2**30,
     "tib": 2**40,
 }
+AGAIN_AFTER_S = 60.0
+"""Seconds after which a `SparingLogger` says again what goes on."""
+MAX_KINDS = 1_000
 AGE_UNITS = {"second": 1, "minute": 60, "hour": 3_600, "day": 86_400, "week": 604_800}
 
 _QUANTITY = re.compile(r"(\d+(?:\.\d+)?) *([a-z]+)", re.ASCII)
@@ -113,6 +118,57 @@ class Sink:
 
 logger = EventLogger()
 """The logger of the package."""
+
+
+@dataclass(slots=True)
+class _Kind:
+    said_at: float
+    unsaid: int = 0
+
+
+class SparingLogger:
+    """Says what each request may cause: the first of a kind at once, then how many, once a minute at most.
+
+    Of one kind is what has event, place and type of the error in common, or event, place and facts. A place is one
+    of the code, never of a request, so that no client makes kinds. Event loops in several threads may share it.
+
+    Args:
+        monotonic: Gives the time in seconds.
+    """
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._kinds: OrderedDict[tuple[object, ...], _Kind] = OrderedDict()
+
+    def failed(self, event: str, place: str, error: BaseException, **fields: Any) -> None:
+        """Say that *error* was raised at *place*; with its traceback, where none of its kind was left unsaid."""
+        name = type(error).__name__
+        times = self._times_unsaid(event, place, name)
+        if times == 1:
+            logger.error(event, place=place, **fields, error=name, exc_info=error)
+        elif times:
+            logger.error(event, place=place, **fields, error=name, times=times)
+
+    def warning(self, event: str, place: str, **facts: Any) -> None:
+        """Say that there was *event* at *place*."""
+        times = self._times_unsaid(event, place, *facts.items())
+        if times:
+            logger.warning(event, place=place, **facts, **({"times": times} if times > 1 else {}))
+
+    def _times_unsaid(self, *kind: object) -> int:
+        """Return how many of *kind* were not said, now that there is one more; 0 if it is too early to say it."""
+        now = self._monotonic()
+        with self._lock:
+            known = self._kinds.setdefault(kind, _Kind(-math.inf))
+            known.unsaid += 1
+            if now - known.said_at < AGAIN_AFTER_S:
+                return 0
+            times, known.unsaid, known.said_at = known.unsaid, 0, now
+            self._kinds.move_to_end(kind)
+            if len(self._kinds) > MAX_KINDS:
+                self._kinds.popitem(last=False)
+            return times
 
 
 def configure_logger(

@@ -23,7 +23,6 @@ from app_cache.guards import in_force
 from app_cache.identity import tags_of
 from app_cache.invalidation import stamp_of_url
 from app_cache.keys import DefaultKeyGenerator, KeyGenerator, full_path, origin_of, url_of
-from app_cache.logger_config import logger
 from app_cache.policy import CACHEABLE_METHODS
 from app_cache.posted import PostedAnswer
 from app_cache.routes.policies import Fallbacks
@@ -255,7 +254,7 @@ class CacheMiddleware:
             nonlocal order
             if message["type"] == "http.response.start" and 200 <= message["status"] < 400:
                 headers = fields_of(message)
-                order = await self._order(plan, request, message["status"], headers)
+                order = await self._order(services, plan, request, message["status"], headers)
                 if order is not None:
                     await services.invalidation().carry_out(order)
                 if posted is not None:
@@ -269,7 +268,9 @@ class CacheMiddleware:
 
         return send_after, once_more
 
-    async def _order(self, plan: Plan | None, scope: Scope, status: int, headers: Headers) -> Order | None:
+    async def _order(
+        self, services: CacheServices, plan: Plan | None, scope: Scope, status: int, headers: Headers
+    ) -> Order | None:
         """Return what an answer that is no error invalidates: by HTTP, and by `@invalidates`."""
         urls = to_invalidate(scope["method"], url_of(scope), status, headers)
         stamps = [self._stamp(scope, url) for url in urls if self._is_cached(scope, url)]
@@ -281,7 +282,8 @@ class CacheMiddleware:
             try:
                 asked_for, patterns = await self._named(plan, plan.invalidates, scope)
             except Exception as error:  # noqa: BLE001  the application's own hook: what it would have named is not known
-                logger.error("cache.hook_failed", path=scope["path"], error=type(error).__name__, exc_info=error)
+                place = f"@invalidates {plan.route}"
+                services.store().log.failed("cache.hook_failed", place, error, path=scope["path"])
                 return Order(everything=True)
             stamps += asked_for
         return Order(tags=tuple(stamps), patterns=tuple(patterns)) if stamps or patterns else None

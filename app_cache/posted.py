@@ -54,7 +54,7 @@ class PostedAnswer:
         if asked_by(request, policy).no_store:
             return None
         as_get = {**scope, "method": "GET"}
-        identity = await identify(request, plan, policy, keys, store.namespace, as_get, None)
+        identity = await identify(request, plan, policy, keys, store, as_get, None)
         if isinstance(identity, Refusal):
             return None
         found = await store.look_up(identity.key, identity.subject, request.headers)

@@ -26,7 +26,7 @@ from app_cache.codec import Entry, Mark, Value, Variants, decode, encode, from_t
 from app_cache.errors import STALLED_S, BackendError, Fault
 from app_cache.flight import Flight
 from app_cache.keys import checked_namespace, digest
-from app_cache.logger_config import logger
+from app_cache.logger_config import SparingLogger, logger
 from app_cache.rules.glob import compile_glob
 from app_cache.rules.variants import precedence, variant
 
@@ -170,6 +170,8 @@ class StoredResponses:
         self.flight: Flight[Fill] = Flight(monotonic)
         self.value_flight: Flight[Run[Any]] = Flight(monotonic)
         self.stats: Counter[str] = Counts()
+        self.log = SparingLogger(monotonic)
+        """Says what each request may cause."""
         self.invalidations = 0
         self._monotonic = monotonic
         self._local = capability(backend, LocalBackend) is not None

@@ -11,6 +11,7 @@ import inspect
 import types
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from starlette.concurrency import run_in_threadpool
@@ -20,7 +21,6 @@ from app_cache.codec import Mark, Value
 from app_cache.errors import ConfigurationError, EncodingError
 from app_cache.flight import FILL_TIMEOUT_S, Run
 from app_cache.keys import digest, prefix
-from app_cache.logger_config import logger
 from app_cache.policy import checked_seconds, checked_tag
 from app_cache.rules.freshness import is_ahead
 from app_cache.typed import decode_value, encode_value, function_of, returned_by, settled
@@ -327,7 +327,7 @@ class ValueCache:
         except Exception as error:
             if rescue is _NOTHING:
                 raise
-            logger.error("cache.rescued", error=type(error).__name__, exc_info=error)
+            self._store.log.failed("cache.rescued", _place(asked.factory), error)
             return rescue
 
     def _refresh(self, asked: _Asked, reading: Reading | None) -> None:
@@ -336,6 +336,7 @@ class ValueCache:
 
     def _take_off(self, asked: _Asked, reading: Reading | None, *, led: bool, alone: bool = False) -> _Making:
         run = _Making(self._store, asked)
+        run.on_failure = partial(self._store.log.failed, "cache.fill_failed", _place(asked.factory))
         run.start(reading, led=led)
         self._store.value_flight.take_off(asked.subject.key, run, alone=alone)
         return run
@@ -395,6 +396,13 @@ class _Making(Run[_Made]):
             raise
         self._settle(_Made(value))
         return given
+
+
+def _place(factory: Callable[[], object]) -> str:
+    """Return where *factory* is written, for the log."""
+    function = function_of(factory)
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    return f"{getattr(function, '__module__', None)}.{name}"
 
 
 async def called(factory: Callable[[], object]) -> object:

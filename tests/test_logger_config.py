@@ -25,8 +25,10 @@ from structlog.processors import (
 from app_cache import CacheMiddleware, CachePolicy, MemoryBackend, ValueCache
 from app_cache.errors import ConfigurationError
 from app_cache.logger_config import (
+    MAX_KINDS,
     STDLIB_LOGGER,
     RotatedFile,
+    SparingLogger,
     as_json,
     as_text,
     configure_logger,
@@ -36,7 +38,7 @@ from app_cache.logger_config import (
     unconfigure_logger,
 )
 from app_cache.store import StoredResponses
-from app_cache.testing import FlakyBackend
+from app_cache.testing import FakeClock, FlakyBackend
 from tests.clients import client_of
 
 if TYPE_CHECKING:
@@ -58,6 +60,12 @@ def logging_put_back() -> Iterator[None]:
     structlog.contextvars.clear_contextvars()
     STDLIB_LOGGER.setLevel(level)
     STDLIB_LOGGER.handlers[:] = handlers
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """A clock that stands until it is moved."""
+    return FakeClock()
 
 
 @pytest.fixture
@@ -324,6 +332,54 @@ class TestWhatFails:
         for stream in (None, closed):
             monkeypatch.setattr(sys, "stderr", stream)
             logger.warning("cache.tried")
+
+
+class TestSparingLogger:
+    def test_counted(self, clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
+        """The first of a kind is said with its traceback, the next by their number, a minute later."""
+        sparing = SparingLogger(clock)
+        for _ in range(3):
+            sparing.failed("cache.failed", "here", ValueError("wrong"))
+        clock.advance(59)
+        sparing.failed("cache.failed", "here", ValueError("wrong"))
+        clock.advance(1)
+        sparing.failed("cache.failed", "here", ValueError("wrong"))
+        assert caplog.messages == [
+            "cache.failed place=here error=ValueError exception='ValueError: wrong'",
+            "cache.failed place=here error=ValueError times=4",
+        ]
+
+    def test_after_a_quiet_minute(self, clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
+        """What comes after a minute without its kind has its traceback again."""
+        sparing = SparingLogger(clock)
+        for _ in range(2):
+            sparing.failed("cache.failed", "here", ValueError("wrong"))
+            clock.advance(60)
+        assert caplog.messages == ["cache.failed place=here error=ValueError exception='ValueError: wrong'"] * 2
+
+    def test_kinds(self, clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
+        """Another event, place, type of error or fact is another kind; other fields are not."""
+        sparing = SparingLogger(clock)
+        for _ in range(2):
+            sparing.failed("cache.failed", "here", ValueError())
+            sparing.failed("cache.failed", "here", KeyError())
+            sparing.failed("cache.failed", "there", KeyError())
+            sparing.failed("cache.tried", "there", KeyError())
+            sparing.failed("cache.tried", "there", KeyError(), path=str(clock()))
+            sparing.warning("cache.tried", "there", status=500)
+            sparing.warning("cache.tried", "there", status=503)
+            clock.advance(1)
+        assert len(caplog.messages) == 6
+
+    def test_bounded(self, clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
+        """So many kinds are remembered; of more the one goes that was said first, to be new the next time."""
+        sparing = SparingLogger(clock)
+        for number in range(MAX_KINDS + 1):
+            sparing.warning("cache.tried", str(number))
+        caplog.clear()
+        for place in ("1", str(MAX_KINDS), "0", "1"):
+            sparing.warning("cache.tried", place)
+        assert caplog.messages == ["cache.tried place=0", "cache.tried place=1"]
 
 
 class TestConfigured:

@@ -60,12 +60,14 @@ class Plan:
         invalidates: What they invalidate, or None.
         parameters: What fills in the templates of both.
         path_params: The values in the path, as the router found them.
+        route: The path of the route as its author wrote it, ``""`` where there is none.
     """
 
     policy: CachePolicy | None
     invalidates: Invalidates | None
     parameters: Parameters
     path_params: Mapping[str, Any]
+    route: str = ""
 
     def fill_in(
         self, templates: Sequence[str], scope: Scope, escape: Callable[[str], str] = str
@@ -216,7 +218,7 @@ class RouteTable:
         if policy is not None:
             is_ready = guard_as_asked(policy, way.context)
             policy = keyed_by(policy, way.parameters.headers) if is_ready else None
-        return Plan(policy, invalidates, way.parameters, path_params)
+        return Plan(policy, invalidates, way.parameters, path_params, way.path)
 
     def _is_head_of_get(self, scope: Scope, way: Way | None, others: list[Way]) -> bool:
         """Return whether the HEAD of *scope*, which comes to *way* or *others*, is for who answers a GET."""

@@ -53,6 +53,11 @@ class Way:
         return recorded(self.context)
 
     @functools.cached_property
+    def path(self) -> str:
+        """As its author wrote it, with the names of its parameters; ``""`` where it is told by something else."""
+        return str(getattr(self.context, "path", ""))
+
+    @functools.cached_property
     def parameters(self) -> Parameters:
         """Those of its endpoint."""
         return parameters_of(self.context)

@@ -459,7 +459,7 @@ class Exchange:
         fill.on_failure = partial(self.store.log.failed, "cache.fill_failed", self.plan.route)
         with Guarding(guard):
             fill.start(self.app, scope, self.body or b"", receive)
-        self.store.flight.take_off(self.found.key, fill, alone=alone)
+        self.store.flight.take_off(self.found.key, fill, alone=alone, refresh=receive is None)
         return filling, fill, scope
 
     def _own_headers(self, *, alone: bool) -> Headers:
@@ -483,8 +483,8 @@ class Exchange:
         return validating_headers(self.request.headers, stored.headers, made)
 
     def _refresh(self) -> None:
-        """Fetch anew in the background, if nobody does (RFC 5861 §3)."""
-        if self.store.flight.under_way(self.found.key) is None:
+        """Fetch anew in the background, if nobody does, and it did not just fail (RFC 5861 §3)."""
+        if self.store.flight.may_refresh(self.found.key):
             self._take_off(None, alone=False, rescue=False)
 
     def _dressed(self, filling: Filling, send: Send) -> Send:

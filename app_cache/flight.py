@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -45,6 +45,9 @@ MARKER_S = 2.0
 """Seconds in which requests of a key whose answer could not be shared do not wait for each other."""
 FEW = 4
 """Requests of one key that run the handler at once where a run has been waited for in vain."""
+REST_S = 1.0
+"""Seconds from a refresh that failed to the next of its key; twice as many after each that fails then."""
+MOST_REST_S = 60.0
 MAX_MARKERS = 10_000
 
 
@@ -139,6 +142,11 @@ class Run(ABC, Generic[OutcomeT]):
         """Return the outcome, or None if there is none within *timeout* seconds; leaving disturbs nobody."""
         await asyncio.wait({self.outcome}, timeout=timeout)
         return self.outcome.result() if self.outcome.done() else None
+
+    @property
+    @abstractmethod
+    def failed(self) -> bool:
+        """Whether the outcome is that of a failure."""
 
     def _take_on(self, work: Coroutine[Any, Any, Any], *, led: bool) -> None:
         """Do *work* in the task; it has *led* who takes what it gives and raises, else its time is bounded."""
@@ -242,6 +250,11 @@ class Fill(Run[Outcome]):
                 await self._abandon(None)
                 raise
         self.task.result()
+
+    @property
+    def failed(self) -> bool:
+        """Whether the handler raised or answered 5xx."""
+        return self.outcome.result().failed
 
     @property
     def _is_withheld(self) -> bool:
@@ -458,13 +471,20 @@ class _Few:
     """Those who are inside, and those who wait."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Rest:
+    seconds: float
+    until: float
+
+
 class Flight(Generic[RunT]):
-    """The runs under way, by key, and the keys whose answers lately could not be shared."""
+    """The runs under way, by key, and the keys whose answers lately could not be shared, or refreshed."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._runs: dict[str, RunT] = {}
         self._markers: OrderedDict[str, float] = OrderedDict()
+        self._resting: OrderedDict[str, _Rest] = OrderedDict()
         self._few: dict[tuple[asyncio.AbstractEventLoop, str], _Few] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -474,6 +494,11 @@ class Flight(Generic[RunT]):
         if run is None or run.outcome.done() or run.loop is not asyncio.get_running_loop() or self._hangs(run):
             return None
         return run
+
+    def may_refresh(self, key: str) -> bool:
+        """Return whether a run of *key* may begin that nobody waits for: there is none, and none just failed."""
+        rest = self._resting.get(key)
+        return (rest is None or self._clock() >= rest.until) and self.under_way(key) is None
 
     def is_hung(self, key: str) -> bool:
         """Return whether the run of *key* goes on for longer than anybody waits for one."""
@@ -502,20 +527,34 @@ class Flight(Generic[RunT]):
             if not few.users:
                 del self._few[place]
 
-    def take_off(self, key: str, run: RunT, *, alone: bool = False) -> None:
-        """Make *run* that of *key*: later requests find it until it has its outcome, unless it flies *alone*."""
+    def take_off(self, key: str, run: RunT, *, alone: bool = False, refresh: bool = False) -> None:
+        """Make *run* that of *key*: later requests find it until it has its outcome, unless it flies *alone*.
+
+        *refresh*: It is one that nobody waits for; if it fails, the next one must wait a moment.
+        """
         if not alone:
             self._runs[key] = run
-            run.on_outcome = partial(self._land, key)
+            run.on_outcome = partial(self._land, key, refresh)
         if run.task is not None:
             self._tasks.add(run.task)
             run.on_end = self._tasks.discard
 
-    def _land(self, key: str, run: RunT) -> None:
+    def _land(self, key: str, refresh: bool, run: RunT) -> None:
         if self._runs.get(key) is run:
             del self._runs[key]
+        if refresh and run.failed:
+            self._rest(key)
+        elif key in self._resting and not run.failed:
+            self._resting.pop(key, None)
         if run.outcome.result() is run.not_shared:
             self.mark_unshared(key)
+
+    def _rest(self, key: str) -> None:
+        before = self._resting.pop(key, None)
+        seconds = REST_S if before is None else min(2 * before.seconds, MOST_REST_S)
+        self._resting[key] = _Rest(seconds, self._clock() + seconds)
+        if len(self._resting) > MAX_MARKERS:
+            self._resting.popitem(last=False)
 
     def mark_unshared(self, key: str) -> None:
         """Let requests of *key* go on by themselves for a moment."""

@@ -331,14 +331,14 @@ class ValueCache:
             return rescue
 
     def _refresh(self, asked: _Asked, reading: Reading | None) -> None:
-        if self._store.value_flight.under_way(asked.subject.key) is None:
+        if self._store.value_flight.may_refresh(asked.subject.key):
             self._take_off(asked, reading, led=False)
 
     def _take_off(self, asked: _Asked, reading: Reading | None, *, led: bool, alone: bool = False) -> _Making:
         run = _Making(self._store, asked)
         run.on_failure = partial(self._store.log.failed, "cache.fill_failed", _place(asked.factory))
         run.start(reading, led=led)
-        self._store.value_flight.take_off(asked.subject.key, run, alone=alone)
+        self._store.value_flight.take_off(asked.subject.key, run, alone=alone, refresh=not led)
         return run
 
 
@@ -359,6 +359,12 @@ class _Making(Run[_Made]):
         self.mark: Mark | None = None
         self.invalidations = 0
         self._store = store
+        self._raised = False
+
+    @property
+    def failed(self) -> bool:
+        """Whether the factory raised."""
+        return self._raised
 
     def start(self, reading: Reading | None, *, led: bool) -> None:
         """Run the factory in a task of the cache's own; *reading* is the clock as it was looked up."""
@@ -391,6 +397,7 @@ class _Making(Run[_Made]):
             if self.mark is not None:
                 await store.keep_value(value, asked.terms.keep_for, turn)
         except Exception as error:
+            self._raised = True
             own = own_copy(error)
             self._settle(self.not_shared if own is None else _Made(error=own))
             raise

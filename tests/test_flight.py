@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from app_cache.codec import Mark
-from app_cache.flight import FEW, MARKER_S, NOT_SHARED, Fill, Flight, Outcome, Share
+from app_cache.flight import FEW, MARKER_S, NOT_SHARED, REST_S, Fill, Flight, Outcome, Share
 from app_cache.testing import FakeClock
 from tests.stored import Page
 
@@ -782,6 +782,56 @@ def test_markers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for key in "abac":
         flight.mark_unshared(key)
     assert [flight.is_unshared(key) for key in "abc"] == [True, False, True]
+
+
+async def landed(flight: Flight[Fill], share: Share, *, key: str = "key", refresh: bool = True) -> None:
+    """Let a run of *key* land whose answer is to be shared so."""
+    handler, fill = Handler(), Fill(Answers(share))
+    fill.start(handler, {}, b"", None)
+    flight.take_off(key, fill, refresh=refresh)
+    await handler.send(START)
+    await handler.send(END)
+    await handler.end()
+
+
+async def test_rests() -> None:
+    """After a refresh that failed the next waits a second, after each more twice as long, a minute at most."""
+    clock = FakeClock()
+    flight: Flight[Fill] = Flight(clock)
+    for seconds in (1, 2, 4, 8, 16, 32, 60, 60):
+        await landed(flight, Share.FAIL)
+        clock.advance(seconds - 0.5)
+        assert (flight.may_refresh("key"), flight.may_refresh("other")) == (False, True)
+        clock.advance(0.5)
+        assert flight.may_refresh("key")
+
+
+@pytest.mark.parametrize(
+    ("share", "refresh", "rests"),
+    [
+        pytest.param(Share.STORE, True, False, id="a refresh that succeeds"),
+        pytest.param(Share.STORE, False, False, id="a client's run that succeeds"),
+        pytest.param(Share.FAIL, False, True, id="a client's run that fails"),
+    ],
+)
+async def test_rest_ends(share: Share, refresh: bool, rests: bool) -> None:
+    """A run of any kind that gives something ends the rest of its key, and only a refresh lengthens it."""
+    clock = FakeClock()
+    flight: Flight[Fill] = Flight(clock)
+    await landed(flight, Share.FAIL)
+    await landed(flight, share, refresh=refresh)
+    assert flight.may_refresh("key") is not rests
+    clock.advance(REST_S)
+    assert flight.may_refresh("key")
+
+
+async def test_rests_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of too many keys that rest the oldest go."""
+    monkeypatch.setattr("app_cache.flight.MAX_MARKERS", 2)
+    flight: Flight[Fill] = Flight(FakeClock())
+    for key in "abac":
+        await landed(flight, Share.FAIL, key=key)
+    assert [flight.may_refresh(key) for key in "abc"] == [False, True, False]
 
 
 async def test_few_at_once() -> None:

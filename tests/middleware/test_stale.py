@@ -14,6 +14,7 @@ from fastapi.responses import StreamingResponse
 from starlette.background import BackgroundTask
 
 from app_cache import CacheMiddleware, CachePolicy, MemoryBackend, cache
+from app_cache.store import StoredResponses
 from tests.clients import all_blocked
 from tests.middleware.apps import client_of, put_cache, scope_of, told
 
@@ -79,11 +80,14 @@ async def test_beyond_the_window(clock: FakeClock) -> None:
 
 
 async def test_refresh_that_fails(clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
-    """A refresh that fails leaves the stale answer where it was, and the next request tries again."""
+    """A refresh that fails leaves the stale answer where it was; the next waits a second, then twice as long."""
     app = Changing(clock, "one", RuntimeError("boom"), Response("busy", 503), "two", stale_while_revalidate=30)
+    store = StoredResponses(app.container.backend(), now=clock, monotonic=clock)
+    app.container.store.override(providers.Object(store))
     await app.get()
     clock.advance(61)
-    for runs in (2, 3, 4):
+    for seconds, runs in ((0, 2), (0.9, 2), (0.1, 3), (1.9, 3), (0.1, 4)):
+        clock.advance(seconds)
         assert await app.get() == (200, "one", "hit")
         await all_blocked()
         assert app.runs == runs

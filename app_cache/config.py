@@ -60,7 +60,7 @@ class CacheSettings(BaseSettings):
     environment: str = "development"
     """``ENVIRONMENT``: a name in the mapping of environments."""
     cache_backend: Literal["memory", "redis"] | None = None
-    """``CACHE_BACKEND``: the backend to use, whatever the environment names."""
+    """``CACHE_BACKEND``: the backend to use, in place of that of the environment."""
     cache_namespace: str | None = None
     """``CACHE_NAMESPACE``: stands in place of the namespace of the environment."""
     use_redis: bool | None = None
@@ -131,7 +131,7 @@ def redis_backend(settings: CacheSettings) -> RedisBackend:
     options = _REDIS_OPTIONS.get(settings.environment, _PRODUCTION_OPTIONS) | _given_options(settings)
     if "url" not in options:
         raise ConfigurationError(
-            f"REDIS_URL must be given with ENVIRONMENT={escaped(settings.environment)}: "
+            f"REDIS_URL must be given with ENVIRONMENT={escaped(without_secrets(settings.environment))}: "
             "a URL such as rediss://cache.example.com:6379"
         )
     return RedisBackend(**options)
@@ -181,8 +181,10 @@ def choose_environment(
     """
     environment = environments.get(settings.environment)
     if environment is None:
+        known = ", ".join(environments)
         raise ConfigurationError(
-            f"Unknown environment: {escaped(settings.environment)}; known are {', '.join(environments)}"
+            f"Unknown environment: {escaped(without_secrets(settings.environment))}; known are {known} "
+            "(the variable ENVIRONMENT names one, also where CACHE_BACKEND is given)"
         )
     return environment
 

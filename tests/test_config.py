@@ -282,6 +282,15 @@ class TestChoice:
         ) as refused:
             choose(CacheSettings({"ENVIRONMENT": "prod"} | backend))
         assert isinstance(refused.value, AppCacheError)
+        assert str(refused.value).endswith(
+            "(the variable ENVIRONMENT names one, also where CACHE_BACKEND is given)"
+        )
+
+    def test_environment_with_a_secret(self) -> None:
+        """What stands in ``ENVIRONMENT`` by mistake is shown without its secret, on one line."""
+        with pytest.raises(ConfigurationError) as refused:
+            choose_environment(CacheSettings({"ENVIRONMENT": "redis://user:pw@host\nmore"}))
+        assert str(refused.value).startswith(r"Unknown environment: redis://***@host\nmore; known are")
 
     @pytest.mark.parametrize(
         ("environment", "what"),

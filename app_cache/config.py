@@ -9,6 +9,7 @@ Nothing here is read at import. `CacheSettings` takes the variables when it is m
 from __future__ import annotations
 
 import os
+import ssl
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
@@ -126,7 +127,8 @@ def redis_backend(settings: CacheSettings) -> RedisBackend:
     the four, the URL is required, and there are 50 connections, with keepalive and a health check every 30 s.
 
     Raises:
-        ConfigurationError: If the URL is required and not given, or `RedisBackend` refuses what is.
+        ConfigurationError: If the URL is required and not given, `RedisBackend` refuses what is, or there are no
+            certificates where ``REDIS_SSL_CA_CERTS`` says.
     """
     options = _REDIS_OPTIONS.get(settings.environment, _PRODUCTION_OPTIONS) | _given_options(settings)
     if "url" not in options:
@@ -134,7 +136,13 @@ def redis_backend(settings: CacheSettings) -> RedisBackend:
             f"REDIS_URL must be given with ENVIRONMENT={escaped(without_secrets(settings.environment))}: "
             "a URL such as rediss://cache.example.com:6379"
         )
-    return RedisBackend(**options)
+    try:
+        backend = RedisBackend(**options)
+    except ConfigurationError as error:
+        raise ConfigurationError(_by_variables(str(error))) from None
+    if settings.redis_ssl_ca_certs is not None:
+        _check_certificates(settings.redis_ssl_ca_certs)
+    return backend
 
 
 def development_backend(settings: CacheSettings) -> CacheBackend:
@@ -157,6 +165,8 @@ ENVIRONMENTS: Mapping[str, Environment] = MappingProxyType(
 )
 """What ``ENVIRONMENT`` may name."""
 
+_VARIABLES = {"ssl_ca_certs": "REDIS_SSL_CA_CERTS", "ssl=True": "REDIS_SSL=true", "ssl=False": "REDIS_SSL=false"}
+"""What `RedisBackend` calls by the names of its options, as their variables say it."""
 _MEMORY_SIZES = {"development": 100, "testing": 50}
 _REDIS_OPTIONS: Mapping[str, dict[str, Any]] = {
     "development": {"url": "redis://localhost:6379", "max_connections": 5},
@@ -252,6 +262,25 @@ def _given_options(settings: CacheSettings) -> dict[str, Any]:
         "ssl_ca_certs": settings.redis_ssl_ca_certs,
     }
     return {name: value for name, value in options.items() if value is not None}
+
+
+def _by_variables(message: str) -> str:
+    """Return what `RedisBackend` refused, in the words of who set variables; of the URL it names the variable."""
+    if message.startswith("REDIS_URL"):
+        return message
+    for option, variable in _VARIABLES.items():
+        message = message.replace(option, variable)
+    return message
+
+
+def _check_certificates(path: str) -> None:
+    try:
+        ssl.create_default_context(cafile=path)
+    except OSError as error:
+        raise ConfigurationError(
+            f"REDIS_SSL_CA_CERTS must be the path of a PEM file, not {without_secrets(repr(path))}: "
+            f"{error.strerror or error}"
+        ) from error
 
 
 def _what_is_wrong(error: ValidationError) -> str:

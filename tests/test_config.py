@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError, replace
 from typing import TYPE_CHECKING, Any
 
+import certifi
 import pytest
 
 from app_cache import config
@@ -27,6 +29,7 @@ from app_cache.errors import AppCacheError, ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 VARIABLES = (
     "ENVIRONMENT",
@@ -220,7 +223,7 @@ class TestChoice:
                     "REDIS_URL": "redis://h",
                     "REDIS_MAX_CONNECTIONS": "80",
                     "REDIS_SSL": "false",
-                    "REDIS_SSL_CA_CERTS": "/ca.pem",
+                    "REDIS_SSL_CA_CERTS": certifi.where(),
                     "USE_REDIS": "false",
                 },
                 PRODUCTION_OPTIONS
@@ -229,7 +232,7 @@ class TestChoice:
                     "url_source": "REDIS_URL",
                     "max_connections": 80,
                     "ssl": False,
-                    "ssl_ca_certs": "/ca.pem",
+                    "ssl_ca_certs": certifi.where(),
                 },
                 id="production by variables",
             ),
@@ -339,8 +342,47 @@ class TestRealBackends:
         """``REDIS_SSL=false`` beside a ``rediss://`` URL is refused; unset, the URL says it."""
         environ = {"ENVIRONMENT": "production", "REDIS_URL": "rediss://h"}
         assert isinstance(build_backend(CacheSettings(environ)), RedisBackend)
-        with pytest.raises(ConfigurationError, match="ssl"):
+        with pytest.raises(ConfigurationError, match=r"^REDIS_SSL=false contradicts rediss://: leave it out"):
             build_backend(CacheSettings(environ | {"REDIS_SSL": "false"}))
+
+    @pytest.mark.parametrize(
+        ("environ", "message"),
+        [
+            pytest.param(
+                {"REDIS_SSL_CA_CERTS": certifi.where()},
+                "REDIS_SSL_CA_CERTS mean nothing without TLS: give REDIS_SSL=true, or leave them out",
+                id="certificates without TLS",
+            ),
+            pytest.param(
+                {"REDIS_URL": "unix:///run/ssl=True", "REDIS_SSL": "true"},
+                "REDIS_SSL=true contradicts unix://: a Unix socket has no TLS",
+                id="TLS on a Unix socket",
+            ),
+            pytest.param(
+                {"REDIS_URL": "redis://h/ssl_ca_certs"},
+                "REDIS_URL='redis://h/ssl_ca_certs' cannot be used",
+                id="URL",
+            ),
+        ],
+    )
+    def test_contradictions_by_variable(self, environ: dict[str, str], message: str) -> None:
+        """What contradicts itself is told by the names of the variables."""
+        with pytest.raises(ConfigurationError, match=f"^{re.escape(message)}"):
+            build_backend(CacheSettings({"ENVIRONMENT": "staging"} | environ))
+
+    @pytest.mark.parametrize("content", [None, "no certificate"], ids=["missing", "something else"])
+    def test_certificates(self, tmp_path: Path, content: str | None) -> None:
+        """Certificates that are not where ``REDIS_SSL_CA_CERTS`` says are told before anything connects."""
+        file = tmp_path / "ca.pem"
+        if content is not None:
+            file.write_text(content)
+        environ = {"ENVIRONMENT": "staging", "REDIS_URL": "rediss://h", "REDIS_SSL_CA_CERTS": str(file)}
+        with pytest.raises(
+            ConfigurationError, match=r"^REDIS_SSL_CA_CERTS must be the path of a PEM file, not '.*ca"
+        ):
+            build_backend(CacheSettings(environ))
+        environ["REDIS_SSL_CA_CERTS"] = certifi.where()
+        assert isinstance(build_backend(CacheSettings(environ)), RedisBackend)
 
 
 class TestEnvironments:

@@ -293,9 +293,7 @@ def _is_by_tls(url: RedisUrl, options: RedisOptions) -> bool:
     """Return whether to connect by TLS; what means nothing without it is refused."""
     asked = options.get("ssl", url.tls)
     if url.tls and not asked:
-        raise ConfigurationError(
-            f"ssl=False contradicts {url.scheme}://: leave out the option, or the s of the scheme"
-        )
+        raise ConfigurationError(f"ssl=False contradicts {url.scheme}://: leave it out, or the s of the scheme")
     if asked and url.scheme == UNIX:
         raise ConfigurationError("ssl=True contradicts unix://: a Unix socket has no TLS")
     given: Mapping[str, object] = options

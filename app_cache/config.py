@@ -187,8 +187,9 @@ def choose_environment(
     """Return the environment that *settings* name.
 
     Raises:
-        ConfigurationError: If *environments* do not have it.
+        ConfigurationError: If *environments* do not have it, or *settings* are none.
     """
+    _check_settings(settings)
     environment = environments.get(settings.environment)
     if environment is None:
         known = ", ".join(environments)
@@ -244,6 +245,12 @@ class CacheConfig:
         """
         settings = CacheSettings(environ, environment=environment)
         return choose_environment(settings).backend(settings)
+
+
+def _check_settings(settings: object) -> None:
+    if not isinstance(settings, CacheSettings):
+        kind = type(settings).__qualname__
+        raise ConfigurationError(f"settings must be CacheSettings, such as CacheSettings({{…}}), not a {kind}")
 
 
 def _given(names: Iterable[str], environ: Mapping[str, str]) -> dict[str, Any]:

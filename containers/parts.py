@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dependency_injector import containers, providers
 
+from app_cache.errors import ConfigurationError
 from app_cache.services import changes
 
 if TYPE_CHECKING:
@@ -36,9 +37,16 @@ class _Telling(_Provider):
 
 
 class Container(containers.DynamicContainer):
-    """A container that tells when a provider takes the place of another in it."""
+    """A container that tells when a provider takes the place of another in it, and takes nothing else there."""
 
-    __setattr__ = _telling(containers.DynamicContainer.__setattr__)
+    @_telling
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in self.__dict__.get("providers", ()) and not isinstance(value, providers.Provider):
+            raise ConfigurationError(
+                f"{name} of a container is a provider: container.{name}.override(…), or CacheContainer({name}=…), "
+                f"puts a {type(value).__qualname__} in its place"
+            )
+        super().__setattr__(name, value)
 
 
 class Part(_Telling, providers.ThreadSafeSingleton[Any]):

@@ -256,6 +256,14 @@ class TestChoice:
         """``CACHE_BACKEND`` if given, else what ``ENVIRONMENT`` names, is built with what the variables give."""
         assert built(build_backend(CacheSettings(environ))) == what
 
+    @pytest.mark.parametrize("given", [{"REDIS_URL": "redis://:s3cret@h"}, None], ids=["a dict", "None"])
+    def test_no_settings(self, given: Any) -> None:
+        """What is no `CacheSettings` is refused by its type, and what is right is said."""
+        with pytest.raises(ConfigurationError) as refused:
+            choose_environment(given)
+        kind = type(given).__name__
+        assert str(refused.value) == f"settings must be CacheSettings, such as CacheSettings({{…}}), not a {kind}"
+
     @pytest.mark.parametrize("environment", ["production", "canary"])
     @pytest.mark.parametrize("backend", [None, "redis"], ids=["by environment", "by CACHE_BACKEND"])
     def test_url_required(self, environment: str, backend: str | None) -> None:

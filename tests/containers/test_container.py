@@ -241,6 +241,27 @@ class TestLateResolution:
             assert (container.backend().max_size, container.store().namespace) == (50, "t")
 
 
+class TestAssignments:
+    def test_what_is_no_provider(self) -> None:
+        """An object in the place of a provider is refused at once, with what would be right and no secret."""
+        container = container_for({})
+        with pytest.raises(
+            ConfigurationError, match=r"container\.backend\.override\(…\).* a MemoryBackend in its"
+        ):
+            container.backend = MemoryBackend()  # type: ignore[assignment]
+        with pytest.raises(ConfigurationError, match=r"CacheContainer\(settings=…\), puts a dict") as refused:
+            container.settings = {"REDIS_URL": "redis://:s3cret@h"}  # type: ignore[assignment]
+        assert "s3cret" not in str(refused.value)
+        assert isinstance(container.backend(), MemoryBackend)
+
+    def test_provider(self) -> None:
+        """Another provider may take the place of one, and what is none of its parts may be anything."""
+        container, backend = container_for({}), MemoryBackend()
+        container.backend = providers.Object(backend)  # type: ignore[assignment]
+        container.note = "ours"
+        assert container.backend() is backend
+
+
 class TestTwoApplications:
     async def test_do_not_see_each_other(self) -> None:
         """Two applications with containers of their own share nothing in one process."""

@@ -88,6 +88,11 @@ class TestRefusals:
         assert app.user_middleware == []
         install(app, CacheContainer(settings=CacheSettings({})))
 
+    def test_no_settings(self) -> None:
+        """Settings that are none are told when the cache is installed."""
+        with pytest.raises(ConfigurationError, match=r"^settings must be CacheSettings, .* not a dict"):
+            install(FastAPI(), CacheContainer(settings={"ENVIRONMENT": "testing"}))
+
     def test_connects_to_nothing(self) -> None:
         """Installing a cache in Redis opens no connection, and needs no event loop."""
         with socket.create_server(("127.0.0.1", 0)) as server:

@@ -21,7 +21,7 @@ from app_cache.backends.memory import MemoryBackend
 from app_cache.backends.redis import RedisBackend
 from app_cache.errors import ConfigurationError
 from app_cache.keys import checked_namespace
-from app_cache.logger_config import escaped, without_secrets
+from app_cache.logger_config import escaped, logger, without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -146,7 +146,11 @@ def redis_backend(settings: CacheSettings) -> RedisBackend:
 
 
 def development_backend(settings: CacheSettings) -> CacheBackend:
-    """Return a backend in Redis if ``USE_REDIS`` is true, else in memory."""
+    """Return a backend in Redis if ``USE_REDIS`` is true, else in memory, and say so of a URL alone."""
+    if settings.use_redis is None and settings.redis_url is not None:
+        logger.info(
+            "cache.redis_unused", because="REDIS_URL is given, and development uses it with USE_REDIS=true"
+        )
     return redis_backend(settings) if settings.use_redis else memory_backend(settings)
 
 

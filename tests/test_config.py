@@ -256,6 +256,26 @@ class TestChoice:
         """``CACHE_BACKEND`` if given, else what ``ENVIRONMENT`` names, is built with what the variables give."""
         assert built(build_backend(CacheSettings(environ))) == what
 
+    @pytest.mark.parametrize(
+        ("environ", "said"),
+        [
+            pytest.param({"REDIS_URL": "redis://:s3cret@h"}, 1, id="a URL alone"),
+            pytest.param({"REDIS_URL": "redis://h", "USE_REDIS": "false"}, 0, id="not wanted"),
+            pytest.param({"REDIS_URL": "redis://h", "USE_REDIS": "true"}, 0, id="used"),
+            pytest.param({"REDIS_URL": "redis://h", "CACHE_BACKEND": "memory"}, 0, id="memory is asked for"),
+            pytest.param({"REDIS_URL": "redis://h", "ENVIRONMENT": "testing"}, 0, id="testing"),
+            pytest.param({}, 0, id="none"),
+        ],
+    )
+    def test_url_that_is_not_used(
+        self, caplog: pytest.LogCaptureFixture, environ: dict[str, str], said: int
+    ) -> None:
+        """In development a line says that a URL alone does not mean Redis, and what does, without the URL."""
+        caplog.set_level("INFO", "app_cache")
+        build_backend(CacheSettings(environ))
+        line = "cache.redis_unused because='REDIS_URL is given, and development uses it with USE_REDIS=true'"
+        assert caplog.messages == [line] * said
+
     @pytest.mark.parametrize("given", [{"REDIS_URL": "redis://:s3cret@h"}, None], ids=["a dict", "None"])
     def test_no_settings(self, given: Any) -> None:
         """What is no `CacheSettings` is refused by its type, and what is right is said."""

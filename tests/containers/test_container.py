@@ -23,6 +23,7 @@ from app_cache import (
     cache,
     invalidates,
 )
+from app_cache.config import BACKENDS
 from app_cache.helpers import create_backend_from_env
 from app_cache.testing import FakeClock
 from containers import CacheContainer, install
@@ -239,6 +240,18 @@ class TestLateResolution:
             container.reset_singletons()
             assert await told_of(app, "/count", "/count") == [MISS, HIT]
             assert (container.backend().max_size, container.store().namespace) == (50, "t")
+
+    def test_what_was_built_stays(self) -> None:
+        """Another environment or other settings change nothing that was built until it is forgotten."""
+        container = container_for({})
+        built = (container.backend(), container.key_generator(), container.namespace())
+        preview = Environment("preview", BACKENDS["redis"], ByPath, "preview")
+        other = CacheSettings({"ENVIRONMENT": "testing"})
+        with container.environment.override(preview), container.settings.override(other):
+            assert (container.backend(), container.key_generator(), container.namespace()) == built
+            container.reset_singletons()
+            assert type(container.key_generator()) is ByPath
+            assert (container.backend().max_size, container.namespace()) == (50, "preview")
 
 
 class TestAssignments:

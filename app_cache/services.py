@@ -5,6 +5,7 @@ A container is asked for its parts at each use, so that an override is in force 
 
 from __future__ import annotations
 
+import gc
 import random
 import weakref
 from collections import OrderedDict
@@ -260,6 +261,8 @@ def current_services() -> CacheServices:
     services = serving.get()
     if services is not None:
         return services
+    if len(_installed) > 1:
+        gc.collect()  # an application that nobody has any more is held by itself until then
     installed = [*_installed.values()]
     if len(installed) != 1:
         there = "no application has" if not installed else f"{len(installed)} applications have"

@@ -12,7 +12,7 @@ import hashlib
 import math
 import os
 import threading
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from enum import Enum
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, Unpack
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, Unpack
 from redis.asyncio import ConnectionPool, Redis, Sentinel
 from redis.asyncio.connection import Connection, RedisSSLContext, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import SentinelManagedSSLConnection
+from redis.asyncio.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
 from redis.backoff import NoBackoff
 from redis.client import NEVER_DECODE
 from redis.exceptions import (
@@ -57,7 +57,7 @@ from app_cache.logger_config import logger
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
 
     from app_cache.backends.redis_options import ConnectionPlan, RedisOptions
 
@@ -80,6 +80,8 @@ FAULTS: Final[tuple[tuple[tuple[type[Exception], ...], Fault], ...]] = (
 """What each failure says of the server; the first that fits, for the later ones are wider."""
 DENIED_IN_SCRIPT: Final = ("ACL failure in script", "The user executing the script can't run this command")
 """How Valkey and Redis begin to say that a script may not do what it does; no code says it."""
+LOST: Final = "Connection lost"
+"""What is said of a connection that was lost before anything was written to it."""
 RAW: Final = {NEVER_DECODE: True}
 """Answers are bytes, also those of a pool that was given and decodes."""
 KEYS_PER_SCAN: Final = 1000
@@ -455,7 +457,7 @@ class _Client:
         except TimeoutError:
             raise MaxConnectionsError(f"no connection became free within {MAX_WAIT_S} s") from None
         try:
-            return await ask(self._redis)
+            return await _anew_if_lost(lambda: ask(self._redis))
         finally:
             self._turns.release()
 
@@ -471,7 +473,8 @@ class _Lender:
         """Return a connection when it is the reader's turn to have one."""
         await self._turns.acquire()
         try:
-            return _Line(self._pool, await self._pool.get_connection(), self._turns)
+            connection = await _anew_if_lost(self._pool.get_connection)
+            return _Line(self._pool, connection, self._turns)
         except BaseException:
             self._turns.release()
             raise
@@ -506,8 +509,9 @@ class _Line:
         return values
 
     async def _ask(self, command: bytes) -> Any:
-        await self._connection.send_packed_command(command)
-        return await self._connection.read_response(disable_decoding=True, timeout=math.inf)
+        with _loss_told():
+            await self._connection.send_packed_command(command)
+            return await self._connection.read_response(disable_decoding=True, timeout=math.inf)
 
     async def _lost(self, error: Exception) -> None:
         await self._connection.disconnect(nowait=True, error=error)
@@ -568,7 +572,8 @@ class _PlannedServer:
     def _under_sentinel(self, service: str) -> tuple[Redis, list[Closing]]:
         make: Any = Sentinel
         sentinel = make(self.address.nodes, sentinel_kwargs=self._socket() | self._sentinel_tls())
-        options = self._session() | self._by_tls(_SentinelTlsConnection)
+        by = {"connection_class": _SentinelConnection} | self._by_tls(_SentinelTlsConnection)
+        options = self._session() | by
         redis = sentinel.master_for(service, max_connections=self._plan.max_connections, **options)
         return redis, [redis.connection_pool.aclose, sentinel.aclose]
 
@@ -658,19 +663,52 @@ class _SharedTlsContext:
         self.ssl_context.context = tls_context
 
 
-class _TcpConnection(_PromptHello, Connection):
+class _Writer:
+    """Writes as *writer* does, but nothing once the connection is lost.
+
+    Event loops raise what redis-py does not know for that, or nothing: asyncio's may watch the file descriptor for
+    ever, so that the next connection which gets that one hangs.
+    """
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._writer, name)
+
+    def writelines(self, parts: Iterable[bytes]) -> None:
+        if self._writer.is_closing():
+            raise ConnectionResetError(LOST)
+        self._writer.writelines(parts)
+
+
+class _HeedsLoss:
+    """Tells of a connection that was lost before a write as of one that is lost after it."""
+
+    _writer: Any
+
+    async def _connect(self) -> None:
+        await super()._connect()  # type: ignore[misc]
+        self._writer = _Writer(self._writer)
+
+
+class _TcpConnection(_HeedsLoss, _PromptHello, Connection):
     pass
 
 
-class _TlsConnection(_PromptHello, _SharedTlsContext, SSLConnection):
+class _TlsConnection(_HeedsLoss, _PromptHello, _SharedTlsContext, SSLConnection):
     pass
 
 
-class _UnixConnection(_PromptHello, UnixDomainSocketConnection):
+class _UnixConnection(_HeedsLoss, _PromptHello, UnixDomainSocketConnection):
     pass
 
 
-class _SentinelTlsConnection(_SharedTlsContext, SentinelManagedSSLConnection):
+class _SentinelConnection(_HeedsLoss, SentinelManagedConnection):
+    pass
+
+
+class _SentinelTlsConnection(_HeedsLoss, _SharedTlsContext, SentinelManagedSSLConnection):
     pass
 
 
@@ -721,6 +759,38 @@ def _script_call(script: str, keys: Sequence[str], args: Sequence[str | int]) ->
 @lru_cache(maxsize=64)
 def _digest(script: str) -> str:
     return hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
+
+
+async def _anew_if_lost(ask: Callable[[], Awaitable[T]]) -> T:
+    """Return what *ask* returns; if its connection was lost and redis-py does not know that, ask once more."""
+    try:
+        return await ask()
+    except (AttributeError, RuntimeError) as error:
+        if not _is_loss(error):
+            raise
+    with _loss_told():
+        return await ask()
+
+
+@contextmanager
+def _loss_told() -> Iterator[None]:
+    """Raise what an event loop has to say of a lost connection as redis-py's ConnectionError.
+
+    A pool that was given, and what asks Sentinels, has connections that do not heed it themselves.
+    """
+    try:
+        yield
+    except (AttributeError, RuntimeError) as error:
+        if not _is_loss(error):
+            raise
+        raise RedisConnectionError(LOST) from error
+
+
+def _is_loss(error: AttributeError | RuntimeError) -> bool:
+    """Return whether *error* is what the loop of asyncio, or uvloop, raises for a write to a lost connection."""
+    if isinstance(error, AttributeError):
+        return error.name == "_add_writer"
+    return str(error).endswith("the handler is closed")
 
 
 async def _with_script(client: Any, script: str, call: Callable[[], Awaitable[T]]) -> T:

@@ -42,7 +42,7 @@ class Line(Protocol):
 
     @property
     def is_wanted(self) -> bool:
-        """Whether somebody else may be waiting for a connection."""
+        """Whether it is to be given back: somebody else may be waiting for it, or it is to be made anew."""
         ...
 
     async def ask(self, keys: Sequence[str]) -> Values:

@@ -87,6 +87,8 @@ RAW: Final = {NEVER_DECODE: True}
 KEYS_PER_SCAN: Final = 1000
 MAX_WAIT_S: Final = 5.0
 """How long a call waits for its turn at a connection: a pool that is full is busy, not broken."""
+LET_GO_EVERY_S: Final = 1.0
+"""Seconds from one time that all connections are let go of to the next: a server may stay read-only."""
 MAX_CLOSE_S: Final = 1.0
 """How long `close` waits for calls under way."""
 
@@ -415,8 +417,8 @@ class _Client:
     def __init__(self, redis: Any, connections: int, read_timeout: float, *owned: Closing) -> None:
         self._redis = redis
         self._turns = asyncio.Semaphore(connections)
-        lender = _Lender(redis.connection_pool, self._turns)
-        self.reader = Reader(lender.lend, read_timeout, min(LANES, max(1, connections - 1)))
+        self._lender = _Lender(redis.connection_pool, self._turns)
+        self.reader = Reader(self._lender.lend, read_timeout, min(LANES, max(1, connections - 1)))
         self._calls = 0
         self._idle = asyncio.Event()
         self._life = _until_closed(owned, _process.pid)
@@ -458,6 +460,9 @@ class _Client:
             raise MaxConnectionsError(f"no connection became free within {MAX_WAIT_S} s") from None
         try:
             return await _anew_if_lost(lambda: ask(self._redis))
+        except ReadOnlyError:
+            await self._lender.let_go()
+            raise
         finally:
             self._turns.release()
 
@@ -468,6 +473,7 @@ class _Lender:
     def __init__(self, pool: Any, turns: asyncio.Semaphore) -> None:
         self._pool = pool
         self._turns = turns
+        self._may_let_go_at = -math.inf
 
     async def lend(self) -> _Line:
         """Return a connection when it is the reader's turn to have one."""
@@ -478,6 +484,21 @@ class _Lender:
         except BaseException:
             self._turns.release()
             raise
+
+    async def let_go(self) -> None:
+        """Have all connections made anew before they are used again: their server may be the primary no more.
+
+        `disconnect` of a pool would wait for each to close, and then spoil those that were made anew meanwhile.
+        """
+        now = asyncio.get_running_loop().time()
+        if now < self._may_let_go_at:
+            return
+        self._may_let_go_at = now + LET_GO_EVERY_S
+        for connection in self._pool._get_in_use_connections():  # noqa: SLF001 - no other way to know them
+            connection.mark_for_reconnect()
+        for connection in [*self._pool._get_free_connections()]:  # noqa: SLF001
+            with suppress(*FAILURES):
+                await connection.disconnect(nowait=True)
 
 
 class _Line:
@@ -495,7 +516,7 @@ class _Line:
 
     @property
     def is_wanted(self) -> bool:
-        return self._turns.locked()
+        return self._turns.locked() or self._connection.should_reconnect()
 
     async def ask(self, keys: Sequence[str]) -> list[bytes | None]:
         command = _mget(keys)

@@ -357,6 +357,44 @@ async def test_read_only(start_server: StartServer, connect: Connect) -> None:
     assert await backend.get("key") == "value"
 
 
+@pytest.mark.parametrize(
+    ("every_s", "connections"),
+    [pytest.param(3600, 2, id="in a while"), pytest.param(0, 11, id="in ten of them")],
+)
+async def test_read_only_server_is_let_go(
+    start_server: StartServer, connect: Connect, monkeypatch: pytest.MonkeyPatch, every_s: int, connections: int
+) -> None:
+    """Once in a while a refused write has connections made anew; reads never do (F9)."""
+    monkeypatch.setattr("app_cache.backends.redis.LET_GO_EVERY_S", every_s)
+    server = start_server()
+    backend = connect(server.url)
+    await backend.set("key", "value", 60)
+    server.command("REPLICAOF", "127.0.0.1", free_port())
+    before = server.command("INFO", "stats")["total_connections_received"] - 1
+    for _ in range(10):
+        with pytest.raises(BackendError, match="read only"):
+            await backend.set("key", "other", 60)
+        for _ in range(3):
+            assert (await backend.get("key"), await backend.get_many(["key"])) == ("value", [b"value"])
+    assert server.command("INFO", "stats")["total_connections_received"] - before == connections
+
+
+async def test_read_only_server_is_let_go_by_the_reader(start_server: StartServer, connect: Connect) -> None:
+    """The reader gives back a connection to a server that turned out to be read-only, and it is closed."""
+    server = start_server()
+    backend = connect(server.url)
+    await backend.ping()
+    (client,) = backend._clients.values()
+    line = await client._lender.lend()
+    before = line.is_wanted
+    server.command("REPLICAOF", "127.0.0.1", free_port())
+    with pytest.raises(BackendError, match="read only"):
+        await backend.set("key", "value", 60)
+    assert (before, line.is_wanted) == (False, True)
+    await line.give_back()
+    await no_clients(server)
+
+
 async def test_server_full(start_server: StartServer, connect: Connect) -> None:
     """A full server is an error to who writes, and goes on answering who reads or deletes (F8)."""
     server = start_server("--maxmemory-policy", "noeviction")

@@ -79,7 +79,7 @@ class FaultProxy:
     """Stands before *port_behind* on a port of its own: ``with FaultProxy(server.port) as proxy: …``.
 
     Args:
-        port_behind: The port of this machine that is connected to.
+        port_behind: The port of this machine that is connected to; set to another, it is for new connections.
         seed: What random bytes are made of, with the number of the connection.
     """
 
@@ -89,7 +89,7 @@ class FaultProxy:
         """How many connections were accepted."""
         self.before_chunk: Callable[[], object] = lambda: None
         """Called before a chunk of either direction goes on, in the proxy's thread."""
-        self._port_behind = port_behind
+        self.port_behind = port_behind
         self._seed = seed
         self._mode: Mode = Pass()
         self._changed = asyncio.Event()
@@ -179,7 +179,7 @@ class FaultProxy:
 
     async def _carry(self, relay: _Relay, connection: socket.socket) -> None:
         try:
-            await relay.run(connection, self._port_behind)
+            await relay.run(connection, self.port_behind)
         finally:
             self._relays.discard(relay)
 

@@ -11,8 +11,9 @@ import pytest
 from app_cache.backends.redis import RedisBackend
 from app_cache.breaker import State
 from tests.clients import HIT
+from tests.failures.proxy import FaultProxy
 from tests.failures.shop import Shop, events_of, open_shop
-from tests.servers import free_port
+from tests.servers import HOST, free_port
 
 if TYPE_CHECKING:
     from tests.conftest import StartServer
@@ -68,6 +69,21 @@ async def test_read_only(start_server: StartServer, caplog: pytest.LogCaptureFix
         assert (await shop.get()).body == "1: 12"
         await shop.settled()
         assert (await shop.get()).told == HIT
+
+
+async def test_failover_behind_one_name(start_server: StartServer) -> None:
+    """If the name of a server that is read-only now leads to another, what is owed goes there, and reads hit."""
+    old, new = start_server(), start_server()
+    with FaultProxy(old.port) as name:
+        async with open_shop(RedisBackend(name.url)) as shop:
+            await filled(shop)
+            name.port_behind = new.port
+            old.command("REPLICAOF", HOST, new.port)
+            assert not (await shop.invalidate()).json()["durable"]
+            assert (await shop.get()).body == "1: 2"
+            await shop.settled()
+            assert (await shop.get()).told == HIT
+            assert (await shop.invalidate()).json()["durable"]
 
 
 def calls_of(stats: dict[str, Any], name: str) -> int:

@@ -12,8 +12,10 @@ import pytest
 from app_cache.backends.redis import RedisBackend
 from app_cache.errors import BackendError, Fault
 from tests.failures.proxy import Delay, Drop, FaultProxy, Garbage, Mode, Pass, Refuse, Reset, Slow, Truncate
+from tests.servers import HOST, free_port
 
 if TYPE_CHECKING:
+    from tests.conftest import StartServer
     from tests.servers import Server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.alone]
@@ -81,3 +83,26 @@ async def test_broken_wire(redis_server: Server, proxy: FaultProxy, mode: Mode) 
     assert faults <= {None, Fault.AWAY, Fault.STALLED}
     await backend.close()
     assert {task for task in asyncio.all_tasks() - before if not task.cancelling()} == set()
+
+
+async def test_failover_behind_one_name(start_server: StartServer) -> None:
+    """After a write was refused as read-only, look-ups go where the name leads now, even if they never cease."""
+    old, new = start_server(), start_server()
+    for server, value in ((old, "old"), (new, "new")):
+        server.command("SET", "key", value)
+    with FaultProxy(old.port) as name:
+        backend = RedisBackend(name.url)
+
+        async def until(value: bytes) -> None:
+            while await backend.get_many(["key"]) != [value]:
+                pass
+
+        await asyncio.gather(*(backend.set(f"key {number}", "value", 60) for number in range(5)))
+        name.port_behind = new.port
+        old.command("REPLICAOF", HOST, free_port())
+        asking = [asyncio.create_task(until(b"new")) for _ in range(20)]
+        with pytest.raises(BackendError, match="read only"):
+            await backend.set("other", "value", 60)
+        async with asyncio.timeout(MOST_S):
+            await asyncio.gather(*asking)
+        await backend.close()

@@ -165,7 +165,7 @@ def test_garbage(proxy: FaultProxy) -> None:
         second = echoed(connection, data)
     assert data not in (first, second)
     assert (len(first), len(second)) == (len(data), len(data))
-    with FaultProxy(proxy._port_behind, seed=7) as again, connected(again) as connection:
+    with FaultProxy(proxy.port_behind, seed=7) as again, connected(again) as connection:
         again.mode = Garbage()
         assert echoed(connection, data) == first
 

@@ -65,6 +65,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+
+class _UnseenLossError(RedisConnectionError):
+    """A connection was lost, and nothing has noticed that before it was used."""
+
+
+class _OtherLoopError(RedisError):
+    """A pool that was given is used by two event loops."""
+
+
 FAILURES: Final = (RedisError, OSError, UnicodeError)
 """What a call can end with because of the server, the network, or bytes that are no text."""
 FAULTS: Final[tuple[tuple[tuple[type[Exception], ...], Fault], ...]] = (
@@ -75,13 +84,16 @@ FAULTS: Final[tuple[tuple[tuple[type[Exception], ...], Fault], ...]] = (
     ((MaxConnectionsError,), Fault.BUSY),
     ((OutOfMemoryError,), Fault.FULL),
     ((ReadOnlyError,), Fault.READ_ONLY),
-    ((RedisConnectionError, RedisTimeoutError, InvalidResponse, OSError), Fault.AWAY),
+    ((RedisConnectionError, RedisTimeoutError, InvalidResponse, OSError, _OtherLoopError), Fault.AWAY),
 )
 """What each failure says of the server; the first that fits, for the later ones are wider."""
 DENIED_IN_SCRIPT: Final = ("ACL failure in script", "The user executing the script can't run this command")
 """How Valkey and Redis begin to say that a script may not do what it does; no code says it."""
 LOST: Final = "Connection lost"
 """What is said of a connection that was lost before anything was written to it."""
+OTHER_LOOP: Final = "connection_pool has a connection of another event loop: give each loop a backend with a pool"
+OF_ANOTHER_LOOP: Final = ("attached to a different loop", "is bound to a different event loop")
+"""How asyncio ends what it says of something that another event loop has."""
 RAW: Final = {NEVER_DECODE: True}
 """Answers are bytes, also those of a pool that was given and decodes."""
 KEYS_PER_SCAN: Final = 1000
@@ -521,7 +533,9 @@ class _Line:
     async def ask(self, keys: Sequence[str]) -> list[bytes | None]:
         command = _mget(keys)
         try:
-            values = await self._connection.retry.call_with_retry(lambda: self._ask(command), self._lost)
+            values = await self._connection.retry.call_with_retry(
+                lambda: _anew_if_lost(lambda: self._ask(command)), self._lost
+            )
         except ResponseError as error:
             raise RefusedError(error) from error
         if not isinstance(values, list) or len(values) != len(keys):
@@ -530,9 +544,8 @@ class _Line:
         return values
 
     async def _ask(self, command: bytes) -> Any:
-        with _loss_told():
-            await self._connection.send_packed_command(command)
-            return await self._connection.read_response(disable_decoding=True, timeout=math.inf)
+        await self._connection.send_packed_command(command)
+        return await self._connection.read_response(disable_decoding=True, timeout=math.inf)
 
     async def _lost(self, error: Exception) -> None:
         await self._connection.disconnect(nowait=True, error=error)
@@ -784,34 +797,33 @@ def _digest(script: str) -> str:
 
 async def _anew_if_lost(ask: Callable[[], Awaitable[T]]) -> T:
     """Return what *ask* returns; if its connection was lost and redis-py does not know that, ask once more."""
-    try:
+    with suppress(_UnseenLossError), _loss_told():
         return await ask()
-    except (AttributeError, RuntimeError) as error:
-        if not _is_loss(error):
-            raise
     with _loss_told():
         return await ask()
 
 
 @contextmanager
 def _loss_told() -> Iterator[None]:
-    """Raise what an event loop has to say of a lost connection as redis-py's ConnectionError.
+    """Raise what an event loop has to say of a connection that cannot be used as an error of redis-py.
 
     A pool that was given, and what asks Sentinels, has connections that do not heed it themselves.
     """
     try:
         yield
     except (AttributeError, RuntimeError) as error:
-        if not _is_loss(error):
-            raise
-        raise RedisConnectionError(LOST) from error
+        if _is_loss(error):
+            raise _UnseenLossError(LOST) from error
+        if str(error).endswith(OF_ANOTHER_LOOP):
+            raise _OtherLoopError(OTHER_LOOP) from error
+        raise
 
 
 def _is_loss(error: AttributeError | RuntimeError) -> bool:
-    """Return whether *error* is what the loop of asyncio, or uvloop, raises for a write to a lost connection."""
+    """Return whether *error* is raised for a write to a lost connection, or to one of a loop that has ended."""
     if isinstance(error, AttributeError):
         return error.name == "_add_writer"
-    return str(error).endswith("the handler is closed")
+    return str(error).endswith(("the handler is closed", "Event loop is closed"))
 
 
 async def _with_script(client: Any, script: str, call: Callable[[], Awaitable[T]]) -> T:

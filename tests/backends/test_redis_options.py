@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,15 +16,17 @@ from redis.asyncio.sentinel import SentinelConnectionPool
 
 from app_cache.backends.redis import RedisBackend
 from app_cache.backends.redis_options import keepalive_options
-from app_cache.errors import BackendError, ConfigurationError
+from app_cache.errors import BackendError, ConfigurationError, Fault
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable, Coroutine
     from pathlib import Path
 
     from tests.backends.conftest import Connect
     from tests.conftest import StartServer
     from tests.servers import Certificates, Server
+
+    Use = Callable[[RedisBackend, int], Coroutine[Any, Any, None]]
 
 pytestmark = pytest.mark.anyio
 
@@ -127,6 +131,11 @@ async def many_gets(backend: RedisBackend, count: int) -> None:
     await asyncio.gather(*(backend.get(f"key {number}") for number in range(count)))
 
 
+async def many_look_ups(backend: RedisBackend, count: int) -> None:
+    """Make *count* look-ups at the same time."""
+    await asyncio.gather(*(backend.get_many([f"key {number}"]) for number in range(count)))
+
+
 # What the document prints
 
 
@@ -215,6 +224,56 @@ async def test_connection_pool(redis_server: Server, connect: Connect, pool_clas
     assert [client["name"] for client in redis_server.clients()] == ["theirs", "theirs"]
     assert await Redis(connection_pool=pool).ping()
     await pool.aclose()
+
+
+each_use = pytest.mark.parametrize(
+    "use", [pytest.param(many_gets, id="calls"), pytest.param(many_look_ups, id="look-ups")]
+)
+
+
+LOOP_AFTER_LOOP = """
+import asyncio, sys
+import redis.asyncio
+from app_cache.backends.redis import RedisBackend
+
+_, url, pool_class, call, argument = sys.argv
+pool = getattr(redis.asyncio, pool_class).from_url(url, max_connections=3)
+backend = RedisBackend(connection_pool=pool)
+
+async def use():
+    await asyncio.gather(*(getattr(backend, call)(argument) for _ in range(10)))
+
+for _ in range(3):
+    asyncio.run(use())
+"""
+
+
+@pytest.mark.parametrize("pool_class", [ConnectionPool, BlockingConnectionPool])
+@pytest.mark.parametrize("call", ["get", "get_many"])
+def test_connection_pool_after_its_loop(redis_server: Server, pool_class: type[ConnectionPool], call: str) -> None:
+    """A given pool that still has the connections of a loop that has ended serves the next one."""
+    ran = subprocess.run(
+        [sys.executable, "-c", LOOP_AFTER_LOOP, redis_server.url, pool_class.__name__, call, "key"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+@each_use
+def test_connection_pool_of_two_loops(redis_server: Server, use: Use) -> None:
+    """A given pool that has a connection of another loop, which goes on, is an error that says so."""
+    pool = ConnectionPool.from_url(redis_server.url)
+    backend = RedisBackend(connection_pool=pool)
+    other = asyncio.new_event_loop()
+    other.run_until_complete(use(backend, 1))
+    with pytest.raises(BackendError, match="of another event loop: give each loop") as failure:
+        asyncio.run(use(backend, 1))
+    assert failure.value.fault is Fault.AWAY
+    other.run_until_complete(pool.aclose())
+    other.close()
 
 
 def test_connection_pool_is_shown_without_secrets() -> None:

@@ -12,7 +12,7 @@ import hashlib
 import math
 import os
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from enum import Enum
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, Unpack
@@ -57,17 +57,13 @@ from app_cache.logger_config import logger
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 
     from app_cache.backends.redis_options import ConnectionPlan, RedisOptions
 
     Closing = Callable[[], Awaitable[None]]
 
 T = TypeVar("T")
-
-
-class _UnseenLossError(RedisConnectionError):
-    """A connection was lost, and nothing has noticed that before it was used."""
 
 
 class _OtherLoopError(RedisError):
@@ -796,27 +792,27 @@ def _digest(script: str) -> str:
 
 
 async def _anew_if_lost(ask: Callable[[], Awaitable[T]]) -> T:
-    """Return what *ask* returns; if its connection was lost and redis-py does not know that, ask once more."""
-    with suppress(_UnseenLossError), _loss_told():
-        return await ask()
-    with _loss_told():
-        return await ask()
+    """Return what *ask* returns; if its connection was lost and redis-py does not know that, ask once more.
 
-
-@contextmanager
-def _loss_told() -> Iterator[None]:
-    """Raise what an event loop has to say of a connection that cannot be used as an error of redis-py.
-
-    A pool that was given, and what asks Sentinels, has connections that do not heed it themselves.
+    What an event loop says of a connection that cannot be used is raised as an error of redis-py. A pool that was
+    given, and what asks Sentinels, has connections that do not heed a loss themselves.
     """
     try:
-        yield
+        return await ask()
     except (AttributeError, RuntimeError) as error:
-        if _is_loss(error):
-            raise _UnseenLossError(LOST) from error
-        if str(error).endswith(OF_ANOTHER_LOOP):
-            raise _OtherLoopError(OTHER_LOOP) from error
-        raise
+        _raise_unless_lost(error)
+    try:
+        return await ask()
+    except (AttributeError, RuntimeError) as error:
+        _raise_unless_lost(error)
+        raise RedisConnectionError(LOST) from error
+
+
+def _raise_unless_lost(error: AttributeError | RuntimeError) -> None:
+    if str(error).endswith(OF_ANOTHER_LOOP):
+        raise _OtherLoopError(OTHER_LOOP) from error
+    if not _is_loss(error):
+        raise error
 
 
 def _is_loss(error: AttributeError | RuntimeError) -> bool:

@@ -89,14 +89,16 @@ def methods_of(policy: CachePolicy, context: Any) -> frozenset[str]:
 def guard_as_asked(policy: CachePolicy, context: Any) -> bool:
     """Let the endpoint ask the guard of each request, if *policy* wants that; return whether it can be had.
 
-    A route without FastAPI's dependencies has none, and is not cached by a policy that is guarded.
+    A route without a dependency to run, its routers' and application's included, has none, and is not cached by a
+    policy that is guarded.
     """
     if not policy.guarded:
         return True
     dependant = getattr(context, "dependant", None)
-    if dependant is not None:
-        dependant.call = guarded(dependant.call)
-    return dependant is not None
+    if dependant is None or not dependant.dependencies:
+        return False
+    dependant.call = guarded(dependant.call)
+    return True
 
 
 def keyed_by(policy: CachePolicy, headers: frozenset[str]) -> CachePolicy | None:

@@ -266,7 +266,8 @@ def _host(scope: Scope) -> str:
 def _check_policy(policy: CachePolicy, context: Any) -> None:
     if not guard_as_asked(policy, context):
         raise ConfigurationError(
-            f"guarded=True on {_name(context)}: only an endpoint of FastAPI has dependencies that could guard it"
+            f"guarded=True on {_name(context)}: neither it nor its route, its routers or its application has a "
+            "dependency that could guard it"
         )
     if not methods_of(policy, context):
         wanted = "GET, QUERY or POST" if policy.methods is None else ", ".join(sorted(policy.methods))

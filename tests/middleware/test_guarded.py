@@ -178,7 +178,7 @@ async def test_a_guard_that_asks_a_guarded_endpoint(method: str, fields: dict[st
     """What a dependency asks of another guarded endpoint of the application is that one's answer."""
     app, told_by_inner = FastAPI(), list[str]()
 
-    @app.api_route("/inner", methods=["GET", "POST"])
+    @app.api_route("/inner", methods=["GET", "POST"], dependencies=[Depends(lambda: None)])
     @cache(timeout=60, guarded=True)
     async def inner() -> str:
         return "inner"
@@ -467,7 +467,7 @@ async def test_values_that_do_not_validate() -> None:
     """What the endpoint's parameters refuse is refused on a hit too."""
     app = FastAPI()
 
-    @app.get("/")
+    @app.get("/", dependencies=[Depends(lambda: None)])
     @cache(guarded=True, exclude_query=["limit"])
     async def answer(limit: Annotated[int, Query(le=9)] = 1) -> str:
         return "text"
@@ -528,11 +528,22 @@ async def test_guarded_by_path() -> None:
     assert (said, plain) == (["fwd=uri-miss; stored", "hit", REFUSED], None)
 
 
+async def test_nothing_that_guards_by_path() -> None:
+    """What has no dependency to run is not cached by a guarded policy by path: who is let in is not known."""
+    app = FastAPI()
+    app.get("/")(lambda: "text")
+    put_cache(app, default_policy=CachePolicy(guarded=True))
+    async with client_of(app) as client:
+        assert [told(await client.get("/")) for _ in range(2)] == [None, None]
+
+
 async def test_what_cannot_be_guarded() -> None:
     """Guarding a route without dependencies, or a stream, is an error that names it."""
     plain = Starlette(routes=[Route("/", cache(guarded=True)(lambda request: PlainTextResponse("text")))])
     put_cache(plain)
-    stream = FastAPI()
+    alone, stream = FastAPI(), FastAPI(dependencies=[Depends(Door())])
+    alone.get("/")(cache(guarded=True)(lambda request: PlainTextResponse("text")))
+    put_cache(alone)
 
     @stream.get("/", response_class=StreamingResponse)
     @cache(guarded=True)
@@ -540,7 +551,7 @@ async def test_what_cannot_be_guarded() -> None:
         yield "a"
 
     put_cache(stream)
-    for app, message in ((plain, "guarded=True on"), (stream, "is a generator")):
+    for app, message in ((plain, "guarded=True on"), (alone, "has a dependency"), (stream, "is a generator")):
         with pytest.raises(ConfigurationError, match=message):
             async with app.router.lifespan_context(app):
                 pass
@@ -558,7 +569,7 @@ async def test_a_response_of_the_endpoints_own() -> None:
     """An answer that the endpoint made as a Response is given as it was stored."""
     app = FastAPI()
 
-    @app.get("/")
+    @app.get("/", dependencies=[Depends(lambda: None)])
     @cache(guarded=True)
     def answer() -> Response:
         return Response("text", 201, headers={"x-a": "1", "cache-control": "max-age=9"})

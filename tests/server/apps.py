@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 
 from app_cache import CacheMiddleware, CachePolicy, MemoryBackend, cache
 from app_cache.fastapi import Invalidation
@@ -59,7 +59,7 @@ def shop() -> FastAPI:  # noqa: C901  one route for each thing that an answer ca
     async def mine(request: Request) -> Response:
         return answer(f"of {request.headers.get('x-user')}")
 
-    @app.get("/guarded")
+    @app.get("/guarded", dependencies=[Depends(lambda: None)])
     @cache(timeout=60, guarded=True)
     async def guarded() -> Response:
         return answer("guarded")

@@ -66,7 +66,7 @@ class CachePolicy:
         methods: Which of the route's methods are cached: GET, QUERY, POST. Without it, all of them.
         key: A `KeyGenerator` for this endpoint in place of the application's.
         vary_by: A callable of the request whose string joins the key; it returns None to pass the request by.
-        include_query: The only query parameters that join the key.
+        include_query: The only query parameters that join the key, beside those that security schemes declare.
         exclude_query: Query parameters that do not join the key.
         max_body: Bytes of body beyond which a response is not stored and a request body is not cached by.
         client_max_age: Seconds for ``Cache-Control: max-age`` to clients, where the handler sent no such field.

@@ -7,14 +7,15 @@ import inspect
 from typing import TYPE_CHECKING, Any, get_args
 
 from fastapi.dependencies.utils import get_dependant, request_params_to_args
-from fastapi.security import APIKeyHeader
+from fastapi.openapi.models import APIKey, APIKeyIn
+from fastapi.security.base import SecurityBase
 from pydantic import AliasChoices, AliasPath, BaseModel
 from starlette.requests import Request
 
 from app_cache.policy import is_header_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, MutableMapping
+    from collections.abc import Callable, Iterable, Mapping, MutableMapping
 
     from fastapi.dependencies.models import Dependant
     from pydantic.fields import FieldInfo
@@ -56,7 +57,15 @@ class Parameters:
     @functools.cached_property
     def headers(self) -> frozenset[str]:
         """The request headers that they, or what overrides them, are declared to read, in lower case."""
-        return frozenset() if self._dependant is None else _headers_under(self._dependant, self._overrides)
+        return self._declared(_headers_read)
+
+    @functools.cached_property
+    def keys_in_query(self) -> frozenset[str]:
+        """The query parameters that their security schemes, or what overrides them, are declared to read."""
+        return self._declared(_keys_in_query)
+
+    def _declared(self, read: Callable[[Dependant], frozenset[str]]) -> frozenset[str]:
+        return frozenset() if self._dependant is None else _under(self._dependant, self._overrides, read)
 
     @property
     def names(self) -> frozenset[str]:
@@ -95,23 +104,27 @@ def _value_in_path(parameter: Any, path_params: Mapping[str, Any]) -> tuple[dict
     return {parameter.name: found}, errors
 
 
-def _headers_under(dependant: Dependant, overrides: Mapping[Any, Any]) -> frozenset[str]:
-    """Return the headers that *dependant*, its dependencies and what overrides them are declared to read."""
-    names = _headers_read(dependant)
+def _under(
+    dependant: Dependant, overrides: Mapping[Any, Any], read: Callable[[Dependant], frozenset[str]]
+) -> frozenset[str]:
+    """Return what *read* tells of *dependant*, its dependencies and what overrides them."""
+    names = read(dependant)
     for each in dependant.dependencies:
-        names |= _headers_under(each, overrides) | _headers_overriding(each, overrides)
+        names |= _under(each, overrides, read) | _overriding(each, overrides, read)
     return names
 
 
-def _headers_overriding(dependant: Dependant, overrides: Mapping[Any, Any]) -> frozenset[str]:
-    """Return the headers of what runs in the place of *dependant*: none, where that cannot be called."""
+def _overriding(
+    dependant: Dependant, overrides: Mapping[Any, Any], read: Callable[[Dependant], frozenset[str]]
+) -> frozenset[str]:
+    """Return what *read* tells of what runs in the place of *dependant*: nothing, where that cannot be called."""
     try:
         if not overrides or dependant.call not in overrides:
             return frozenset()
         other = get_dependant(path=dependant.path or "", call=overrides[dependant.call])
     except Exception:  # noqa: BLE001  an object of the application's own: FastAPI says at the request what is wrong
         return frozenset()
-    return _headers_under(other, {call: each for call, each in overrides.items() if call is not dependant.call})
+    return _under(other, {call: each for call, each in overrides.items() if call is not dependant.call}, read)
 
 
 def _headers_read(dependant: Dependant) -> frozenset[str]:
@@ -127,11 +140,24 @@ def _headers_read(dependant: Dependant) -> frozenset[str]:
                 names |= ({name} if by_name else set()) | (_aliases(field) or {name})
         if not models:
             names |= _aliases(parameter.field_info) or {parameter.alias}
-    scheme = _scheme(dependant.call)
-    if isinstance(scheme, APIKeyHeader):
-        names.add(scheme.model.name)
+    names |= _keys_in(dependant, APIKeyIn.header)
     spelt = names | {name.replace("_", "-") for name in names}
     return frozenset(name.lower() for name in spelt if is_header_name(name))
+
+
+def _keys_in_query(dependant: Dependant) -> frozenset[str]:
+    """Return the query parameters that *dependant* itself reads as a security scheme."""
+    return frozenset(_keys_in(dependant, APIKeyIn.query))
+
+
+def _keys_in(dependant: Dependant, place: APIKeyIn) -> set[str]:
+    """Return the name under which *dependant* reads the key of an API in *place*, if it is a scheme that does.
+
+    What others read, in Authorization or a cookie, has rules of its own.
+    """
+    scheme = inspect.unwrap(_scheme(dependant.call))
+    model = getattr(scheme, "model", None) if isinstance(scheme, SecurityBase) else None
+    return {model.name} if isinstance(model, APIKey) and model.in_ is place else set()
 
 
 def _scheme(call: Any) -> Any:

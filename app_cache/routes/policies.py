@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from app_cache.errors import ConfigurationError
 from app_cache.guards import guarded
@@ -14,11 +14,25 @@ from app_cache.routes.parameters import ANY_HEADER
 from app_cache.rules.glob import compile_glob
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, MutableMapping
+    from collections.abc import Callable, Iterable, MutableMapping
 
     Scope = MutableMapping[str, Any]
 
 SAFE_AND_CACHED = frozenset({"GET", "QUERY"})
+
+
+class Declared(Protocol):
+    """What endpoints are declared to read."""
+
+    @property
+    def headers(self) -> frozenset[str]:
+        """Request headers, in lower case."""
+        ...
+
+    @property
+    def keys_in_query(self) -> frozenset[str]:
+        """Query parameters of security schemes."""
+        ...
 
 
 class Fallbacks:
@@ -101,15 +115,22 @@ def guard_as_asked(policy: CachePolicy, context: Any) -> bool:
     return True
 
 
-def keyed_by(policy: CachePolicy, headers: frozenset[str]) -> CachePolicy | None:
-    """Return *policy* with the headers that the endpoint is declared to read in its key, unless it excludes them.
+def keyed_by(policy: CachePolicy, declared: Iterable[Declared]) -> CachePolicy | None:
+    """Return *policy* with what endpoints are *declared* to read in its key, unless it excludes that.
 
-    Authorization and Cookie have a rule of their own, and so has what is cached by the RFC alone. None: the
-    endpoint is declared to read any header, and no key tells its answers apart.
+    Those are headers, but for Authorization and Cookie, which have a rule of their own, and the query parameters
+    of security schemes. What is cached by the RFC alone is left as it is. None: an endpoint is declared to read
+    any header, and no key tells its answers apart.
     """
-    unkeyed = headers - {*policy.include_headers, *policy.exclude_headers, "authorization", "cookie"}
-    if not unkeyed or policy.http_only:
+    if policy.http_only:
         return policy
+    declared = [*declared]
+    headers = frozenset().union(*(each.headers for each in declared))
+    unkeyed = headers - {*policy.include_headers, *policy.exclude_headers, "authorization", "cookie"}
     if ANY_HEADER in unkeyed:
         return None
-    return replace(policy, include_headers=(*policy.include_headers, *sorted(unkeyed)))
+    if unkeyed:
+        policy = replace(policy, include_headers=(*policy.include_headers, *sorted(unkeyed)))
+    if policy.include_query is None:
+        return policy
+    return replace(policy, include_query=policy.include_query.union(*(each.keys_in_query for each in declared)))

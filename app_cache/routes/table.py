@@ -217,7 +217,7 @@ class RouteTable:
             return None
         if policy is not None:
             is_ready = guard_as_asked(policy, way.context)
-            policy = keyed_by(policy, way.parameters.headers) if is_ready else None
+            policy = keyed_by(policy, [way.parameters]) if is_ready else None
         return Plan(policy, invalidates, way.parameters, path_params, way.path)
 
     def _is_head_of_get(self, scope: Scope, way: Way | None, others: list[Way]) -> bool:
@@ -236,7 +236,7 @@ def _for_one_of(ways: list[Way], policy: CachePolicy | None) -> CachePolicy | No
     """Return *policy* for what one of *ways* leads to, nobody knows which; None where a decorator may go first."""
     if policy is None or any(way.is_decorated for way in ways):
         return None
-    return keyed_by(policy, frozenset().union(*(way.headers for way in ways)))
+    return keyed_by(policy, ways)
 
 
 def _has_still(walked: tuple[Any, list[Any]]) -> bool:

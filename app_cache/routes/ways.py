@@ -72,6 +72,11 @@ class Way:
         """The headers that endpoints which it may lead to are declared to read."""
         return frozenset().union(*(parameters_of(context).headers for context in _under(self.context)))
 
+    @functools.cached_property
+    def keys_in_query(self) -> frozenset[str]:
+        """The query parameters that security schemes on it, or on what it may lead to, are declared to read."""
+        return frozenset().union(*(parameters_of(context).keys_in_query for context in _under(self.context)))
+
 
 def ways_of(app: Any) -> Iterator[Way]:
     """Return the ways that the router of *app* tries, in its order."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import functools
+from functools import partial
 from typing import Annotated, Any
 
 import pytest
-from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException
-from fastapi.security import APIKeyHeader
+from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Request
+from fastapi.openapi.models import APIKey, APIKeyIn
+from fastapi.security import APIKeyHeader, APIKeyQuery
+from fastapi.security.base import SecurityBase
 from pydantic import AliasChoices, BaseModel, Field
 
 from app_cache import cache
@@ -27,6 +29,18 @@ class Aliased(BaseModel):
 
 class Anything(BaseModel):
     model_config = {"extra": "allow"}
+
+
+class OwnScheme(SecurityBase):
+    """A security scheme of one's own, which says in OpenAPI where it looks."""
+
+    def __init__(self, place: APIKeyIn, name: str) -> None:
+        self.key = APIKey.model_validate({"in": place, "name": name})
+        self.model, self.scheme_name = self.key, "own"
+
+    async def __call__(self, request: Request) -> str:
+        given = request.query_params if self.key.in_ is APIKeyIn.query else request.headers
+        return given.get(self.key.name, "")
 
 
 def in_the_signature(x_tenant: Annotated[str, Header()] = "") -> str:
@@ -57,12 +71,30 @@ def as_an_api_key_by_a_method(
 
 
 def as_an_api_key_by_a_partial(
-    key: Annotated[
-        str | None, Depends(functools.partial(APIKeyHeader(name="X-Tenant", auto_error=False).__call__))
-    ],
+    key: Annotated[str | None, Depends(partial(APIKeyHeader(name="X-Tenant", auto_error=False).__call__))],
 ) -> str:
     """Read it as the key of an API, of which a partial is the dependency."""
     return key or ""
+
+
+def by_a_scheme(key: Annotated[str, Depends(OwnScheme(APIKeyIn.header, "X-Tenant"))]) -> str:
+    """Read it by a security scheme of one's own."""
+    return key
+
+
+def by_a_part_of_a_scheme(key: Annotated[str, Depends(partial(OwnScheme(APIKeyIn.header, "X-Tenant")))]) -> str:
+    """Read it by what is made of such a scheme."""
+    return key
+
+
+def in_the_query(key: Annotated[str | None, Depends(APIKeyQuery(name="key", auto_error=False))]) -> str:
+    """Read a query parameter as the key of an API."""
+    return key or ""
+
+
+def in_the_query_by_a_scheme(key: Annotated[str, Depends(OwnScheme(APIKeyIn.query, "key"))]) -> str:
+    """Read it by a security scheme of one's own."""
+    return key
 
 
 def by_a_validation_alias(tenant: Annotated[str, Header(validation_alias="X-Tenant")] = "") -> str:
@@ -111,6 +143,8 @@ READERS = [
     as_an_api_key,
     as_an_api_key_by_a_method,
     as_an_api_key_by_a_partial,
+    by_a_scheme,
+    by_a_part_of_a_scheme,
 ]
 
 
@@ -121,6 +155,30 @@ async def test_joins_the_key(reader: Any) -> None:
         for tenant, status in (("a", "uri-miss"), ("b", "uri-miss"), ("a", "hit"), ("b", "hit")):
             answer = await client.get("/in/", headers={"X-Tenant": tenant})
             assert (answer.json(), status in answer.headers["cache-status"]) == (tenant, True)
+
+
+@pytest.mark.parametrize("reader", [in_the_query, in_the_query_by_a_scheme], ids=lambda reader: reader.__name__)
+async def test_key_in_the_query(reader: Any) -> None:
+    """A query parameter that a security scheme declares joins the key beside those that are named alone."""
+    async with client_of(app_with(reader, include_query=["page"])) as client:
+        for key, status in (("a", "uri-miss"), ("b", "uri-miss"), ("a", "hit")):
+            answer = await client.get("/in/", params={"key": key, "other": status})
+            assert (answer.json(), status in answer.headers["cache-status"]) == (key, True)
+        assert (await client.get("/in/", params={"key": "nobody"})).status_code == 403
+
+
+async def test_key_in_the_query_of_an_override() -> None:
+    """What overrides a dependency has its query parameters in the key too."""
+    app = app_with(in_the_signature, include_query=["page"])
+    app.dependency_overrides[in_the_signature] = in_the_query
+    async with client_of(app) as client:
+        assert [(await client.get("/in/", params={"key": key})).json() for key in "ab"] == ["a", "b"]
+
+
+async def test_key_in_the_query_excluded() -> None:
+    """One that the author excludes does not join it."""
+    async with client_of(app_with(in_the_query, exclude_query=["key"])) as client:
+        assert [(await client.get("/in/", params={"key": key})).json() for key in "ab"] == ["a", "a"]
 
 
 async def test_is_announced() -> None:

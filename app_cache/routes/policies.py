@@ -119,11 +119,8 @@ def keyed_by(policy: CachePolicy, declared: Iterable[Declared]) -> CachePolicy |
     """Return *policy* with what endpoints are *declared* to read in its key, unless it excludes that.
 
     Those are headers, but for Authorization and Cookie, which have a rule of their own, and the query parameters
-    of security schemes. What is cached by the RFC alone is left as it is. None: an endpoint is declared to read
-    any header, and no key tells its answers apart.
+    of security schemes. None: an endpoint is declared to read any header, and no key tells its answers apart.
     """
-    if policy.http_only:
-        return policy
     declared = [*declared]
     headers = frozenset().union(*(each.headers for each in declared))
     unkeyed = headers - {*policy.include_headers, *policy.exclude_headers, "authorization", "cookie"}

@@ -6,13 +6,13 @@ from functools import partial
 from typing import Annotated, Any
 
 import pytest
-from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Request
+from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Request, Response
 from fastapi.openapi.models import APIKey, APIKeyIn
 from fastapi.security import APIKeyHeader, APIKeyQuery
 from fastapi.security.base import SecurityBase
 from pydantic import AliasChoices, BaseModel, Field
 
-from app_cache import cache
+from app_cache import CachePolicy, cache
 from containers import CacheContainer, install
 from tests.clients import client_of, told
 
@@ -118,18 +118,24 @@ def in_a_model_of_any_fields(wanted: Annotated[Anything, Header()]) -> str:
 
 
 def app_with(reader: Any, **options: Any) -> FastAPI:
+    """Return an application whose one endpoint, which is cached by *options*, says what a dependency has read."""
+    return app_that_reads(reader, cache(timeout=60, **options))
+
+
+def app_that_reads(reader: Any, decorator: Any, default_policy: CachePolicy | None = None) -> FastAPI:
     """Return an application whose one endpoint says what a dependency has read."""
     app, router = FastAPI(), APIRouter(prefix="/in")
 
     @router.get("/")
-    @cache(timeout=60, **options)
-    async def answer(read: str = Depends(reader)) -> str:
+    @decorator
+    async def answer(response: Response, read: str = Depends(reader)) -> str:
         if read == "nobody":
             raise HTTPException(403)
+        response.headers["Cache-Control"] = "max-age=60"
         return read
 
     app.include_router(router)
-    install(app, CacheContainer())
+    install(app, CacheContainer(), default_policy=default_policy)
     return app
 
 
@@ -153,6 +159,15 @@ async def test_joins_the_key(reader: Any) -> None:
     """Each value of a header that a dependency declares has an answer of its own, and is hit by it alone."""
     async with client_of(app_with(reader)) as client:
         for tenant, status in (("a", "uri-miss"), ("b", "uri-miss"), ("a", "hit"), ("b", "hit")):
+            answer = await client.get("/in/", headers={"X-Tenant": tenant})
+            assert (answer.json(), status in answer.headers["cache-status"]) == (tenant, True)
+
+
+@pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.__name__)
+async def test_joins_the_key_by_the_rfc_alone(reader: Any) -> None:
+    """What is cached by the RFC alone has it in the key too."""
+    async with client_of(app_that_reads(reader, lambda endpoint: endpoint, CachePolicy.http())) as client:
+        for tenant, status in (("a", "uri-miss"), ("b", "uri-miss"), ("a", "hit")):
             answer = await client.get("/in/", headers={"X-Tenant": tenant})
             assert (answer.json(), status in answer.headers["cache-status"]) == (tenant, True)
 

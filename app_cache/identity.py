@@ -22,7 +22,7 @@ from app_cache.keys import (
     request_parts,
     storage_key,
 )
-from app_cache.policy import checked_tag
+from app_cache.policy import checked_tags
 from app_cache.rules.decisions import Refusal
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ async def tags_of(source: Any, plan: Plan, scope: Scope) -> list[str] | None:
     tags = source(Request(_routed(scope, plan)))
     if inspect.isawaitable(tags):
         tags = await tags
-    return [checked_tag(tag) for tag in tags]
+    return checked_tags(tags)
 
 
 def _routed(scope: Scope, plan: Plan) -> Scope:

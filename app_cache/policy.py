@@ -6,7 +6,7 @@ The middleware finds them again through the route that would run; see `app_cache
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from functools import lru_cache
@@ -270,6 +270,17 @@ def checked_tag(tag: object) -> str:
     return tag
 
 
+def checked_tags(tags: Iterable[object]) -> list[str]:
+    """Return *tags* as a list if they are names.
+
+    Raises:
+        ConfigurationError: If they are one string, which would be taken letter by letter, or one is no name.
+    """
+    if isinstance(tags, str):
+        raise _is_no_list("tags", tags)
+    return [checked_tag(tag) for tag in tags]
+
+
 def is_header_name(text: str) -> bool:
     """Return whether *text* can be the name of a field (RFC 9110 §5.1)."""
     return bool(text) and all(c.isascii() and (c.isalnum() or c in "!#$%&'*+-.^_`|~") for c in text)
@@ -369,11 +380,15 @@ def _flag(name: str, value: object) -> bool:
 
 def _names(name: str, value: Any) -> tuple[str, ...]:
     if isinstance(value, str) or not isinstance(value, Collection):
-        raise ConfigurationError(f"{name} must be a list of names, such as [{str(value)!r}], not {value!r}")
+        raise _is_no_list(name, value)
     for each in value:
         if not isinstance(each, str) or not each.strip():
             raise ConfigurationError(f"{name} must hold names, not {each!r}")
     return tuple(dict.fromkeys(value))
+
+
+def _is_no_list(name: str, value: object) -> ConfigurationError:
+    return ConfigurationError(f"{name} must be a list of names, such as [{str(value)!r}], not {value!r}")
 
 
 def _headers(name: str, value: Any) -> tuple[str, ...]:

@@ -320,6 +320,7 @@ def failing(request: Request) -> list[str]:
     [
         pytest.param({"tags": failing}, "1", id="a hook that raises"),
         pytest.param({"tags": lambda request: [""]}, "1", id="a hook that gives no tag"),
+        pytest.param({"tags": lambda request: "users"}, "1", id="a hook that gives a text"),
         pytest.param({"urls": ["{item}"]}, "1", id="a URL that is none"),
     ],
 )

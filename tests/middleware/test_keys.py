@@ -359,6 +359,7 @@ class Failing(KeyGenerator):
         pytest.param({"tags": fail}, id="tags raise"),
         pytest.param({"tags": lambda request: [7]}, id="a tag is a number"),
         pytest.param({"tags": lambda request: None}, id="tags are None"),
+        pytest.param({"tags": lambda request: "users"}, id="tags are a text"),
     ],
 )
 async def test_hooks_that_fail(options: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, HTTPException, Query
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import HTTPConnection
+from starlette.responses import Response
 
 from app_cache.backends.base import CacheBackend, SizedBackend, capability
 from app_cache.clock.base import Order, tag_stamp
@@ -16,7 +17,7 @@ from app_cache.errors import BackendError, ConfigurationError
 from app_cache.health import HealthCheck
 from app_cache.invalidation import InvalidationService, stamp_of_url
 from app_cache.logger_config import logger
-from app_cache.policy import checked_tag
+from app_cache.policy import checked_tag, never_cached
 from app_cache.rules.glob import compile_glob
 from app_cache.services import services_of
 from app_cache.values import ValueCache
@@ -86,6 +87,8 @@ class Targets(BaseModel):
 
 
 _NOT_GIVEN: Any = object()
+_NO_STORE = {"Cache-Control": "no-store"}
+"""What the endpoints of the router say, for caches further out."""
 
 
 def cache_router(*, authorize: Callable[..., Any] | None = _NOT_GIVEN, prefix: str = "") -> APIRouter:
@@ -144,6 +147,7 @@ def _is_loopback(host: str) -> bool:
     return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
+@never_cached
 async def _invalidate(
     invalidation: Invalidation,
     targets: Targets | None = None,
@@ -165,7 +169,7 @@ async def _invalidate(
     told = {"message": "Cache invalidated", "durable": result.durable, "epoch": result.epoch}
     if result.widened_to is not None:
         told["widened_to"] = result.widened_to
-    return JSONResponse(told, 200 if result.durable else 202)
+    return JSONResponse(told, 200 if result.durable else 202, _NO_STORE)
 
 
 def _listed(value: str | list[str]) -> list[str]:
@@ -183,8 +187,10 @@ def _order(patterns: list[str], tags: list[str], urls: list[str]) -> Order:
     return Order(tags=tuple(stamps), patterns=tuple(patterns))
 
 
-async def _stats(connection: HTTPConnection) -> dict[str, Any]:
+@never_cached
+async def _stats(connection: HTTPConnection, answer: Response) -> dict[str, Any]:
     """Return what the cache of this process did since it started, and whether it asks its backend."""
+    answer.headers.update(_NO_STORE)
     services = services_of(connection.scope)
     backend, store = services.backend(), services.store()
     sized = capability(backend, SizedBackend)
@@ -201,7 +207,8 @@ async def _stats(connection: HTTPConnection) -> dict[str, Any]:
     }
 
 
+@never_cached
 async def _health(health: Health) -> JSONResponse:
     """Return whether the backend gives back what it is given."""
     report = await health.check()
-    return JSONResponse(report.as_dict(), 200 if report.status == "healthy" else 503)
+    return JSONResponse(report.as_dict(), 200 if report.status == "healthy" else 503, _NO_STORE)

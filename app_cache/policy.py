@@ -21,6 +21,7 @@ Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 POLICY_ATTRIBUTE = "__app_cache_policy__"
 INVALIDATES_ATTRIBUTE = "__app_cache_invalidates__"
+NEVER_ATTRIBUTE = "__app_cache_never__"
 LATE_TAGS = "app_cache.late_tags"
 """Where the middleware keeps, in the scope, the set that `add_tags` adds to."""
 
@@ -237,6 +238,11 @@ def invalidates(
         return _recorded(target, INVALIDATES_ATTRIBUTE, asked, "@invalidates")
 
     return record
+
+
+def never_cached(endpoint: Endpoint) -> Endpoint:
+    """Keep the decorated endpoint out of the cache, whatever policy is for what has none of its own."""
+    return _recorded(endpoint, NEVER_ATTRIBUTE, value=True, decorator="@never_cached")
 
 
 def add_tags(request: Any, *tags: str) -> None:

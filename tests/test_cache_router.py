@@ -13,6 +13,7 @@ from app_cache import (
     BackendError,
     CacheBackend,
     CacheMiddleware,
+    CachePolicy,
     CacheSettings,
     ConfigurationError,
     MemoryBackend,
@@ -21,7 +22,7 @@ from app_cache import (
 )
 from app_cache.fastapi import cache_router
 from containers import CacheContainer, install
-from tests.clients import HIT, MISS, client_of, counting_app, get, post, told_of
+from tests.clients import HIT, MISS, client_of, counting_app, get, post, told, told_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -331,6 +332,30 @@ class TestHealth:
 
 
 class TestRouter:
+    @pytest.mark.parametrize(
+        "options",
+        [
+            pytest.param({"default_policy": CachePolicy(timeout=60, statuses=[401])}, id="default"),  # type: ignore[arg-type]
+            pytest.param({"policies": {"*": CachePolicy(methods=frozenset({"GET", "POST"}))}}, id="by path"),
+            pytest.param({"default_policy": CachePolicy.http()}, id="by the RFC alone"),
+        ],
+    )
+    async def test_never_cached(self, options: dict[str, Any]) -> None:
+        """No policy reaches the endpoints, and what they say is for nobody else."""
+        app = FastAPI()
+        app.include_router(cache_router(authorize=lambda: None), prefix="/admin")
+        install(app, CacheContainer(), **options)
+        async with client_of(app) as client:
+            for _ in range(2):
+                answers = [
+                    await client.get("/admin/cache-stats"),
+                    await client.get("/admin/health/cache"),
+                    await client.post("/admin/invalidate-cache?tag=t"),
+                ]
+                assert [(told(each), each.headers.get("cache-control")) for each in answers] == [
+                    (None, "no-store")
+                ] * 3
+
     async def test_prefix(self) -> None:
         """The router may have a prefix of its own, and one of the application's."""
         app = counting_app()

@@ -211,6 +211,8 @@ class RouteTable:
             fallback = None
         if way is None:
             return _with(_for_one_of(others, fallback))
+        if way.is_never_cached:
+            fallback = None
         own, invalidates = way.recorded
         policy = fallback if own is None else own if method in methods_of(own, way.context) else None
         if policy is None and invalidates is None:

@@ -18,7 +18,7 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.routing import Host, Match, Mount, Route, Router, WebSocketRoute
 
-from app_cache.policy import INVALIDATES_ATTRIBUTE, POLICY_ATTRIBUTE
+from app_cache.policy import INVALIDATES_ATTRIBUTE, NEVER_ATTRIBUTE, POLICY_ATTRIBUTE
 from app_cache.routes.parameters import Parameters
 
 if TYPE_CHECKING:
@@ -56,6 +56,11 @@ class Way:
     def path(self) -> str:
         """As its author wrote it, with the names of its parameters; ``""`` where it is told by something else."""
         return str(getattr(self.context, "path", ""))
+
+    @functools.cached_property
+    def is_never_cached(self) -> bool:
+        """Whether its endpoint stays out of the cache, whatever the policy of what has none of its own."""
+        return hasattr(getattr(self.context, "endpoint", None), NEVER_ATTRIBUTE)
 
     @functools.cached_property
     def parameters(self) -> Parameters:

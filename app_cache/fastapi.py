@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Depends, HTTPException, Query
 from fastapi.responses import JSONResponse
@@ -16,6 +17,7 @@ from app_cache.clock.base import Order, tag_stamp
 from app_cache.errors import BackendError, ConfigurationError
 from app_cache.health import HealthCheck
 from app_cache.invalidation import InvalidationService, stamp_of_url
+from app_cache.keys import origin_of
 from app_cache.logger_config import logger
 from app_cache.policy import checked_tag, never_cached
 from app_cache.rules.glob import compile_glob
@@ -89,6 +91,8 @@ class Targets(BaseModel):
 _NOT_GIVEN: Any = object()
 _NO_STORE = {"Cache-Control": "no-store"}
 """What the endpoints of the router say, for caches further out."""
+_OF_PROXIES = frozenset({"cf-connecting-ip", "forwarded", "true-client-ip", "via", "x-client-ip", "x-real-ip"})
+"""Fields that a proxy adds, beside ``X-Forwarded-…``."""
 
 
 def cache_router(*, authorize: Callable[..., Any] | None = _NOT_GIVEN, prefix: str = "") -> APIRouter:
@@ -96,7 +100,8 @@ def cache_router(*, authorize: Callable[..., Any] | None = _NOT_GIVEN, prefix: s
 
     Args:
         authorize: A FastAPI dependency that guards the first two: it refuses by raising; False is 403; anything
-            else, None included, admits. ``authorize=None`` admits clients of this machine only.
+            else, None included, admits. ``authorize=None`` admits clients of this machine only, which ask for
+            themselves and by its own name.
         prefix: Goes before the paths.
 
     Raises:
@@ -135,8 +140,25 @@ async def _same_site(connection: HTTPConnection) -> None:
 
 
 async def _from_this_machine(connection: HTTPConnection) -> bool:
-    forwarded = any(name == "forwarded" or name.startswith("x-forwarded-") for name in connection.headers)
-    return not forwarded and connection.client is not None and _is_loopback(connection.client.host)
+    """Return whether a client of this machine asks, for itself: no proxy, and no page from elsewhere."""
+    client, headers = connection.client, connection.headers
+    return (
+        client is not None
+        and _is_loopback(client.host)
+        and not any(name in _OF_PROXIES or name.startswith("x-forwarded-") for name in headers)
+        and _names_this_machine(headers.get("host", ""))
+        and headers.get("origin") in (None, origin_of(connection.scope))
+        and headers.get("sec-fetch-site") in (None, "none", "same-origin")
+    )
+
+
+def _names_this_machine(host: str) -> bool:
+    """Return whether *host* is a loopback address or ``localhost``, and no name that somebody points here."""
+    try:
+        name = urlsplit(f"//{host}").hostname
+    except ValueError:
+        return False
+    return name == "localhost" or _is_loopback(name or "")
 
 
 def _is_loopback(host: str) -> bool:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tests.servers import Server
 
 pytestmark = pytest.mark.anyio
+LOCAL = {"host": "127.0.0.1:8000"}
 
 
 def app_with(authorize: Any = lambda: None, backend: CacheBackend | None = None, **options: Any) -> FastAPI:
@@ -108,20 +109,71 @@ class TestAuthorize:
     )
     async def test_loopback_alone(self, host: str, status: int) -> None:
         """With ``authorize=None`` clients of this machine are admitted, and no others."""
-        async with client_of(app_with(None), client=(host, 1)) as client:
+        async with client_of(app_with(None), client=(host, 1), headers=LOCAL) as client:
             assert (await client.get("/cache-stats")).status_code == status
             assert (await client.post("/invalidate-cache?tag=t")).status_code == status
 
     @pytest.mark.parametrize(
-        "name", ["Forwarded", "X-Forwarded-For", "X-Forwarded-Proto", "x-forwarded-host", "X-FORWARDED-anything"]
+        "name",
+        [
+            "Forwarded",
+            "X-Forwarded-For",
+            "X-Forwarded-Proto",
+            "x-forwarded-host",
+            "X-FORWARDED-anything",
+            "X-Real-IP",
+            "Via",
+            "CF-Connecting-IP",
+            "True-Client-IP",
+            "X-Client-IP",
+        ],
     )
     async def test_behind_a_proxy(self, name: str) -> None:
         """With ``authorize=None`` what a proxy forwards is refused: its own address says nothing."""
-        assert (await get(app_with(None), "/cache-stats", headers={name: "127.0.0.1"})).status_code == 403
+        for more, status in (({}, 200), ({name: "127.0.0.1"}, 403)):
+            assert (await get(app_with(None), "/cache-stats", headers={**LOCAL, **more})).status_code == status
+
+    @pytest.mark.parametrize(
+        ("host", "status"),
+        [
+            pytest.param("localhost", 200, id="localhost"),
+            pytest.param("LOCALHOST:8000", 200, id="localhost with a port, in capitals"),
+            pytest.param("127.8.8.8:8000", 200, id="loopback with a port"),
+            pytest.param("[::1]", 200, id="loopback of IPv6"),
+            pytest.param("[::1]:8000", 200, id="loopback of IPv6 with a port"),
+            pytest.param("evil.example", 403, id="a name that somebody points here"),
+            pytest.param("localhost.evil.example", 403, id="one that begins alike"),
+            pytest.param("127.0.0.1.evil.example", 403, id="one that begins like an address"),
+            pytest.param("192.168.0.7", 403, id="another address"),
+            pytest.param("[::1", 403, id="what is no host"),
+            pytest.param("", 403, id="nothing"),
+        ],
+    )
+    async def test_by_the_name_of_this_machine(self, host: str, status: int) -> None:
+        """With ``authorize=None`` who asks by another name than this machine's own is refused."""
+        assert (await get(app_with(None), "/cache-stats", headers={"host": host})).status_code == status
+
+    @pytest.mark.parametrize(
+        ("fields", "status"),
+        [
+            pytest.param({"origin": "http://localhost:8000"}, 200, id="of its own"),
+            pytest.param({"sec-fetch-site": "same-origin"}, 200, id="the browser says, of its own"),
+            pytest.param({"sec-fetch-site": "none"}, 200, id="typed in"),
+            pytest.param({"origin": "https://evil.example"}, 403, id="of another site"),
+            pytest.param({"origin": "http://localhost:3000"}, 403, id="of another port"),
+            pytest.param({"origin": "null"}, 403, id="of nowhere"),
+            pytest.param({"sec-fetch-site": "same-site"}, 403, id="the browser says, of the same site"),
+        ],
+    )
+    async def test_from_a_page(self, fields: dict[str, str], status: int) -> None:
+        """With ``authorize=None`` what a page of another origin sends is refused."""
+        headers = {"host": "localhost:8000", **fields}
+        response = await post(app_with(None), "/invalidate-cache?tag=t", headers=headers)
+        assert response.status_code == status
 
     async def test_no_client(self) -> None:
         """With ``authorize=None`` a connection without an address, as of a Unix socket, is refused."""
-        async with client_of(app_with(None), client=None) as client:
+        async with client_of(app_with(None), client=None, headers=LOCAL) as client:
             assert (await client.get("/cache-stats")).status_code == 403
 
     def test_warns(self, caplog: pytest.LogCaptureFixture) -> None:
@@ -257,7 +309,7 @@ class TestInvalidate:
         await get(app, "/count")
         await container.stores().close()
         redis_server.pause()
-        response = await post(app, "/invalidate-cache?tag=count")
+        response = await post(app, "/invalidate-cache?tag=count", headers=LOCAL)
         assert (response.status_code, response.json()["durable"]) == (202, False)
         redis_server.resume()
         assert (await get(app, "/count")).text == "2"
@@ -369,7 +421,7 @@ class TestRouter:
         app.include_router(cache_router(authorize=None))
         app.add_middleware(CacheMiddleware, backend=MemoryBackend())
         await get(app, "/count")
-        assert (await post(app, "/invalidate-cache?tag=count")).status_code == 200
+        assert (await post(app, "/invalidate-cache?tag=count", headers=LOCAL)).status_code == 200
         assert await told_of(app, "/count") == [MISS]
 
     async def test_without_a_cache(self) -> None:

@@ -176,8 +176,28 @@ def full_path(scope: Mapping[str, Any]) -> str:
     """Return the decoded path with the root path before it, as the client's URL has it; it can be encoded."""
     path: str = scope["path"]
     root: str = scope.get("root_path", "").rstrip("/")
-    whole = path if not root or path == root or path.startswith(root + "/") else root + path
-    return whole if whole.isascii() else whole.encode("utf-8", "replace").decode("utf-8")
+    whole = path if not root or _is_under(root, path) else root + path
+    return whole if whole.isascii() else _encodable(whole)
+
+
+def root_paths(scope: Mapping[str, Any]) -> list[str]:
+    """Return the root paths that the full path begins with: that of a mount, and that of what it is mounted in."""
+    whole = full_path(scope)
+    roots = dict.fromkeys(_encodable(scope.get(name, "").rstrip("/")) for name in ("root_path", "app_root_path"))
+    return [root for root in roots if root and _is_under(root, whole)]
+
+
+def without_root(path: str, root: str) -> str:
+    """Return a *path* that begins with the root path *root* as the application's routes have it."""
+    return path.removeprefix(root) or "/"
+
+
+def _is_under(root: str, path: str) -> bool:
+    return path == root or path.startswith(root + "/")
+
+
+def _encodable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def url_of(scope: Mapping[str, Any]) -> str:

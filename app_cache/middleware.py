@@ -71,9 +71,9 @@ class CacheMiddleware:
         backend: Where responses are kept.
         container: A `CacheContainer`, or a provider of one, in place of *backend*; asked at each request.
         default_policy: For what has no policy of its own, undecorated routes and applications without routes.
-        policies: By path, for routes that one does not own: globs over the whole decoded path (``/public/*``), the
-            first that matches; None keeps what it matches out of the cache. They go before *default_policy*, and a
-            decorator before them.
+        policies: By path, for routes that one does not own: globs over the whole decoded path (``/public/*``),
+            with its root path or without it, the first that matches; None keeps what it matches out of the cache.
+            They go before *default_policy*, and a decorator before them.
         key_generator: Instead of the container's, or of the default one.
         namespace: Comes between ``cache:`` and the key; a container has its own.
         clock: Tells the time, in epoch seconds; a container has its own.

@@ -1219,6 +1219,31 @@ async def test_policies_by_path(method: str, path: str, expected: bool) -> None:
         assert (told(await client.request(method, path)) == "hit") is expected
 
 
+def behind_a_prefix(**options: Any) -> Any:
+    """Return an application that knows no root path of its own."""
+    app = FastAPI()
+    app.get("/admin/x")(plain)
+    put_cache(app, **options)
+    return app
+
+
+def with_a_root_path(**options: Any) -> Any:
+    """Return an application that has a root path of its own."""
+    app = FastAPI()
+    app.root_path = "/api"
+    app.get("/admin/x")(plain)
+    put_cache(app, **options)
+    return app
+
+
+def around_a_root_path(**options: Any) -> Any:
+    """Return a cache that stands around such an application."""
+    app = FastAPI()
+    app.root_path = "/api"
+    app.get("/admin/x")(plain)
+    return CacheMiddleware(app, MemoryBackend(), **options)
+
+
 async def test_policies_go_before_the_default() -> None:
     """What no pattern matches has the default policy, with the root path in what is matched."""
     app = Starlette(routes=[Route("/{path:path}", plain)])
@@ -1231,6 +1256,44 @@ async def test_policies_go_before_the_default() -> None:
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         said.append(told(await client.get("/live/a")))
     assert said == [None, "fwd=uri-miss; stored", None]
+
+
+@pytest.mark.parametrize("pattern", ["/admin/*", "/api/admin/*"], ids=["as routes have it", "as clients send it"])
+@pytest.mark.parametrize("kept_out", [True, False], ids=["kept out", "cached"])
+@pytest.mark.parametrize(
+    ("make", "root_path", "path"),
+    [
+        pytest.param(behind_a_prefix, "/api", "/api/admin/x", id="of the server"),
+        pytest.param(behind_a_prefix, "/api", "/admin/x", id="of a server that strips it"),
+        pytest.param(with_a_root_path, "", "/api/admin/x", id="of the application"),
+        pytest.param(with_a_root_path, "", "/admin/x", id="of the application, stripped"),
+        pytest.param(around_a_root_path, "", "/api/admin/x", id="of the application inside"),
+        pytest.param(around_a_root_path, "", "/admin/x", id="of the application inside, stripped"),
+    ],
+)
+async def test_policies_under_a_root_path(
+    make: Any, root_path: str, path: str, pattern: str, *, kept_out: bool
+) -> None:
+    """A pattern of `policies` meets a path as routes have it, and as the client sends it."""
+    policy = CachePolicy(timeout=60)
+    app = make(default_policy=policy if kept_out else None, policies={pattern: None if kept_out else policy})
+    transport = httpx.ASGITransport(app, root_path=root_path)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        answers = [await client.get(path) for _ in range(2)]
+    assert [each.status_code for each in answers] == [200, 200]
+    assert [told(each) for each in answers] == ([None, None] if kept_out else ["fwd=uri-miss; stored", "hit"])
+
+
+async def test_policies_in_a_mounted_application() -> None:
+    """In a mounted application the path of the mount may stand before a pattern, both prefixes may, or none."""
+    for pattern in ("/api/sub/x", "/sub/x", "/x"):
+        app, inner = FastAPI(), FastAPI(middleware=[Middleware(Seen)])
+        inner.get("/x")(plain)
+        app.mount("/sub", inner)
+        put_cache(inner, default_policy=CachePolicy(timeout=60), policies={pattern: None})
+        transport = httpx.ASGITransport(app, root_path="/api")
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            assert told(await client.get("/api/sub/x")) is None
 
 
 async def test_tags_of_a_policy_by_path() -> None:

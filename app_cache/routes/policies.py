@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from app_cache.errors import ConfigurationError
 from app_cache.guards import guarded
-from app_cache.keys import full_path
+from app_cache.keys import full_path, root_paths, without_root
 from app_cache.policy import CACHEABLE_METHODS, CachePolicy, template_names
 from app_cache.routes.parameters import ANY_HEADER
 from app_cache.rules.glob import compile_glob
@@ -39,8 +39,8 @@ class Fallbacks:
     """The policies of what has none of its own; of unsafe methods only for those that a policy names.
 
     Args:
-        by_path: Globs over the whole decoded path, root path included, and their policies, None for what stays out
-            of the cache; the first that matches counts.
+        by_path: Globs over the whole decoded path, with the root path or without it, and their policies, None for
+            what stays out of the cache; the first that matches counts.
         default: For all other paths.
 
     Raises:
@@ -63,11 +63,24 @@ class Fallbacks:
             self._by_path.append((compile_glob(pattern), policy))
         self._default = default
 
-    def policy(self, scope: Scope, method: str) -> CachePolicy | None:
-        """Return the policy for requests of *method* to the path of *scope*, or None."""
-        path = full_path(scope) if self._by_path else ""
-        found = next((policy for matches, policy in self._by_path if matches(path)), self._default)
+    def policy(self, scope: Scope, method: str, root_path: str = "") -> CachePolicy | None:
+        """Return the policy for requests of *method* to the path of *scope*, or None.
+
+        *root_path*: That of the application, which it puts in the place of the scope's.
+        """
+        paths = _paths(scope, root_path) if self._by_path else []
+        found = next((policy for matches, policy in self._by_path if any(map(matches, paths))), self._default)
         return found if found is not None and _covers(found, method) else None
+
+
+def _paths(scope: Scope, root_path: str) -> list[str]:
+    """Return the path of *scope* as the client sends it, and as routes have it."""
+    scopes = [scope, {**scope, "root_path": root_path}] if root_path else [scope]
+    return [path for each in scopes for path in (full_path(each), *_without_roots(each))]
+
+
+def _without_roots(scope: Scope) -> list[str]:
+    return [without_root(full_path(scope), root) for root in root_paths(scope)]
 
 
 def _check_path_pattern(pattern: object) -> None:

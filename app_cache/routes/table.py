@@ -206,7 +206,7 @@ class RouteTable:
     def _plan(self, scope: Scope) -> Plan | None:
         method = scope["method"]
         way, path_params, others = match(self._routed, self._ways, scope)
-        fallback = self._fallbacks.policy(scope, method)
+        fallback = self._fallbacks.policy(scope, method, getattr(self._routed, "root_path", ""))
         if fallback is not None and method == "HEAD" and not self._is_head_of_get(scope, way, others):
             fallback = None
         if way is None:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import msgspec
 from starlette.requests import Request
 
-from app_cache.clock.base import Subject, key_stamp, tag_stamp, url_stamp
+from app_cache.clock.base import Subject, key_stamp, root_stamp, tag_stamp, url_stamp
 from app_cache.keys import (
     POLICY,
     DefaultKeyGenerator,
@@ -21,12 +21,13 @@ from app_cache.keys import (
     raw_path,
     request_parts,
     storage_key,
+    without_root,
 )
 from app_cache.policy import checked_tags
 from app_cache.rules.decisions import Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, MutableMapping
+    from collections.abc import Callable, Iterable, MutableMapping
 
     from app_cache.policy import CachePolicy
     from app_cache.routes.table import Plan
@@ -91,7 +92,9 @@ async def identify(
     key = storage_key(store.namespace, request.method, logical, request.headers, policy, varied_by)
     logical_key = logical if isinstance(logical, str) else None
     here = origin(scope.get("scheme", "http"), host)
-    return Identity(key, logical_key, _subject(full_path(scope), here, key, logical_key, tags), here)
+    return Identity(
+        key, logical_key, _subject(full_path(scope), plan.root_paths, here, key, logical_key, tags), here
+    )
 
 
 def target_of(scope: Scope) -> str:
@@ -101,8 +104,13 @@ def target_of(scope: Scope) -> str:
     return f"{origin_of(scope)}{path}{'?' if query else ''}{query}"
 
 
-def _subject(path: str, here: str, key: str, logical_key: str | None, tags: list[str]) -> Subject:
+def _subject(
+    path: str, roots: Iterable[str], here: str, key: str, logical_key: str | None, tags: list[str]
+) -> Subject:
     stamps = {url_stamp(path), url_stamp(path, here), *map(tag_stamp, tags)}
+    for root in roots:
+        inner = without_root(path, root)
+        stamps |= {root_stamp(root), url_stamp(inner), url_stamp(inner, here)}
     if logical_key is not None:
         stamps.add(key_stamp(logical_key))
     return Subject(frozenset(stamps), path, logical_key, key)

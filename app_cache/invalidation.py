@@ -49,8 +49,8 @@ class InvalidationService:
         """Invalidate the entries whose URL path, logical key of a custom generator, or value's key matches a glob.
 
         Args:
-            pattern: ``*`` (also over ``/``), ``?``, ``[ab]``, a backslash escapes; over the whole decoded path
-                with its root path and without query: ``/users/*``.
+            pattern: ``*`` (also over ``/``), ``?``, ``[ab]``, a backslash escapes; over the whole decoded path,
+                with its root path or without it, and without query: ``/users/*``.
             soft: Mark as stale rather than drop.
 
         Raises:
@@ -63,6 +63,8 @@ class InvalidationService:
 
     async def by_url(self, url: str, *, soft: bool = False) -> InvalidationResult:
         """Invalidate what is stored for *url*, whatever its query: absolute, or a path for every host.
+
+        Its path may have the root path before it, or not.
 
         Raises:
             ConfigurationError: If it is neither an absolute http(s) URL nor a path.

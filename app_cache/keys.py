@@ -180,11 +180,13 @@ def full_path(scope: Mapping[str, Any]) -> str:
     return whole if whole.isascii() else _encodable(whole)
 
 
-def root_paths(scope: Mapping[str, Any]) -> list[str]:
-    """Return the root paths that the full path begins with: that of a mount, and that of what it is mounted in."""
-    whole = full_path(scope)
-    roots = dict.fromkeys(_encodable(scope.get(name, "").rstrip("/")) for name in ("root_path", "app_root_path"))
-    return [root for root in roots if root and _is_under(root, whole)]
+def root_paths(scope: Mapping[str, Any], own: str = "") -> list[str]:
+    """Return the root paths that the full path begins with: of a mount, of what it is mounted in, and *own*."""
+    given = {scope.get("root_path", ""), scope.get("app_root_path", ""), own}
+    if given == {""}:
+        return []
+    whole, roots = full_path(scope), {_encodable(root.rstrip("/")) for root in given}
+    return sorted(root for root in roots if root and _is_under(root, whole))
 
 
 def without_root(path: str, root: str) -> str:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
+from app_cache.keys import without_root
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -90,9 +92,21 @@ def url_stamp(path: str, origin: str = "") -> str:
     return short(f"u:{origin}{path}")
 
 
+def root_stamp(root_path: str) -> str:
+    """Return the name of the stamp of a root path: what was asked for under it answers to its path without it."""
+    return short("r:" + root_path)
+
+
+def named_by(subject: Subject) -> list[str]:
+    """Return what a pattern may match of *subject*: its path, that without each root path, its logical key."""
+    roots = [tag.removeprefix("r:") for tag in subject.tags if tag.startswith("r:/")]
+    paths = [subject.path, *(without_root(subject.path, root) for root in roots)]
+    return paths if subject.logical_key is None else [*paths, subject.logical_key]
+
+
 def is_url_stamp(name: str) -> bool:
-    """Return whether *name* is that of a URL."""
-    return name.startswith("u:")
+    """Return whether *name* is that of a URL, or of a root path."""
+    return name.startswith(("u:", "r:"))
 
 
 def other_url(asked: Subject, named: Subject) -> Subject | None:

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from app_cache.clock.base import Verdict
+from app_cache.clock.base import Verdict, named_by
 from app_cache.rules.glob import compile_glob
 
 if TYPE_CHECKING:
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from app_cache.clock.base import Order, Subject
     from app_cache.codec import Mark
+
+    Matcher = Callable[[Subject, Iterable[str]], bool]
+    """Returns whether a ban names a subject, which patterns meet by several names."""
 
 MAX_BANS = 256
 """Bans kept at once; beyond, the older half is forgotten and what is older than those is a miss."""
@@ -31,7 +34,7 @@ class Ban:
     soft: bool
     kind: str
     text: str
-    matches: Callable[[Subject], bool] = field(compare=False, repr=False)
+    matches: Matcher = field(compare=False, repr=False)
 
 
 def ban(epoch: int, kind: str, text: str, *, soft: bool) -> Ban:
@@ -48,21 +51,21 @@ def bans_of(order: Order) -> list[tuple[str, str]]:
     ]
 
 
-def _pattern_matcher(pattern: str) -> Callable[[Subject], bool]:
+def _pattern_matcher(pattern: str) -> Matcher:
     glob = compile_glob(pattern)
-    return lambda subject: glob(subject.path) or (subject.logical_key is not None and glob(subject.logical_key))
+    return lambda _, names: any(map(glob, names))
 
 
-def _tags_matcher(text: str) -> Callable[[Subject], bool]:
+def _tags_matcher(text: str) -> Matcher:
     tags = frozenset(text.split("\n"))
-    return lambda subject: tags <= subject.tags
+    return lambda subject, _: tags <= subject.tags
 
 
-def _key_matcher(key: str) -> Callable[[Subject], bool]:
-    return lambda subject: subject.key == key
+def _key_matcher(key: str) -> Matcher:
+    return lambda subject, _: subject.key == key
 
 
-KINDS: dict[str, Callable[[str], Callable[[Subject], bool]]] = {
+KINDS: dict[str, Callable[[str], Matcher]] = {
     "p": _pattern_matcher,
     "a": _tags_matcher,
     "k": _key_matcher,
@@ -80,11 +83,11 @@ class Bans:
         """Return what the bans newer than *epoch* say of *subject*."""
         if self.since > epoch:
             return Verdict.INVALID
-        verdict = Verdict.VALID
+        verdict, names = Verdict.VALID, named_by(subject)
         for each in reversed(self.items):
             if each.epoch <= epoch:
                 break
-            if each.matches(subject):
+            if each.matches(subject, names):
                 if not each.soft:
                     return Verdict.INVALID
                 verdict = Verdict.STALE

@@ -14,7 +14,7 @@ import functools
 import secrets
 from typing import TYPE_CHECKING, cast
 
-from app_cache.clock.base import InvalidationClock, InvalidationResult, Reading, Verdict, end, short
+from app_cache.clock.base import InvalidationClock, InvalidationResult, Reading, Verdict, end, named_by, short
 from app_cache.codec import Mark
 from app_cache.keys import prefix
 from app_cache.rules.glob import literal_directory
@@ -39,7 +39,7 @@ def _directories(path: str) -> list[str]:
 
 
 def _token_names(subject: Subject) -> list[str]:
-    named = dict.fromkeys([*_directories(subject.path), *_directories(subject.logical_key or "")])
+    named = dict.fromkeys(directory for name in named_by(subject) for directory in _directories(name))
     return [_EVERYTHING, *map(short, named), *sorted(subject.tags)]
 
 

@@ -75,12 +75,9 @@ class Fallbacks:
 
 def _paths(scope: Scope, root_path: str) -> list[str]:
     """Return the path of *scope* as the client sends it, and as routes have it."""
-    scopes = [scope, {**scope, "root_path": root_path}] if root_path else [scope]
-    return [path for each in scopes for path in (full_path(each), *_without_roots(each))]
-
-
-def _without_roots(scope: Scope) -> list[str]:
-    return [without_root(full_path(scope), root) for root in root_paths(scope)]
+    whole = full_path(scope)
+    paths = [whole, *(without_root(whole, root) for root in root_paths(scope, root_path))]
+    return [*paths, full_path({**scope, "root_path": root_path})] if root_path else paths
 
 
 def _check_path_pattern(pattern: object) -> None:

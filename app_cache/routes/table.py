@@ -16,6 +16,7 @@ from urllib.parse import quote
 from starlette.routing import Host
 
 from app_cache.errors import ConfigurationError
+from app_cache.keys import root_paths
 from app_cache.policy import template_names, template_parts
 from app_cache.routes.parameters import NO_PARAMETERS
 from app_cache.routes.policies import guard_as_asked, keyed_by, methods_of
@@ -60,6 +61,7 @@ class Plan:
         invalidates: What they invalidate, or None.
         parameters: What fills in the templates of both.
         path_params: The values in the path, as the router found them.
+        root_paths: What the path may be told without.
         route: The path of the route as its author wrote it, ``""`` where there is none.
     """
 
@@ -67,6 +69,7 @@ class Plan:
     invalidates: Invalidates | None
     parameters: Parameters
     path_params: Mapping[str, Any]
+    root_paths: Sequence[str] = ()
     route: str = ""
 
     def fill_in(
@@ -206,11 +209,13 @@ class RouteTable:
     def _plan(self, scope: Scope) -> Plan | None:
         method = scope["method"]
         way, path_params, others = match(self._routed, self._ways, scope)
-        fallback = self._fallbacks.policy(scope, method, getattr(self._routed, "root_path", ""))
+        own_root = getattr(self._routed, "root_path", "")
+        roots = root_paths(scope, own_root)
+        fallback = self._fallbacks.policy(scope, method, own_root)
         if fallback is not None and method == "HEAD" and not self._is_head_of_get(scope, way, others):
             fallback = None
         if way is None:
-            return _with(_for_one_of(others, fallback))
+            return _with(_for_one_of(others, fallback), roots)
         if way.is_never_cached:
             fallback = None
         own, invalidates = way.recorded
@@ -220,7 +225,7 @@ class RouteTable:
         if policy is not None:
             is_ready = guard_as_asked(policy, way.context)
             policy = keyed_by(policy, [way.parameters]) if is_ready else None
-        return Plan(policy, invalidates, way.parameters, path_params, way.path)
+        return Plan(policy, invalidates, way.parameters, path_params, roots, way.path)
 
     def _is_head_of_get(self, scope: Scope, way: Way | None, others: list[Way]) -> bool:
         """Return whether the HEAD of *scope*, which comes to *way* or *others*, is for who answers a GET."""
@@ -229,9 +234,9 @@ class RouteTable:
         return routes == [each.context.original_route for each in (of_get, *others_of_get) if each is not None]
 
 
-def _with(policy: CachePolicy | None) -> Plan | None:
+def _with(policy: CachePolicy | None, root_paths: Sequence[str] = ()) -> Plan | None:
     """Return the plan with *policy* for an endpoint that nobody knows."""
-    return Plan(policy, None, NO_PARAMETERS, {}) if policy is not None else None
+    return Plan(policy, None, NO_PARAMETERS, {}, root_paths) if policy is not None else None
 
 
 def _for_one_of(ways: list[Way], policy: CachePolicy | None) -> CachePolicy | None:

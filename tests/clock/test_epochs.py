@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app_cache.clock.base import Order, Subject, Verdict
+from app_cache.clock.base import Order, Subject, Verdict, named_by, root_stamp
 from app_cache.clock.epochs import (
     MAX_BANS,
     MAX_EARLIER,
@@ -27,7 +27,7 @@ from app_cache.clock.epochs import (
 from app_cache.codec import Mark
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 VALID, STALE, INVALID, UNASKED = Verdict.VALID, Verdict.STALE, Verdict.INVALID, Verdict.UNASKED
 GENERATION = "a1"
@@ -185,7 +185,23 @@ def test_clock(clock: Epochs, mark: Mark, stamps: Mapping[str, Stamp | None], ve
 def test_kinds(kind: str, text: str, named: list[Subject], others: list[Subject]) -> None:
     """A ban names entries by path or logical key, by all of several tags, or by their stored key."""
     matches = ban(1, kind, text, soft=False).matches
-    assert [each for each in named + others if matches(each)] == named
+    assert [each for each in named + others if matches(each, named_by(each))] == named
+
+
+@pytest.mark.parametrize(
+    ("asked_for", "names"),
+    [
+        pytest.param(subject("t:r:/api", path="/api/x"), ["/api/x"], id="no root path"),
+        pytest.param(subject(root_stamp("/api"), path="/api/x"), ["/api/x", "/x"], id="a root path"),
+        pytest.param(subject(root_stamp("/api"), path="/api"), ["/api", "/"], id="the root path itself"),
+        pytest.param(
+            subject(root_stamp("/api"), path="/api/x", logical_key="k"), ["/api/x", "/x", "k"], id="a logical key"
+        ),
+    ],
+)
+def test_named_by(asked_for: Subject, names: list[str]) -> None:
+    """A pattern meets an entry by its path with the root path and without it, and by its logical key."""
+    assert named_by(asked_for) == names
 
 
 @pytest.mark.parametrize(
@@ -291,7 +307,7 @@ def test_passed_bans_are_not_asked_again() -> None:
     asked: list[int] = []
 
     def matcher(epoch: int) -> Ban:
-        def matches(subject: Subject) -> bool:
+        def matches(subject: Subject, names: Iterable[str]) -> bool:
             asked.append(epoch)
             return False
 

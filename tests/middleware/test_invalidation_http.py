@@ -6,17 +6,21 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import RedirectResponse, StreamingResponse
 
-from app_cache import CacheMiddleware, CachePolicy, MemoryBackend, cache, invalidates
+from app_cache import CacheMiddleware, CachePolicy, MemoryBackend, RedisBackend, cache, invalidates
 from app_cache.fastapi import Invalidation
+from tests.clients import MISS
 from tests.middleware.apps import client_of, put_cache, scope_of, told
 from tests.stored import FourMethods
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from tests.servers import Server
 
 pytestmark = pytest.mark.anyio
 
@@ -345,6 +349,106 @@ async def test_pattern_that_becomes_too_long() -> None:
             "hit",
             "fwd=uri-miss; stored",
         ]
+
+
+def with_users() -> FastAPI:
+    """Return an application of users, whose endpoints say by relative URLs and patterns what they change."""
+    app = FastAPI()
+    app.get("/users/{user}")(cache(timeout=60)(lambda user: user))
+    app.get("/news")(cache(timeout=60)(lambda: "news"))
+
+    @app.post("/by-url/{user}")
+    @invalidates(urls=["/users/{user}"])
+    async def by_url(user: str) -> None: ...
+
+    @app.post("/by-pattern/{user}")
+    @invalidates(patterns=["/users/{user}*"])
+    async def by_pattern(user: str) -> None: ...
+
+    @app.post("/by-url-of-the-service/{user}")
+    async def by_url_of_the_service(user: str, invalidation: Invalidation) -> None:
+        await invalidation.by_url(f"/users/{user}")
+
+    @app.post("/by-absolute-url-of-the-service/{user}")
+    async def by_absolute_url_of_the_service(user: str, invalidation: Invalidation) -> None:
+        await invalidation.by_url(f"http://test/users/{user}")
+
+    @app.post("/by-pattern-of-the-service/{user}")
+    async def by_pattern_of_the_service(user: str, invalidation: Invalidation) -> None:
+        await invalidation.by_pattern(f"/users/{user}*")
+
+    @app.post("/with-the-root-path/{user}")
+    async def with_the_root_path(user: str, invalidation: Invalidation) -> None:
+        await invalidation.by_url(f"/api/users/{user}")
+
+    @app.post("/by-pattern-with-the-root-path/{user}")
+    async def by_pattern_with_the_root_path(user: str, invalidation: Invalidation) -> None:
+        await invalidation.by_pattern(f"/api/users/{user}*")
+
+    return app
+
+
+WAYS = [route.path.split("/")[1] for route in with_users().routes if getattr(route, "methods", None) == {"POST"}]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("user", ["7", "7" * 220], ids=["a short path", "a long path"])
+@pytest.mark.parametrize("prefix", ["/api", ""], ids=["left in the path", "taken out"])
+@pytest.mark.parametrize("backend", [MemoryBackend, FourMethods])
+async def test_under_a_root_path(backend: Any, prefix: str, user: str, way: str) -> None:
+    """Under a root path, what is stored answers to its URL and path with the root path and without it."""
+    app = with_users()
+    put_cache(app, backend=backend())
+    transport = httpx.ASGITransport(app, root_path="/api")
+    async with httpx.AsyncClient(transport=transport, base_url=f"http://test{prefix}/") as client:
+        paths = [f"users/{user}", "users/8", "news"]
+        assert [told(await client.get(path)) for path in paths * 2] == [MISS] * 3 + ["hit"] * 3
+        assert (await client.post(f"{way}/{user}")).status_code == 200
+        said = [told(await client.get(path)) for path in paths]
+        assert (said[0], said[2]) == (MISS, "hit")
+        assert said[1] == (
+            "hit" if backend is MemoryBackend or "url" in way or way == "with-the-root-path" else MISS
+        )
+
+
+@pytest.mark.parametrize("url", ["/users/7", "/sub/users/7", "/api/sub/users/7"])
+@pytest.mark.parametrize("method", ["by_url", "by_pattern"])
+async def test_in_a_mounted_application(method: str, url: str) -> None:
+    """What a cache of a mounted application stores answers to its path without either prefix."""
+    app, inner = FastAPI(), with_users()
+    app.mount("/sub", inner)
+    container = put_cache(inner)
+    transport = httpx.ASGITransport(app, root_path="/api")
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        assert [told(await client.get("/api/sub/users/7")) for _ in range(2)] == [MISS, "hit"]
+        await getattr(container.invalidation(), method)(url)
+        assert told(await client.get("/api/sub/users/7")) == MISS
+
+
+async def test_around_an_application_with_a_root_path() -> None:
+    """A cache around an application that has a root path of its own knows that as well."""
+    app = with_users()
+    app.root_path = "/api"
+    wrapped = CacheMiddleware(app, MemoryBackend())
+    for way in WAYS:
+        assert await forgotten(wrapped, "POST", f"/api/{way}/7", "/api/users/7", "/api/users/8") == [
+            "/api/users/7"
+        ]
+
+
+async def test_under_a_root_path_in_redis(redis_server: Server) -> None:
+    """It is the same in Redis, where the stamps of a fill are made by it."""
+    app, backend = with_users(), RedisBackend(redis_server.url)
+    container = put_cache(app, backend=backend)
+    transport = httpx.ASGITransport(app, root_path="/api")
+    async with httpx.AsyncClient(transport=transport, base_url="http://test/api/") as client:
+        for way in WAYS:
+            await client.get("users/7")
+            assert told(await client.get("users/7")) == "hit"
+            await client.post(f"{way}/7")
+            assert told(await client.get("users/7")) == MISS
+    await container.stores().close()
+    await backend.close()
 
 
 @pytest.mark.parametrize("backend", [MemoryBackend, FourMethods])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import unquote, urlsplit
 
@@ -12,6 +13,8 @@ from app_cache.policy import checked_tag
 from app_cache.rules.glob import compile_glob
 
 if TYPE_CHECKING:
+    from starlette.datastructures import URL
+
     from app_cache.store import StoredResponses
 
 __all__ = ["InvalidationResult", "InvalidationService"]
@@ -61,13 +64,14 @@ class InvalidationService:
         compile_glob(pattern)
         return await self.carry_out(Order(patterns=(pattern,), soft=soft))
 
-    async def by_url(self, url: str, *, soft: bool = False) -> InvalidationResult:
+    async def by_url(self, url: str | URL, *, soft: bool = False) -> InvalidationResult:
         """Invalidate what is stored for *url*, whatever its query: absolute, or a path for every host.
 
         Its path may have the root path before it, or not.
 
         Raises:
-            ConfigurationError: If it is neither an absolute http(s) URL nor a path.
+            ConfigurationError: If it is neither an absolute http(s) URL nor a path, or has a user or a
+                port that cannot be.
         """
         return await self.carry_out(Order(tags=(stamp_of_url(url),), soft=soft))
 
@@ -94,22 +98,30 @@ def _stored_keys(key: str) -> tuple[str, ...]:
     return (key,) if key.startswith("cache:") else ()
 
 
-def stamp_of_url(url: str) -> str:
+def stamp_of_url(url: str | URL) -> str:
     """Return the stamp of *url*, without its query.
 
     Raises:
-        ConfigurationError: If it is neither an absolute http(s) URL nor a path.
+        ConfigurationError: If it is neither an absolute http(s) URL nor a path, or has a user or
+            a port that cannot be.
     """
-    problem = ConfigurationError(f"a URL must be absolute (https://host/path) or a path (/path), not {url!r}")
-    if not isinstance(url, str):
-        raise problem
+    text = url if isinstance(url, str) else str(url)
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(text)
+        is_plain = parts.username is None and parts.port != 0
     except ValueError:
-        raise problem from None
+        raise _wrong_url(url) from None
     path = unquote(parts.path)
-    if url.startswith("/") and not url.startswith("//"):
+    if text.startswith("/") and not text.startswith("//"):
         return url_stamp(path)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise problem
+    if parts.scheme not in ("http", "https") or not parts.netloc or not is_plain:
+        raise _wrong_url(url)
     return url_stamp(path or "/", origin(parts.scheme, parts.netloc))
+
+
+def _wrong_url(url: object) -> ConfigurationError:
+    shown = re.sub(r"//[^/]*@", "//***@", repr(url))
+    return ConfigurationError(
+        "a URL must be absolute (https://host/path), without a user and with a port of at most 65535 if any, or a "
+        f"path (/path), not {shown}"
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from starlette.datastructures import URL
 
 from app_cache.backends.memory import MemoryBackend
 from app_cache.errors import ConfigurationError
@@ -43,6 +44,7 @@ CALLS = [
     pytest.param("by_url", ["/users/7"], {}, {"8", "news"}, id="a path"),
     pytest.param("by_url", ["/users/7?page=2"], {}, {"8", "news"}, id="a path with a query"),
     pytest.param("by_url", ["/users/%37"], {}, {"8", "news"}, id="a path that is encoded"),
+    pytest.param("by_url", [URL("/users/7?page=2")], {}, {"8", "news"}, id="a URL object"),
     pytest.param("by_key", ["front:news"], {}, {"7", "8"}, id="a logical key"),
     pytest.param("by_key", [PAGES["7"].key], {}, {"8", "news"}, id="a stored key"),
     pytest.param("everything", [], {}, set(), id="everything"),
@@ -99,6 +101,11 @@ async def test_epochs() -> None:
         pytest.param("by_url", ["//host/x"], {}, "not '//host/x'", id="URL without a scheme"),
         pytest.param("by_url", ["ftp://host/x"], {}, "not 'ftp://host/x'", id="wrong scheme"),
         pytest.param("by_url", ["http://[::1/x"], {}, "a URL must be", id="broken URL"),
+        pytest.param("by_url", ["http://h:abc/x"], {}, "a port of at most 65535", id="port that is no number"),
+        pytest.param("by_url", ["http://h:99999/x"], {}, "not 'http://h:99999/x'", id="port that cannot be"),
+        pytest.param("by_url", ["https://u:s3cret@h/x"], {}, r"not 'https://\*\*\*@h/x'", id="URL with a user"),
+        pytest.param("by_url", ["http://u:s3cret@h:a/x"], {}, r"not 'http://\*\*\*@h:a/x'", id="both"),
+        pytest.param("by_url", [None], {}, "not None", id="URL that is nothing"),
         pytest.param("by_key", [""], {}, "a key must be", id="empty key"),
     ],
 )

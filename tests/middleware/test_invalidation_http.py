@@ -169,6 +169,29 @@ async def test_fields_that_can_be_read_once() -> None:
     assert (answer.headers["location"], answer.text) == ("/items/8", "made")
 
 
+@pytest.mark.parametrize("host", ["user@test", "test:99999", "test:a", "[::1"])
+async def test_hosts_that_cannot_be(host: str) -> None:
+    """A write by a Host that can be none is answered, and makes its own URL invalid."""
+    app = writing(Response(status_code=201, headers={"location": "/pages/a"}))
+    async with client_of(app, headers={"host": host}) as client:
+        assert [told(await client.get("/items/1")) for _ in range(2)] == [MISS, "hit"]
+        assert (await client.post("/items/1")).status_code == 201
+        assert told(await client.get("/items/1")) == MISS
+
+
+async def test_by_the_url_of_the_request() -> None:
+    """The URL of a request, as an object, names what is stored for it."""
+    app = FastAPI()
+    app.get("/x")(cache(timeout=60)(lambda: "text"))
+
+    @app.post("/x/changed")
+    async def changed(request: Request, invalidation: Invalidation) -> None:
+        await invalidation.by_url(request.url.replace(path="/x"))
+
+    put_cache(app)
+    assert await forgotten(app, "POST", "/x/changed", "/x") == ["/x"]
+
+
 async def test_a_cached_post_is_forgotten_too() -> None:
     """What is stored for a POST is made invalid as well by another method on its URL."""
     app = FastAPI()

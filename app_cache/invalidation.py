@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["InvalidationResult", "InvalidationService"]
 
+_STORED = re.compile(r"cache:(?:.+:)?[0-9a-f]{64}", re.DOTALL)
+"""What the key of an entry looks like."""
+
 
 class InvalidationService:
     """Invalidates stored responses; each method costs one write, however many entries it names.
@@ -78,6 +81,8 @@ class InvalidationService:
     async def by_key(self, key: str, *, soft: bool = False) -> InvalidationResult:
         """Invalidate the entry under *key*: a custom generator's, a value's, or the one that it is stored under.
 
+        A stored key names the variants under it too.
+
         Raises:
             ConfigurationError: If it is no string, or is empty.
         """
@@ -95,7 +100,7 @@ class InvalidationService:
 
 
 def _stored_keys(key: str) -> tuple[str, ...]:
-    return (key,) if key.startswith("cache:") else ()
+    return (key,) if _STORED.fullmatch(key) else ()
 
 
 def stamp_of_url(url: str | URL) -> str:

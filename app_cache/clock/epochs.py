@@ -62,7 +62,7 @@ def _tags_matcher(text: str) -> Matcher:
 
 
 def _key_matcher(key: str) -> Matcher:
-    return lambda subject, _: subject.key == key
+    return lambda subject, _: key in (subject.key, subject.key.rpartition(":")[0])
 
 
 KINDS: dict[str, Callable[[str], Matcher]] = {

@@ -176,8 +176,8 @@ def test_clock(clock: Epochs, mark: Mark, stamps: Mapping[str, Stamp | None], ve
         pytest.param(
             "k",
             "cache:1",
-            [subject()],
-            [subject(key="cache:12"), subject(logical_key="cache:1", key="cache:2")],
+            [subject(), subject(key="cache:1:2")],
+            [subject(key="cache:12"), subject(key="cache:2:1"), subject(logical_key="cache:1", key="cache:2")],
             id="key",
         ),
     ],

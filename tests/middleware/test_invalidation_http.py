@@ -179,6 +179,26 @@ async def test_hosts_that_cannot_be(host: str) -> None:
         assert told(await client.get("/items/1")) == MISS
 
 
+async def test_by_the_key_of_what_varies(redis_server: Server) -> None:
+    """The key under which a response is stored names its variants."""
+    app, backend = FastAPI(), RedisBackend(redis_server.url)
+
+    @app.get("/x")
+    @cache(timeout=60)
+    def answer(response: Response) -> None:
+        response.headers["vary"] = "Accept-Language"
+
+    container = put_cache(app, backend=backend)
+    async with client_of(app) as client:
+        assert [told(await client.get("/x")) for _ in range(2)] == [MISS, "hit"]
+        await container.stores().close()
+        stored = [key.decode() for key in redis_server.command("KEYS", "cache:*")]
+        await container.invalidation().by_key(min(stored, key=len))
+        assert told(await client.get("/x")) == "fwd=vary-miss; stored"
+    await container.stores().close()
+    await backend.close()
+
+
 async def test_by_the_url_of_the_request() -> None:
     """The URL of a request, as an object, names what is stored for it."""
     app = FastAPI()

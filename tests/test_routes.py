@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from contextlib import nullcontext
 from datetime import date, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -16,7 +17,7 @@ from fastapi.exceptions import FastAPIDeprecationWarning
 from fastapi.routing import APIRoute
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import AfterValidator, BaseModel, Json
+from pydantic import AfterValidator, BaseModel, Field, Json
 from starlette.applications import Starlette
 from starlette.endpoints import HTTPEndpoint
 from starlette.middleware import Middleware
@@ -1384,6 +1385,54 @@ async def test_unknown_name_in_invalidates() -> None:
     app.post("/x")(invalidates(patterns=["/users/{name}*"])(lambda: "a"))
     put_cache(app)
     with pytest.raises(ConfigurationError, match="there are: none"):
+        async with app.router.lifespan_context(app):
+            pass
+
+
+def of_an_alias(search_term: Annotated[str, Query(alias="search-term")] = "") -> str:
+    """Read a query parameter that has another name."""
+    return search_term
+
+
+def of_an_alias_and_its_name(alias: Annotated[str, Depends(of_an_alias)], search_term: str = "") -> str:
+    """Read it by both names."""
+    return search_term
+
+
+def of_an_alias_and_a_request(request: Request, alias: Annotated[str, Depends(of_an_alias)]) -> str:
+    """Read it, and anything else of the query."""
+    return request.query_params["search_term"]
+
+
+class Terms(BaseModel):
+    search_term: str = Field("", alias="search-term")
+
+
+def of_a_model(search: Annotated[Terms, Query()]) -> str:
+    """Read it as a field of a model."""
+    return search.search_term
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "named", "message"),
+    [
+        pytest.param(
+            of_an_alias, ["search_term"], "names 'search_term', which clients send as 'search-term'", id="alias"
+        ),
+        pytest.param(of_a_model, ["search"], "names 'search', which clients send as 'search-term'", id="model"),
+        pytest.param(of_an_alias, ["search-term"], None, id="as it is sent"),
+        pytest.param(of_an_alias, ["search_term", "search-term"], None, id="both"),
+        pytest.param(of_an_alias, ["lang"], None, id="one that something else may read"),
+        pytest.param(of_an_alias_and_its_name, ["search_term"], None, id="both are read"),
+        pytest.param(of_an_alias_and_a_request, ["search_term"], None, id="anything may be read"),
+    ],
+)
+async def test_query_that_no_client_sends(endpoint: Any, named: list[str], message: str | None) -> None:
+    """To include a query parameter by the name that only the code has for it is an error at start."""
+    app = FastAPI()
+    app.get("/x")(cache(include_query=named)(_copy(endpoint)))
+    put_cache(app)
+    with pytest.raises(ConfigurationError, match=message) if message else nullcontext():
         async with app.router.lifespan_context(app):
             pass
 

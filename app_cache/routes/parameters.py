@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     Scope = MutableMapping[str, Any]
 
-ANY_HEADER = "*"
-"""Stands for all headers: those of a model that allows, or forbids, fields it does not name."""
+ANY = "*"
+"""Stands for all names: those of a model that allows, or forbids, fields it does not name."""
 _PLACES = ("path", "query", "header", "cookie")
 _RECEIVED = {"query": "query_params", "header": "headers", "cookie": "cookies"}
 
@@ -75,6 +75,15 @@ class Parameters:
     def is_of_url(self, name: str) -> bool:
         """Return whether the parameter *name* comes from path or query."""
         return name not in self._fields or self._fields[name][0] in ("path", "query")
+
+    def sent_as(self, name: str) -> set[str]:
+        """Return the names by which clients send the query parameter that the code calls *name*.
+
+        Empty where no query parameter is called so, or what clients send as *name* may be read as well.
+        """
+        place, parameter = self._fields.get(name, ("", None))
+        read = self._declared(_query_read) if place == "query" else frozenset({name})
+        return set() if {name, ANY} & read else _names_read([parameter])
 
     def values(self, names: Iterable[str], scope: Scope, path_params: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return the validated values of *names*, defaults included, or None if one of them is not valid."""
@@ -128,21 +137,33 @@ def _overriding(
 
 
 def _headers_read(dependant: Dependant) -> frozenset[str]:
-    """Return the headers that *dependant* itself declares, `ANY_HEADER` among them where that is all of them."""
+    """Return the headers that *dependant* itself declares, `ANY` among them where that is all of them."""
+    names = _names_read(dependant.header_params) | _keys_in(dependant, APIKeyIn.header)
+    spelt = names | {name.replace("_", "-") for name in names}
+    return frozenset(name.lower() for name in spelt if is_header_name(name))
+
+
+def _query_read(dependant: Dependant) -> frozenset[str]:
+    """Return the query parameters that *dependant* itself declares, `ANY` among them if it may read others too."""
+    takes_request = dependant.request_param_name or dependant.http_connection_param_name
+    names = _names_read(dependant.query_params) | _keys_in(dependant, APIKeyIn.query)
+    return frozenset(names | {ANY} if takes_request else names)
+
+
+def _names_read(parameters: Iterable[Any]) -> set[str]:
+    """Return the names by which *parameters* are read, `ANY` among them where a model takes all."""
     names: set[str] = set()
-    for parameter in dependant.header_params:
+    for parameter in parameters:
         models = _models_in(parameter.field_info.annotation)
         if any(model.model_config.get("extra") in ("allow", "forbid") for model in models):
-            names.add(ANY_HEADER)
+            names.add(ANY)
         for model in models:
             by_name = model.model_config.get("populate_by_name") or model.model_config.get("validate_by_name")
             for name, field in model.model_fields.items():
                 names |= ({name} if by_name else set()) | (_aliases(field) or {name})
         if not models:
             names |= _aliases(parameter.field_info) or {parameter.alias}
-    names |= _keys_in(dependant, APIKeyIn.header)
-    spelt = names | {name.replace("_", "-") for name in names}
-    return frozenset(name.lower() for name in spelt if is_header_name(name))
+    return names
 
 
 def _keys_in_query(dependant: Dependant) -> frozenset[str]:

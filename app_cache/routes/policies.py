@@ -10,7 +10,7 @@ from app_cache.errors import ConfigurationError
 from app_cache.guards import guarded
 from app_cache.keys import full_path, root_paths, without_root
 from app_cache.policy import CACHEABLE_METHODS, CachePolicy, template_names
-from app_cache.routes.parameters import ANY_HEADER
+from app_cache.routes.parameters import ANY
 from app_cache.rules.glob import compile_glob
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def keyed_by(policy: CachePolicy, declared: Iterable[Declared]) -> CachePolicy |
     declared = [*declared]
     headers = frozenset().union(*(each.headers for each in declared))
     unkeyed = headers - {*policy.include_headers, *policy.exclude_headers, "authorization", "cookie"}
-    if ANY_HEADER in unkeyed:
+    if ANY in unkeyed:
         return None
     if unkeyed:
         policy = replace(policy, include_headers=(*policy.include_headers, *sorted(unkeyed)))

@@ -262,6 +262,7 @@ def check_routes(app: Any) -> None:
         policy, invalidates = recorded(context)
         if policy is not None:
             _check_policy(policy, context)
+            _check_query(policy, context)
         for templates in _templates(policy, invalidates):
             _check_names(templates, context)
 
@@ -282,6 +283,16 @@ def _check_policy(policy: CachePolicy, context: Any) -> None:
             f"@cache on {_name(context)} finds nothing to cache: the route has "
             f"{', '.join(sorted(context.methods or ()))}, and {wanted} would be cached"
         )
+
+
+def _check_query(policy: CachePolicy, context: Any) -> None:
+    named = policy.include_query or frozenset()
+    for name in sorted(named):
+        sent = parameters_of(context).sent_as(name)
+        if sent and not sent & named:
+            raise ConfigurationError(
+                f"include_query on {_name(context)} names {name!r}, which clients send as {min(sent)!r}: name that"
+            )
 
 
 def _templates(policy: CachePolicy | None, invalidates: Invalidates | None) -> Iterator[Sequence[str]]:

@@ -21,7 +21,7 @@ from app_cache.answers import (
 from app_cache.clock.base import other_url
 from app_cache.codec import entity_tag_of
 from app_cache.filling import Filling
-from app_cache.flight import FILL_TIMEOUT_S, NOT_SHARED, UNADMITTED, Fill, Outcome
+from app_cache.flight import FILL_TIMEOUT_S, UNADMITTED, Fill, Outcome
 from app_cache.guards import Guard, Guarding
 from app_cache.identity import Identity, identify
 from app_cache.policy import LATE_TAGS
@@ -251,8 +251,8 @@ class Exchange:
             await self._forward_alone(receive, send)
         elif self._keeps_to_itself():
             await self._lead(receive, send, alone=True)
-        elif self.store.flight.is_hung(self.found.key):
-            await self._lead_as_one_of_few(receive, send)
+        elif (hung := self.store.flight.hung(self.found.key)) is not None:
+            await self._lead_as_one_of_few(hung, receive, send)
         elif (fill := self._joinable()) is None:
             asks_for_a_part = self.found.entry is None and has_field(self.request.headers, b"range")
             await self._lead(receive, send, alone=asks_for_a_part)  # a range is no use for others
@@ -316,8 +316,16 @@ class Exchange:
     async def _follow(self, fill: Fill, receive: Receive, send: Send, *, waited: bool) -> None:
         """Wait for the answer that another request leads; go alone if it cannot be shared."""
         self.earlier = None
-        ended = await fill.follow(self._patience())
-        outcome = ended or NOT_SHARED
+        outcome = await fill.follow(self._patience())
+        if outcome is not None:
+            await self._use(fill, outcome, receive, send, waited=waited)
+        elif self.decision.rescue:
+            await self._give_rescue(TIMED_OUT, receive, send)
+        else:
+            await self._lead_as_one_of_few(fill, receive, send, waited=waited)
+
+    async def _use(self, fill: Fill, outcome: Outcome, receive: Receive, send: Send, *, waited: bool) -> None:
+        """Answer with the *outcome* of a fill of another request; go alone if it cannot be shared."""
         leader = cast("Filling", fill.judge)
         if outcome is UNADMITTED and self.turned_away < MOST_TURNED_AWAY:
             self.turned_away += 1
@@ -328,27 +336,34 @@ class Exchange:
         elif outcome.entry is not None and not waited:
             if not await self._answer_from_cache(receive, send):
                 await self._forward(receive, send, waited=True)
-        elif self.decision.rescue and (outcome.failed or ended is None):
-            failed_with = (leader.status or RAISED) if outcome.failed else TIMED_OUT
-            await self._give_rescue(failed_with, receive, send)
-        elif ended is None:
-            await self._lead_as_one_of_few(receive, send)
         elif not outcome.failed:
             await self._lead(receive, send, alone=True)
+        elif self.decision.rescue:
+            await self._give_rescue(leader.status or RAISED, receive, send)
         else:
             if outcome.failure is not None and not self._is_variant_of(leader, outcome.failure[1]):
                 outcome = Outcome(failed=True)
             failure = Answer(*(outcome.failure or (RAISED, (), b"")))
             await self._give(failure, partial(self._fail, outcome), receive, send)
 
-    async def _lead_as_one_of_few(self, receive: Receive, send: Send) -> None:
-        """Lead alone, when few others do who have waited for the same handler in vain; else give up."""
-        async with self.store.flight.one_of_few(self.found.key, FILL_TIMEOUT_S) as admitted:
+    async def _lead_as_one_of_few(self, hung: Fill, receive: Receive, send: Send, *, waited: bool = False) -> None:
+        """Lead alone, when few others do who have waited for the same handler in vain; else give up.
+
+        An answer that is there by then is given, whoever made it, that of the *hung* fill too.
+        """
+        async with self.store.flight.one_of_few(self.found.key, hung, FILL_TIMEOUT_S) as admitted:
             if admitted:
-                await self._lead(receive, send, alone=True)
+                if not await self._answer_from_cache(receive, send):
+                    await self._lead(receive, send, alone=True)
                 return
-        status = self._tell(CacheStatus(fwd=self.decision.fwd))
-        await send_plain(send, self.request.method, TIMED_OUT, "Gateway Timeout", status)
+        if hung.outcome.done():
+            await self._use(hung, hung.outcome.result(), receive, send, waited=waited)
+        elif not await self._answer_from_cache(receive, send):
+            if self.decision.rescue:
+                await self._give_rescue(TIMED_OUT, receive, send)
+            else:
+                status = self._tell(CacheStatus(fwd=self.decision.fwd))
+                await send_plain(send, self.request.method, TIMED_OUT, "Gateway Timeout", status)
 
     def _patience(self) -> float:
         """Return the seconds that this request waits for the run of another."""

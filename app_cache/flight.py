@@ -11,7 +11,7 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -500,30 +500,34 @@ class Flight(Generic[RunT]):
         rest = self._resting.get(key)
         return (rest is None or self._clock() >= rest.until) and self.under_way(key) is None
 
-    def is_hung(self, key: str) -> bool:
-        """Return whether the run of *key* goes on for longer than anybody waits for one."""
+    def hung(self, key: str) -> RunT | None:
+        """Return the run of *key* if it goes on for longer than anybody waits for one, else None."""
         run = self._runs.get(key)
-        return run is not None and not run.outcome.done() and self._hangs(run)
+        return run if run is not None and not run.outcome.done() and self._hangs(run) else None
 
     def _hangs(self, run: RunT) -> bool:
         return run.loop.time() - run.began_at >= FILL_TIMEOUT_S
 
     @asynccontextmanager
-    async def one_of_few(self, key: str, timeout: float) -> AsyncIterator[bool]:
-        """Wait until few others of *key* are in here, and give whether that was so within *timeout* seconds."""
+    async def one_of_few(self, key: str, run: RunT, timeout: float) -> AsyncIterator[bool]:
+        """Wait until few others of *key* are in here, and give whether that was so within *timeout* seconds.
+
+        It waits no longer either once *run*, which was waited for in vain, has its outcome.
+        """
         place = (asyncio.get_running_loop(), key)
         few = self._few.setdefault(place, _Few(asyncio.Semaphore(FEW)))
         few.users += 1
-        inside = False
+        entering = asyncio.ensure_future(few.places.acquire())
         try:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(timeout):
-                    inside = await few.places.acquire()
-            yield inside
+            ends = {entering, run.outcome} if run.loop is place[0] else {entering}
+            await asyncio.wait(ends, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            yield entering.done() and not run.outcome.done()
         finally:
             few.users -= 1
-            if inside:
+            if entering.done():
                 few.places.release()
+            else:
+                entering.cancel()
             if not few.users:
                 del self._few[place]
 

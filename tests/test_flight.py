@@ -837,20 +837,44 @@ async def test_rests_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_few_at_once() -> None:
     """Few of a key are inside at once; others get a place that is left, or none in their time (F17)."""
     flight: Flight[Fill] = Flight()
+    hung = Fill(Answers())
 
     async def enter(key: str, timeout: float) -> bool:
-        async with flight.one_of_few(key, timeout) as inside:
+        async with flight.one_of_few(key, hung, timeout) as inside:
             return inside
 
     async with asyncio.timeout(5):
         async with AsyncExitStack() as places:
             for _ in range(FEW):
-                assert await places.enter_async_context(flight.one_of_few("key", 30))
+                assert await places.enter_async_context(flight.one_of_few("key", hung, 30))
             assert (await enter("key", 0), await enter("other", 0)) == (False, True)
             waiting = asyncio.create_task(enter("key", 30))
             await turns()
             assert not waiting.done()
         assert await waiting
+    assert not flight._few
+
+
+async def test_few_are_not_waited_for_once_there_is_an_outcome() -> None:
+    """Who waits for a place goes on as soon as the run that hung has its outcome, and leaves no place taken."""
+    flight: Flight[Fill] = Flight()
+    hung = Fill(Answers())
+
+    async def enter() -> bool:
+        async with flight.one_of_few("key", hung, 30) as inside:
+            return inside
+
+    async with asyncio.timeout(5), AsyncExitStack() as places:
+        for _ in range(FEW):
+            await places.enter_async_context(flight.one_of_few("key", hung, 30))
+        waiting = [asyncio.create_task(enter()) for _ in range(3)]
+        await turns()
+        hung.outcome.set_result(STORED)
+        assert await asyncio.gather(*waiting) == [False] * 3
+        waiting = [asyncio.create_task(enter()) for _ in range(3)]
+        await turns()
+        waiting[0].cancel()
+        await asyncio.wait(waiting)
     assert not flight._few
 
 

@@ -139,6 +139,23 @@ async def test_handler_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     await app.waves([each for each in asked if not each.done()])
 
 
+async def test_stored_elsewhere_while_the_handler_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who gets no place in time looks up once more before it gives up (F17)."""
+    monkeypatch.setattr(flight, "FILL_TIMEOUT_S", 0)
+    backend, elsewhere = Late(), Patient()
+    backend.values = elsewhere.values
+    app, other = Gated(backend=backend), Gated(backend=elsewhere)
+    few = await app.ask(1 + flight.FEW)
+    monkeypatch.setattr(exchange, "FILL_TIMEOUT_S", 0)
+    backend.answers.clear()
+    (late,) = await app.ask(1)
+    await other.waves(await other.ask(1))
+    await written(other.container.store())
+    backend.answers.set()
+    assert told(await late) == "hit"
+    await app.waves(few)
+
+
 async def test_not_shared(redis_server: Server, start_rig: StartRig, figure: Callable[[str, float], None]) -> None:
     """What is private is each client's own; who comes next does not wait for others at all (F18)."""
     (worker,) = start_rig(redis_server.url).workers

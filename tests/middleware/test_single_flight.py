@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 
 from app_cache import BackendError, CacheBackend, KeyGenerator, MemoryBackend, add_tags, cache
+from app_cache.flight import FEW
 from tests.clients import all_blocked
 from tests.middleware.apps import client_of, put_cache, scope_of, served, told
 from tests.stored import FourMethods
@@ -309,6 +310,80 @@ async def test_run_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     waves = [await app.ask(1) for _ in range(2)]
     assert len(app.runs) == 2
     await app.waves(*waves)
+
+
+class Eventful(Gated):
+    """An application with a gate for each run."""
+
+    def __init__(self, answer: Any = None, **options: Any) -> None:
+        super().__init__(answer, **options)
+        self.gates: list[asyncio.Event] = []
+
+    async def handle(self, request: Request) -> Any:
+        """Wait at a gate of its own."""
+        self.gate = asyncio.Event()
+        self.gates.append(self.gate)
+        return await super().handle(request)
+
+
+async def hung(monkeypatch: pytest.MonkeyPatch, app: Eventful, count: int) -> list[asyncio.Task[httpx.Response]]:
+    """Return *count* requests: the leader of a run that hung, a few who run the handler too, others who wait."""
+    monkeypatch.setattr("app_cache.flight.FILL_TIMEOUT_S", 0)
+    asked = await app.ask(count)
+    assert len(app.runs) == min(count, 1 + FEW)
+    return asked
+
+
+async def test_slow_run_that_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits for one of few places has the answer of the run that was too slow, once it is there (F17)."""
+    app = Eventful()
+    asked = await hung(monkeypatch, app, 20)
+    app.gates[0].set()
+    answers = [await each for each in (asked[0], *asked[1 + FEW :])]
+    assert {(answer.status_code, answer.text) for answer in answers} == {(200, "1")}
+    assert (len(app.runs), [each.done() for each in asked].count(False)) == (1 + FEW, FEW)
+    for gate in app.gates:
+        gate.set()
+    assert [(await each).text for each in asked[1 : 1 + FEW]] == ["2", "3", "4", "5"]
+
+
+async def test_one_of_few_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who gets a place that is left looks up again, and has what was stored by who had it (F17)."""
+    app = Eventful()
+    asked = await hung(monkeypatch, app, 20)
+    app.gates[1].set()
+    answers = [await each for each in asked[1 + FEW :]]
+    assert {(answer.text, told(answer)) for answer in answers} == {("2", "hit")}
+    assert len(app.runs) == 1 + FEW
+    for gate in app.gates:
+        gate.set()
+    await asyncio.wait(asked)
+
+
+async def test_slow_run_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits for one of few places has the failure of the run that was too slow (F16)."""
+    app = Eventful(lambda _: Response("failed", 500))
+    asked = await hung(monkeypatch, app, 10)
+    app.gates[0].set()
+    assert {(await each).status_code for each in (asked[0], *asked[1 + FEW :])} == {500}
+    assert len(app.runs) == 1 + FEW
+    for gate in app.gates:
+        gate.set()
+    await asyncio.wait(asked)
+
+
+async def test_slow_run_that_was_invalidated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a run that was too slow made before an invalidation is given to nobody who waits for a place (F25)."""
+    app = Eventful()
+    asked = await hung(monkeypatch, app, 2 + FEW)
+    await app.container.invalidation().everything()
+    app.gates[0].set()
+    assert (await asked[0]).text == "1"
+    await all_blocked()
+    for gate in app.gates:
+        gate.set()
+    assert (await asked[-1]).text != "1"
+    await asyncio.wait(asked)
 
 
 async def test_waiters_leave() -> None:

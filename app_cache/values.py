@@ -41,6 +41,14 @@ _NOTHING: Any = object()
 """Stands for no value at all, since None is one."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Miss:
+    """What a look-up gave that found nothing to give: the clock, and what stands in for a failure, if anything."""
+
+    reading: Reading | None
+    rescue: Any
+
+
 class Use(Enum):
     """How a stored value may be used at a moment."""
 
@@ -236,6 +244,7 @@ class ValueCache:
         Raises:
             ConfigurationError: If *key*, a time or a tag cannot work.
             EncodingError: If what *factory* gave cannot come back as the type.
+            TimeoutError: If a few calls have run their factories for so long that this one is not let run its own.
             Exception: What *factory* raised.
         """
         terms = _Terms(
@@ -277,19 +286,28 @@ class ValueCache:
 
         *waited*: It has waited for another run before, so that one under way began after this call did.
         """
+        value, miss = await self._look_up(asked)
+        if value is not _NOTHING:
+            return value
+        key, flight = asked.subject.key, self._store.value_flight
+        if flight.is_unshared(key):
+            return await self._lead(asked, miss, alone=True)
+        if (hung := flight.hung(key)) is not None:
+            return await self._lead_as_one_of_few(cast("_Making", hung), asked, miss)
+        if (run := self._joinable(key, miss.reading)) is None:
+            return await self._lead(asked, miss)
+        return await self._follow(run, asked, miss, waited=waited)
+
+    async def _look_up(self, asked: _Asked) -> tuple[Any, _Miss]:
+        """Return what is found if it may be given, else `_NOTHING`; and what it takes to have it made then."""
         found = await self._store.look_up_value(asked.subject)
         use, value = self._judged(found, asked.kind)
+        if use is Use.STALE:
+            self._refresh(asked, found.reading)
         if use in (Use.FRESH, Use.STALE):
-            if use is Use.STALE:
-                self._refresh(asked, found.reading)
             self._store.stats["value-hit" if use is Use.FRESH else "value-hit-stale"] += 1
-            return value
-        rescue = value if use is Use.RESCUE else _NOTHING
-        if self._store.value_flight.is_unshared(asked.subject.key):
-            return await self._lead(asked, found.reading, rescue, alone=True)
-        if (run := self._joinable(asked.subject.key, found.reading)) is None:
-            return await self._lead(asked, found.reading, rescue)
-        return await self._follow(run, asked, found.reading, rescue, waited=waited)
+            return value, _Miss(found.reading, _NOTHING)
+        return _NOTHING, _Miss(found.reading, value if use is Use.RESCUE else _NOTHING)
 
     def _joinable(self, key: str, reading: Reading | None) -> _Making | None:
         """Return the run under way whose value would be valid for this call were it stored now, or None."""
@@ -299,11 +317,17 @@ class ValueCache:
         valid = self._store.would_be_valid(reading, run.mark, run.asked.subject, run.invalidations)
         return run if valid else None
 
-    async def _follow(
-        self, run: _Making, asked: _Asked, reading: Reading | None, rescue: Any, *, waited: bool
-    ) -> Any:
+    async def _follow(self, run: _Making, asked: _Asked, miss: _Miss, *, waited: bool) -> Any:
         """Wait for what another call has made; go alone if that is not for this one."""
-        made = await run.follow(FILL_TIMEOUT_S) or run.not_shared
+        made = await run.follow(FILL_TIMEOUT_S)
+        if made is not None:
+            return await self._use(run, made, asked, miss, waited=waited)
+        if miss.rescue is not _NOTHING:
+            return miss.rescue
+        return await self._lead_as_one_of_few(run, asked, miss, waited=waited)
+
+    async def _use(self, run: _Making, made: _Made, asked: _Asked, miss: _Miss, *, waited: bool) -> Any:
+        """Give what another call has *made*; go alone if that is not for this one."""
         if made.value is not None:
             if not waited and not await self._store.still_holds(made.value, run.invalidations):
                 return await self._answer(asked, waited=True)
@@ -312,23 +336,40 @@ class ValueCache:
                 self._store.stats["value-collapsed"] += 1
                 return value
         elif made.error is not None:
-            if rescue is not _NOTHING:
-                return rescue
+            if miss.rescue is not _NOTHING:
+                return miss.rescue
             if (own := own_copy(made.error)) is not None:
                 raise own
-        return await self._lead(asked, reading, rescue, alone=True)
+        return await self._lead(asked, miss, alone=True)
 
-    async def _lead(self, asked: _Asked, reading: Reading | None, rescue: Any, *, alone: bool = False) -> Any:
-        """Have the value made, and give it; *rescue* stands in for a failure, if it is something."""
+    async def _lead_as_one_of_few(self, hung: _Making, asked: _Asked, miss: _Miss, *, waited: bool = False) -> Any:
+        """Lead alone, when few others do who have waited for the same factory in vain; else give up.
+
+        A value that is there by then is given, whoever made it, that of the *hung* run too.
+        """
+        async with self._store.value_flight.one_of_few(asked.subject.key, hung, FILL_TIMEOUT_S) as admitted:
+            if admitted:
+                value, miss = await self._look_up(asked)
+                return value if value is not _NOTHING else await self._lead(asked, miss, alone=True)
+        if hung.outcome.done():
+            return await self._use(hung, hung.outcome.result(), asked, miss, waited=waited)
+        value, miss = await self._look_up(asked)
+        if value is _NOTHING and miss.rescue is _NOTHING:
+            key = asked.subject.logical_key
+            raise TimeoutError(f"the value under {key!r} is being made by others, none of whom has it in time")
+        return miss.rescue if value is _NOTHING else value
+
+    async def _lead(self, asked: _Asked, miss: _Miss, *, alone: bool = False) -> Any:
+        """Have the value made, and give it; what rescues stands in for a failure."""
         self._store.stats["value-miss"] += 1
-        run = self._take_off(asked, reading, led=True, alone=alone)
+        run = self._take_off(asked, miss.reading, led=True, alone=alone)
         try:
             return await run.lead()
         except Exception as error:
-            if rescue is _NOTHING:
+            if miss.rescue is _NOTHING:
                 raise
             self._store.log.failed("cache.rescued", _place(asked.factory), error)
-            return rescue
+            return miss.rescue
 
     def _refresh(self, asked: _Asked, reading: Reading | None) -> None:
         if self._store.value_flight.may_refresh(asked.subject.key):

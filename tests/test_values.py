@@ -30,9 +30,11 @@ from app_cache import (
 from app_cache.backends.redis import RedisBackend
 from app_cache.breaker import PROBE_EVERY_S
 from app_cache.codec import Value, decode, from_text
+from app_cache.flight import FEW
 from app_cache.store import WRITERS, StoredResponses
 from app_cache.testing import FakeClock
 from app_cache.values import own_copy
+from tests.clients import all_blocked
 from tests.stored import FourMethods, Page, body_of, fill, written
 
 if TYPE_CHECKING:
@@ -989,6 +991,57 @@ async def test_asked_while_another_hangs(monkeypatch: pytest.MonkeyPatch) -> Non
     async with asyncio.timeout(5):
         assert await values.get_or_set("key", opened("own"), 60) == "own"
     hanging.gate.set()
+    await leader
+
+
+async def slow_runs(
+    monkeypatch: pytest.MonkeyPatch, count: int, **options: Any
+) -> tuple[list[Factory], list[asyncio.Task[Any]]]:
+    """Return the factories that run for *count* calls, when the first has hung for as long as anybody waits."""
+    monkeypatch.setattr("app_cache.flight.FILL_TIMEOUT_S", 0)
+    values = ValueCache(StoredResponses(MemoryBackend()))
+    factories = [Factory(number) for number in range(count)]
+    calls = (values.get_or_set("key", factory, 60, **options) for factory in factories)
+    tasks = [asyncio.create_task(call) for call in calls]
+    await until(lambda: sum(factory.runs for factory in factories) > FEW)
+    await all_blocked()
+    assert [factory.runs for factory in factories] == [1] * (1 + FEW) + [0] * (count - 1 - FEW)
+    return factories, tasks
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["the slow run", "one of few"])
+async def test_slow_run_that_ends(monkeypatch: pytest.MonkeyPatch, which: int) -> None:
+    """While a run hangs few others run; all who wait have the value as soon as one of them has made it (F17)."""
+    factories, tasks = await slow_runs(monkeypatch, 20)
+    factories[which].gate.set()
+    async with asyncio.timeout(5):
+        assert await asyncio.gather(tasks[which], *tasks[1 + FEW :]) == [which] * (20 - FEW)
+    for factory in factories:
+        factory.gate.set()
+    assert await asyncio.gather(*tasks[: 1 + FEW]) == [*range(1 + FEW)]
+    assert sum(factory.runs for factory in factories) == 1 + FEW
+
+
+async def test_slow_runs_that_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is not let run its factory in time is told so, and which value it was (F17)."""
+    monkeypatch.setattr("app_cache.values.FILL_TIMEOUT_S", 0)
+    factories, tasks = await slow_runs(monkeypatch, 2 + FEW)
+    with pytest.raises(TimeoutError, match="the value under 'key' is being made by others"):
+        await tasks[-1]
+    for factory in factories:
+        factory.gate.set()
+    await asyncio.wait(tasks)
+
+
+async def test_slow_run_and_a_stale_value(monkeypatch: pytest.MonkeyPatch, clock: FakeClock) -> None:
+    """A stale value stands in for a run that takes longer than anybody waits (F17)."""
+    values, slow = ValueCache(StoredResponses(MemoryBackend(), now=clock)), Factory()
+    await values.get_or_set("key", opened("old"), 60, stale_if_error=600)
+    clock.advance(61)
+    (leader,) = await under_way(values, values.get_or_set("key", slow, 60, stale_if_error=600))
+    monkeypatch.setattr("app_cache.values.FILL_TIMEOUT_S", 0)
+    assert await values.get_or_set("key", opened("own"), 60, stale_if_error=600) == "old"
+    slow.gate.set()
     await leader
 
 

@@ -8,13 +8,17 @@ from __future__ import annotations
 import asyncio
 import copy
 import inspect
+import math
 import types
+from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
-from starlette.concurrency import run_in_threadpool
+import anyio.to_thread
+from anyio import CapacityLimiter
+from anyio.lowlevel import RunVar
 
 from app_cache.clock.base import Order, Subject, key_stamp, tag_stamp
 from app_cache.codec import Mark, Value
@@ -36,6 +40,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 D = TypeVar("D")
+
+THREADS = 40
+"""Threads in which plain factories run at once in a loop: as many as `def` endpoints have, and none of those.
+
+An endpoint in a thread that waits for a value would else hold the very thread that the factory waits for.
+"""
+_threads: RunVar[CapacityLimiter] = RunVar("app_cache_threads")
+_inside: ContextVar[tuple[_Making, ...]] = ContextVar("app_cache_inside", default=())
+"""The runs in whose factories the caller is, outermost first."""
 
 _NOTHING: Any = object()
 """Stands for no value at all, since None is one."""
@@ -433,6 +446,7 @@ class _Making(Run[_Made]):
             self.invalidations, turn = store.invalidations, store.next_turn()
             self.mark = await store.begin(reading, asked.subject, asked.terms.keep_for)
             self.begun = True
+            _inside.set((*(_inside.get() if self._led else ()), self))
             content, given = settled(await called(asked.factory), asked.kind)
             value = asked.terms.value(asked.subject, content, self.mark or Mark(), store.now())
             if self.mark is not None:
@@ -455,10 +469,26 @@ def _place(factory: Callable[[], object]) -> str:
 
 async def called(factory: Callable[[], object]) -> object:
     """Return what *factory* gives, and wait for it where that must be awaited; a plain one runs in a thread."""
-    if inspect.iscoroutinefunction(function_of(factory)):
+    if runs_in_loop(factory):
         return await cast("Awaitable[object]", factory())
-    made = await run_in_threadpool(factory)
+    made = await anyio.to_thread.run_sync(factory, limiter=_places())
     return await made if inspect.isawaitable(made) else made
+
+
+def runs_in_loop(factory: Callable[[], object]) -> bool:
+    """Return whether *factory* is a coroutine function, or an object that is called as one."""
+    return inspect.iscoroutinefunction(function_of(factory))
+
+
+def _places() -> CapacityLimiter:
+    """Return what bounds the threads of the running loop; one that another of them waits for is not bounded."""
+    if any(not runs_in_loop(run.asked.factory) for run in _inside.get()[:-1]):
+        return CapacityLimiter(math.inf)
+    try:
+        return _threads.get()
+    except LookupError:
+        _threads.set(CapacityLimiter(THREADS))
+        return _threads.get()
 
 
 def own_copy(error: Exception) -> Exception | None:

@@ -14,6 +14,8 @@ from decimal import Decimal
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Self, assert_type
 
+import anyio.from_thread
+import anyio.to_thread
 import httpx
 import pydantic
 import pytest
@@ -33,7 +35,7 @@ from app_cache.codec import Value, decode, from_text
 from app_cache.flight import FEW
 from app_cache.store import WRITERS, StoredResponses
 from app_cache.testing import FakeClock
-from app_cache.values import own_copy
+from app_cache.values import THREADS, own_copy
 from tests.clients import all_blocked
 from tests.stored import FourMethods, Page, body_of, fill, written
 
@@ -395,6 +397,58 @@ async def test_factories(values: ValueCache, factory: Any, *, thread: bool) -> N
     assert await values.get("key", Report) == REPORT
     assert threading.get_ident() not in ran_in
     assert len(ran_in) == thread
+
+
+async def test_plain_factories_while_all_threads_wait() -> None:
+    """Endpoints in threads that ask for values take no thread away from the factories of these."""
+    values, threads = (
+        ValueCache(StoredResponses(MemoryBackend())),
+        anyio.to_thread.current_default_thread_limiter(),
+    )
+    all_there = threading.Barrier(int(threads.total_tokens))
+
+    def endpoint(number: int) -> int:
+        all_there.wait(10)
+        return anyio.from_thread.run(lambda: values.get_or_set(f"key {number}", lambda: number, 60))
+
+    numbers = range(all_there.parties)
+    asked = (anyio.to_thread.run_sync(endpoint, number, abandon_on_cancel=True) for number in numbers)
+    async with asyncio.timeout(20):
+        assert await asyncio.gather(*asked) == [*numbers]
+
+
+async def test_plain_factories_that_wait_for_others() -> None:
+    """However many plain factories wait for values that plain factories make, all of them end."""
+    values = ValueCache(StoredResponses(MemoryBackend()))
+    all_there = threading.Barrier(THREADS)
+
+    def outer(number: int) -> int:
+        all_there.wait(10)
+        return anyio.from_thread.run(lambda: values.get_or_set(f"inner {number}", lambda: number, 60))
+
+    asked = (values.get_or_set(f"outer {each}", functools.partial(outer, each), 60) for each in range(THREADS))
+    async with asyncio.timeout(20):
+        assert await asyncio.gather(*asked) == [*range(THREADS)]
+
+
+async def test_threads_are_bounded() -> None:
+    """Plain factories of many keys take turns in a bounded number of threads."""
+    values, inside, gate = ValueCache(StoredResponses(MemoryBackend())), set[int](), threading.Event()
+
+    def plain() -> int:
+        inside.add(threading.get_ident())
+        gate.wait(10)
+        return 1
+
+    tasks = [asyncio.create_task(values.get_or_set(f"key {each}", plain, 60)) for each in range(2 * THREADS)]
+    try:
+        await until(lambda: len(inside) == THREADS)
+        await all_blocked()
+        assert len(inside) == THREADS
+    finally:
+        gate.set()
+    assert await asyncio.gather(*tasks) == [1] * len(tasks)
+    assert len(inside) == THREADS
 
 
 async def test_type_of_the_factory(values: ValueCache) -> None:

@@ -10,6 +10,7 @@ import copy
 import inspect
 import math
 import types
+from collections.abc import Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import Enum
@@ -27,7 +28,7 @@ from app_cache.flight import FILL_TIMEOUT_S, Run
 from app_cache.keys import digest, prefix
 from app_cache.policy import checked_seconds, checked_tag
 from app_cache.rules.freshness import is_ahead
-from app_cache.typed import decode_value, encode_value, function_of, returned_by, settled
+from app_cache.typed import decode_value, encode_value, function_of, name_of, returned_by, settled
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
@@ -255,11 +256,12 @@ class ValueCache:
             stale_if_error: Seconds beyond *timeout* in which it is given if *factory* raises.
 
         Raises:
-            ConfigurationError: If *key*, a time or a tag cannot work.
+            ConfigurationError: If *key*, *factory*, a time or a tag cannot work, or *factory* asks for *key*.
             EncodingError: If what *factory* gave cannot come back as the type.
             TimeoutError: If a few calls have run their factories for so long that this one is not let run its own.
             Exception: What *factory* raised.
         """
+        _check_factory(factory)
         terms = _Terms(
             checked_seconds("timeout", timeout),
             _window("stale_while_revalidate", stale_while_revalidate),
@@ -272,9 +274,7 @@ class ValueCache:
         if not key or not _is_text(key):
             raise ConfigurationError(f"a key must be a text that is not empty, not {key!r}")
         key = str.__str__(key)  # plain text, of whatever class it was
-        if isinstance(tags, str):
-            raise ConfigurationError(f"tags must be a list of names, such as [{tags!r}], not {tags!r}")
-        stamps = frozenset([key_stamp(key), *(tag_stamp(checked_tag(tag)) for tag in tags)])
+        stamps = frozenset([key_stamp(key), *(tag_stamp(checked_tag(tag)) for tag in _names(tags))])
         return Subject(stamps, "", key, f"{prefix(self._store.namespace)}v:{digest(['value', key])}")
 
     def _judged(self, found: FoundValue, kind: Any) -> tuple[Use, Any]:
@@ -305,10 +305,17 @@ class ValueCache:
         key, flight = asked.subject.key, self._store.value_flight
         if flight.is_unshared(key):
             return await self._lead(asked, miss, alone=True)
-        if (hung := flight.hung(key)) is not None:
-            return await self._lead_as_one_of_few(cast("_Making", hung), asked, miss)
-        if (run := self._joinable(key, miss.reading)) is None:
+        hung = cast("_Making | None", flight.hung(key))
+        run = hung or self._joinable(key, miss.reading)
+        if run is None:
             return await self._lead(asked, miss)
+        if run in _inside.get():
+            name = asked.subject.logical_key
+            raise ConfigurationError(
+                f"the factory of {name!r} asks for {name!r}, which would wait for itself: use another key"
+            )
+        if hung is not None:
+            return await self._lead_as_one_of_few(hung, asked, miss)
         return await self._follow(run, asked, miss, waited=waited)
 
     async def _look_up(self, asked: _Asked) -> tuple[Any, _Miss]:
@@ -516,6 +523,23 @@ def _is_text(key: object) -> bool:
         return isinstance(key, str) and key.encode() is not None
     except UnicodeEncodeError:
         return False
+
+
+def _names(tags: object) -> Iterable[object]:
+    if isinstance(tags, str) or not isinstance(tags, Iterable):
+        example = tags if isinstance(tags, str) else "name"
+        raise ConfigurationError(f"tags must be a list of names, such as [{example!r}], not {tags!r}")
+    return tags
+
+
+def _check_factory(factory: object) -> None:
+    if inspect.iscoroutine(factory):
+        factory.close()
+        raise ConfigurationError(
+            f"factory must be a function, not what it gives: {factory.__name__}, not {factory.__name__}()"
+        )
+    if not callable(factory):
+        raise ConfigurationError(f"factory must be a callable without arguments, not {name_of(type(factory))}")
 
 
 def _window(name: str, value: float | timedelta | None) -> float:

@@ -332,6 +332,12 @@ async def test_keys_of_other_classes(key: Any) -> None:
         pytest.param(lambda values: values.set("key", 1, 0), "timeout must be a positive number", id="no time"),
         pytest.param(lambda values: values.set("key", 1, True), "timeout must be a positive number", id="bool"),
         pytest.param(lambda values: values.set("key", 1, 1, tags="a"), r"such as \['a'\]", id="tags in a string"),
+        pytest.param(
+            lambda values: values.set("key", 1, 1, tags=None), r"such as \['name'\], not None", id="None"
+        ),
+        pytest.param(lambda values: values.get_or_set("key", dict, 1, tags=7), "names, .* not 7", id="no tags"),
+        pytest.param(lambda values: values.get_or_set("key", build(), 1), r"build, not build\(\)", id="coroutine"),
+        pytest.param(lambda values: values.get_or_set("key", 7, 1), "a callable .* not int", id="no factory"),
         pytest.param(lambda values: values.set("key", 1, 1, tags=[""]), "a tag must be a string", id="empty tag"),
         pytest.param(
             lambda values: values.get_or_set("key", dict, timedelta(0)), "timeout must be", id="no time at all"
@@ -947,6 +953,47 @@ async def test_error_that_cannot_be_copied(values: ValueCache) -> None:
 
 
 # Callers that leave.
+
+
+@pytest.mark.parametrize("patience", [30, 0], ids=["under way", "hung"])
+async def test_factory_that_asks_for_its_own_key(
+    values: ValueCache, monkeypatch: pytest.MonkeyPatch, patience: int
+) -> None:
+    """A factory that would wait for its own end, also by way of another, is told so at once."""
+    monkeypatch.setattr("app_cache.flight.FILL_TIMEOUT_S", patience)
+
+    async def between() -> Any:
+        return await values.get_or_set("key", opened(), 60)
+
+    async def outer() -> Any:
+        return await values.get_or_set("other", between, 60)
+
+    async with asyncio.timeout(5):
+        with pytest.raises(ConfigurationError, match="the factory of 'key' asks for 'key'"):
+            await values.get_or_set("key", outer, 60)
+    assert await values.get_or_set("key", opened("later"), 60) == "later"
+
+
+async def test_task_of_a_factory_that_has_ended(values: ValueCache) -> None:
+    """What a factory began, and has ended without, may wait for a later run of its key."""
+    tasks: list[asyncio.Task[Any]] = []
+    ask, factory = asyncio.Event(), Factory("later")
+
+    async def later() -> Any:
+        await ask.wait()
+        return await values.get_or_set("key", opened("own"), 60)
+
+    async def outer() -> str:
+        tasks.append(asyncio.create_task(later()))
+        return "first"
+
+    assert await values.get_or_set("key", outer, 60) == "first"
+    await values.delete("key")
+    (leader,) = await under_way(values, values.get_or_set("key", factory, 60))
+    ask.set()
+    await until(lambda: followers(values) == 1)
+    factory.gate.set()
+    assert await asyncio.gather(leader, *tasks) == ["later"] * 2
 
 
 async def test_leader_leaves(values: ValueCache) -> None:

@@ -164,7 +164,7 @@ class StoredResponses:
         self.backend = backend
         self.namespace = checked_namespace(namespace)
         self._shelf = _shelf_of(backend)
-        self.clock = clock_for(backend, self._shelf, namespace)
+        self.clock = clock_for(backend, self._shelf, namespace, monotonic)
         self.now = now
         self.chance = chance
         self.flight: Flight[Fill] = Flight(monotonic)

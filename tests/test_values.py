@@ -709,6 +709,24 @@ async def test_set_elsewhere_while_it_is_made(backend: CacheBackend) -> None:
         assert await ValueCache(store).get("key") in (None, "set")
 
 
+async def test_set_elsewhere_stays(redis_server: Server, clock: FakeClock) -> None:
+    """What another process sets stays, whatever a slow run that began before it makes here."""
+    backends = [RedisBackend(redis_server.url, operation_timeout=30) for _ in range(2)]
+    here, there = StoredResponses(backends[0], monotonic=clock), StoredResponses(backends[1])
+    values, factory = ValueCache(here), Factory("old")
+    await values.get("key")
+    (waiting,) = await under_way(values, values.get_or_set("key", factory, 60))
+    await ValueCache(there).set("key", "set", 60)
+    await there.close()
+    clock.advance(1)
+    factory.gate.set()
+    await waiting
+    await here.close()
+    assert [await ValueCache(store).get("key") for store in (here, there)] == ["set", "set"]
+    for backend in backends:
+        await backend.close()
+
+
 async def test_slow_run_and_a_newer_one(values: ValueCache, store: StoredResponses) -> None:
     """A run that ends after a newer one of its key does not cover what that made."""
     old, new = Factory("old"), opened("new")

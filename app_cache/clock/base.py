@@ -230,7 +230,10 @@ class InvalidationClock(ABC):
 
     @abstractmethod
     async def store(self, key: str, value: bytes, keep_for: float, mark: Mark, subject: Subject) -> None:
-        """Keep *value*, filled under *mark*, for *keep_for* seconds, and the clock at least as long."""
+        """Keep *value*, filled under *mark*, for *keep_for* seconds, and the clock at least as long.
+
+        What is known to be invalid by now need not be kept: it would put out what was stored since.
+        """
 
     def needs_seal(self, mark: Mark, subject: Subject) -> bool:
         """Return whether *subject* has what *mark* does not cover, so that `seal` is due before it is stored."""

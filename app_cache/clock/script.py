@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
+import time
 from typing import TYPE_CHECKING, cast
 from urllib.parse import quote, unquote_to_bytes
 
@@ -23,13 +24,15 @@ from app_cache.codec import Mark
 from app_cache.keys import prefix
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from app_cache.backends.base import CacheBackend
     from app_cache.clock.base import Order, Shelf, Subject
 
 MARGIN_S = 60.0
 """Seconds that the clock outlives what it judges."""
+LATELY_S = 0.05
+"""Seconds in which what was read of the clock is still as good as new for whether an entry is worth writing."""
 
 _NUMBERS = """
 -- Returns the generation that a text begins with and the numbers after it, or nothing if it is not just these.
@@ -197,7 +200,13 @@ class _ScriptReading:
 class ScriptClock(InvalidationClock):
     """The clock of Redis and Valkey: one read for clock, entry and stamps, one script for each change."""
 
-    def __init__(self, backend: CacheBackend, shelf: Shelf, namespace: str) -> None:
+    def __init__(
+        self,
+        backend: CacheBackend,
+        shelf: Shelf,
+        namespace: str,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         scripts = capability(backend, ScriptBackend)
         if scripts is None:
             raise TypeError(f"{type(backend).__name__} runs no scripts")
@@ -211,6 +220,8 @@ class ScriptClock(InvalidationClock):
         self._bans_of: tuple[str, int] = ("", 0)
         self._passed = Passed()
         self._seen = Seen()
+        self._seen_at = 0.0
+        self._monotonic = monotonic
         self._beside: set[asyncio.Task[None]] = set()
 
     def basis(self, key: str, value: bytes, reading: Reading) -> Basis | None:
@@ -264,6 +275,7 @@ class ScriptClock(InvalidationClock):
             await self._backend.run_script(END_GENERATION, [self._clock], [epochs.generation])
             return None
         self._seen = self._seen.and_then(epochs)
+        self._seen_at = self._monotonic()
         return epochs
 
     async def begin(self, reading: Reading, subject: Subject, keep_for: float) -> Mark:
@@ -303,12 +315,24 @@ class ScriptClock(InvalidationClock):
         return [secrets.token_hex(8), int((keep_for + MARGIN_S) * 1000)]
 
     async def store(self, key: str, value: bytes, keep_for: float, mark: Mark, subject: Subject) -> None:
+        if await self._is_over(mark, subject):
+            return
         keys, args = self._keys(subject.tags), self._touch_args(keep_for)
         if self._combined is not None:
             await self._combined.set_and_run(key, value, keep_for, TOUCH, keys, args)
         else:
             await self._backend.run_script(TOUCH, keys, args)
             await self._shelf.write(key, value, keep_for)
+
+    async def _is_over(self, mark: Mark, subject: Subject) -> bool:
+        """Return whether what was filled under *mark* was invalidated, so that it must put out nothing newer.
+
+        The clock is asked only if this process knows of an invalidation since, or has not read it lately.
+        """
+        seen, lately = self._seen, self._monotonic() - self._seen_at < LATELY_S
+        if lately and (mark.generation, mark.epoch) == (seen.generation, seen.epoch):
+            return False
+        return (await self.read(subject)).judge(mark, subject) is Verdict.INVALID
 
     async def invalidate(self, order: Order) -> InvalidationResult:
         bans = [f"{kind} {quote(text, safe='', errors='surrogatepass')}" for kind, text in bans_of(order)]

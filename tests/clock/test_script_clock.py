@@ -13,6 +13,7 @@ from app_cache.clock.base import Order, Verdict, tag_stamp
 from app_cache.clock.script import TOUCH
 from app_cache.errors import BackendError
 from app_cache.store import StoredResponses
+from app_cache.testing import FakeClock
 from tests.stored import Page, begun, body_of, fill, filled, kept, verdict, written
 
 if TYPE_CHECKING:
@@ -77,13 +78,21 @@ class ThroughText(RedisBackend):
 
 
 @pytest.fixture
+def clock() -> FakeClock:
+    """The time of a process whose handlers are slow."""
+    return FakeClock()
+
+
+@pytest.fixture
 async def stores(redis_server: Server) -> AsyncIterator[Stores]:
     """Give the stores of one more process each, on one server."""
     made: list[tuple[StoredResponses, RedisBackend]] = []
 
-    def make(kind: type[RedisBackend] = Observed, server: Server = redis_server) -> StoredResponses:
+    def make(
+        kind: type[RedisBackend] = Observed, server: Server = redis_server, **options: Any
+    ) -> StoredResponses:
         backend = kind(server.url)
-        made.append((StoredResponses(backend), backend))
+        made.append((StoredResponses(backend, **options), backend))
         return made[-1][0]
 
     yield make
@@ -173,6 +182,53 @@ async def test_a_hit_is_one_round_trip(stores: Stores) -> None:
     for _ in range(10):
         assert await body_of(store, PAGE) == b"old"
     assert backend.asked == {"get_beside": 10, "get_many": 2}
+
+
+@pytest.mark.parametrize("heard", [True, False], ids=["known here", "not known here"])
+@pytest.mark.parametrize(
+    "order", [BY_TAG, BY_LATE_TAG, BY_PATTERN, EVERYTHING], ids=["tag", "late", "pattern", "all"]
+)
+async def test_a_late_write_puts_out_nothing_newer(
+    stores: Stores, clock: FakeClock, order: Order, *, heard: bool
+) -> None:
+    """What was filled before an invalidation is not written over what another process filled after it."""
+    slow, quick = stores(monotonic=clock), stores()
+    await everything_there(slow.clock)
+    mark = await begun(slow.clock, PAGE)
+    await quick.invalidate(order)
+    await fill(quick, PAGE, b"new")
+    await written(quick)
+    if heard:
+        await slow.clock.read(PAGE.asked)
+    else:
+        clock.advance(1)
+    await slow.keep(PAGE.entry(mark, b"old"), 300, (), frozenset(), slow.next_turn())
+    await written(slow)
+    assert [await body_of(each, PAGE) for each in (slow, quick)] == [b"new", b"new"]
+
+
+async def test_a_late_write_that_nothing_invalidated(stores: Stores, clock: FakeClock) -> None:
+    """What took long is written, whatever else was invalidated meanwhile."""
+    slow = stores(monotonic=clock)
+    await everything_there(slow.clock)
+    mark = await begun(slow.clock, PAGE)
+    await stores().invalidate(ANOTHER)
+    clock.advance(1)
+    await slow.keep(PAGE.entry(mark, b"old"), 300, (), frozenset(), slow.next_turn())
+    await written(slow)
+    assert await body_of(stores(), PAGE) == b"old"
+
+
+async def test_a_write_asks_for_nothing(stores: Stores, clock: FakeClock) -> None:
+    """What is written soon after its look-up is written without asking for the clock once more."""
+    store = stores(monotonic=clock)
+    await everything_there(store.clock)
+    backend = store.backend
+    assert isinstance(backend, Observed)
+    backend.asked.clear()
+    await fill(store, PAGE)
+    await written(store)
+    assert backend.asked == {"get_beside": 1}
 
 
 async def test_two_trips(stores: Stores) -> None:

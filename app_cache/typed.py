@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 import msgspec
 from pydantic import BaseModel, PydanticUndefinedAnnotation, PydanticUserError, TypeAdapter, ValidationError
 
+from app_cache.differences import first_difference
 from app_cache.errors import EncodingError
 
 if TYPE_CHECKING:
@@ -35,10 +36,10 @@ class _NoSchemaError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
-    """How bytes become a type; *may_mistake* one for another, where encodings of a union's members look alike."""
+    """How bytes become a type; whether a dict is given for a class with fields, which is what *takes_rows*."""
 
     decode: Callable[[bytes], Any]
-    may_mistake: bool = False
+    takes_rows: bool = True
 
 
 def encode_value(value: object) -> bytes:
@@ -72,7 +73,7 @@ def settled(value: object, kind: Any) -> tuple[bytes, Any]:
     """Return *value* as msgpack, and as everybody gets it back from there as *kind*.
 
     Raises:
-        EncodingError: If it does not come back as *kind*; without a type, if it would not come back as it is.
+        EncodingError: If it does not come back as *kind*, or not as it is.
     """
     content = encode_value(value)
     if _is_untyped(kind):
@@ -90,9 +91,20 @@ def settled(value: object, kind: Any) -> tuple[bytes, Any]:
         raise EncodingError(
             f"a value of type {name_of(type(value))} does not come back as {name_of(kind)}: {error}"
         ) from error
-    if _reader(kind).may_mistake and given != value:
-        raise EncodingError(f"a value of type {name_of(type(value))} comes back as another of {name_of(kind)}")
+    if not _is_untyped(kind):
+        _check_same(value, given, rows=_reader(kind).takes_rows)
     return content, given
+
+
+def _check_same(value: object, given: object, *, rows: bool) -> None:
+    found = first_difference(value, given, rows=rows)
+    if found is None:
+        return
+    was, became = ("nothing" if kind is None else name_of(kind) for kind in (found.given, found.back))
+    raise EncodingError(
+        f"a value of type {name_of(type(value))} does not come back as it is: "
+        f"{was} at {found.where or 'the top'} comes back as {'another ' * (was == became)}{became}"
+    )
 
 
 def returned_by(factory: Callable[[], object]) -> Any:
@@ -150,7 +162,7 @@ def _reader(kind: Any) -> _Reader:
         return _Reader(msgspec.msgpack.Decoder(kind, dec_hook=_from_plain).decode)
     except (TypeError, ValueError, NameError):
         _adapter(kind)
-        return _Reader(lambda content: _from_plain(kind, _plain_decoder.decode(content)), may_mistake=True)
+        return _Reader(lambda content: _from_plain(kind, _plain_decoder.decode(content)), takes_rows=False)
 
 
 def _is_untyped(kind: Any) -> bool:

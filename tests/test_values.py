@@ -832,9 +832,10 @@ async def test_refresh_that_fails(
     backend: CacheBackend, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Runs in the background that fail wait for each other, are said once, and the stale value stays."""
-    values = ValueCache(StoredResponses(backend, now=clock, monotonic=clock))
-    factory = opened("old", LookupError("gone"))
+    store = StoredResponses(backend, now=clock, monotonic=clock)
+    values, factory = ValueCache(store), opened("old", LookupError("gone"))
     await values.get_or_set("key", factory, 60, stale_while_revalidate=30)
+    await written(store)
     clock.advance(75)
     for seconds, runs in ((0, 2), (0.9, 2), (0.1, 3), (1.9, 3), (0.1, 4)):
         clock.advance(seconds)

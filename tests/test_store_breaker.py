@@ -446,7 +446,7 @@ async def test_debts_are_paid_in_parts(
     backend.hang()
     await gave_up(store)
     for number in range(20):
-        await store.invalidate(order_of(f"tag {number}"))
+        await store.invalidate(order_of(f"tag-{number}"))
     took = 0
     while store._owed and took < probes:
         backend.answers = answers
@@ -454,7 +454,7 @@ async def test_debts_are_paid_in_parts(
         await look_up(store, PAGE)
         took += 1
     assert (len(store._owed), took) == (0, probes)
-    assert {f"cache:s:{tag_stamp(f'tag {number}')}" for number in range(20)} <= backend.values.keys()
+    assert {f"cache:s:{tag_stamp(f'tag-{number}')}" for number in range(20)} <= backend.values.keys()
 
 
 async def test_debts_are_bounded(backend: Unsteady, store: StoredResponses, clock: FakeClock) -> None:

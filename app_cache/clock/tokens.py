@@ -4,6 +4,8 @@ An entry carries the tokens of all that may name it: everything, each directory 
 is valid while they are the same. An invalidation writes a new *activity* token first, then the stamps; an entry
 with tags known late is stored only if the activity did not change since its handler began.
 
+A stamp whose name some backend might refuse as part of a key is kept under a digest of it.
+
 Exact in one process; across several, the last writer wins.
 """
 
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import hashlib
 import secrets
 from typing import TYPE_CHECKING, cast
 
@@ -27,6 +30,11 @@ MAX_DIRECTORIES = 8
 """Directories of a path that have a stamp of their own."""
 TOKEN_TIMEOUT_S = 7 * 86_400
 """Seconds that a token lives at least; its end is a miss for what carries it."""
+
+MAX_KEY = 250
+"""Characters of a key that any backend takes."""
+MAX_NAMESPACE = 100
+"""Characters of a namespace that stands in the keys of stamps; a digest stands there for a longer one."""
 
 _EVERYTHING = "*"
 _ACTIVITY = "!"
@@ -63,7 +71,8 @@ class TokenClock(InvalidationClock):
     def __init__(self, backend: CacheBackend, shelf: Shelf, namespace: str) -> None:
         self._backend = backend
         self._shelf = shelf
-        self._prefix = f"{prefix(namespace)}s:"
+        self._prefix = f"{prefix(_plain(namespace, MAX_NAMESPACE))}s:"
+        self._room = MAX_KEY - len(self._prefix)
         self._making: dict[str, asyncio.Task[str]] = {}
 
     async def look_up(self, key: str, subject: Subject) -> tuple[bytes | None, Reading]:
@@ -74,8 +83,11 @@ class TokenClock(InvalidationClock):
         return _TokenReading(await self._tokens(_token_names(subject)))
 
     async def _tokens(self, names: list[str]) -> dict[str, str | None]:
-        values = await asyncio.gather(*(self._backend.get(self._prefix + name) for name in names))
+        values = await asyncio.gather(*(self._backend.get(self._key(name)) for name in names))
         return {name: value if isinstance(value, str) else None for name, value in zip(names, values, strict=True)}
+
+    def _key(self, name: str) -> str:
+        return self._prefix + _plain(name, self._room)
 
     async def begin(self, reading: Reading, subject: Subject, keep_for: float) -> Mark:
         tokens = cast("_TokenReading", reading).tokens
@@ -109,7 +121,7 @@ class TokenClock(InvalidationClock):
 
     async def _make(self, name: str, keep_for: float) -> str:
         token = secrets.token_hex(8)
-        await self._backend.set(self._prefix + name, token, max(TOKEN_TIMEOUT_S, int(2 * keep_for)))
+        await self._backend.set(self._key(name), token, max(TOKEN_TIMEOUT_S, int(2 * keep_for)))
         return token
 
     def needs_seal(self, mark: Mark, subject: Subject) -> bool:
@@ -128,11 +140,18 @@ class TokenClock(InvalidationClock):
     async def invalidate(self, order: Order) -> InvalidationResult:
         names, widened = _widened(order)
         for name in (_ACTIVITY, *names):
-            await self._backend.set(self._prefix + name, secrets.token_hex(8), TOKEN_TIMEOUT_S)
+            await self._backend.set(self._key(name), secrets.token_hex(8), TOKEN_TIMEOUT_S)
         return InvalidationResult(durable=True, widened_to=", ".join(widened) or None)
 
     async def close(self) -> None:
         await end([*self._making.values()])
+
+
+def _plain(name: str, room: int) -> str:
+    """Return *name*, or a digest if it has more than *room* characters or others than ASCII without blanks."""
+    if len(name) <= room and name.isascii() and name.isprintable() and " " not in name:
+        return name
+    return f"#{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()}"
 
 
 def _widened(order: Order) -> tuple[list[str], list[str]]:

@@ -122,6 +122,36 @@ async def test_an_invalidation_says_first_that_there_is_one() -> None:
     assert len({*tokens}) == 6
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["a b", "\xe4", "\U0001f600", "\x00", "\x7f", "\x85", "\ud800", "a" * 197, "a" * 10_000, "\xe4" * 150],
+    ids=["blank", "umlaut", "emoji", "nul", "del", "control", "surrogate", "long", "very long", "many bytes"],
+)
+@pytest.mark.parametrize(
+    "namespace", ["", "n" * 100, "\xe4" * 300], ids=["no namespace", "a long namespace", "a wild namespace"]
+)
+async def test_any_backend_takes_the_keys(name: str, namespace: str) -> None:
+    """Whatever tags, URLs, keys and directories are, their stamps are kept under keys that memcached takes."""
+    backend = Gated()
+    clock = StoredResponses(backend, namespace).clock
+    page = Page(f"/{name}/{name}/1", tags=(name,), late=(f"late {name}",), logical_key=name, namespace=namespace)
+    mark = await filled(clock, page)
+    assert await verdict(clock, page, mark) is VALID
+    await clock.invalidate(Order(tags=(tag_stamp(name),), patterns=(f"/{name[:100]}/*",)))
+    assert await verdict(clock, page, mark) is INVALID
+    keys = {key for _, key in backend.asked} - {page.key}
+    assert len(keys) > 5
+    assert [key for key in keys if len(key) > 250 or not all(32 < ord(char) < 127 for char in key)] == []
+
+
+async def test_names_that_are_digested_stay_apart() -> None:
+    """Of two names that are kept under digests the one that is invalidated is not the other."""
+    clock, pages = clock_over(FourMethods()), [Page("/1", tags=("a b",)), Page("/2", tags=("a c",))]
+    marks = [await filled(clock, page) for page in pages]
+    await clock.invalidate(Order(tags=(tag_stamp("a b"),)))
+    assert [await verdict(clock, *each) for each in zip(pages, marks, strict=True)] == [INVALID, VALID]
+
+
 @pytest.mark.parametrize("where", [f"set {TAG}", f"set {LATE_TAG}"], ids=["between the stamps", "at the last"])
 async def test_late_tags_while_an_invalidation_is_under_way(where: str) -> None:
     """An entry with late tags is not sealed once the activity was told, however far the invalidation got."""

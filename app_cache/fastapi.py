@@ -27,6 +27,9 @@ from app_cache.values import ValueCache
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+MAX_TARGETS = 1_000
+"""Patterns, tags and URLs that one request may invalidate."""
+
 
 async def get_backend(connection: HTTPConnection) -> CacheBackend:
     """Return the backend of the application that serves this request or websocket.
@@ -199,8 +202,11 @@ def _listed(value: str | list[str]) -> list[str]:
 
 
 def _order(patterns: list[str], tags: list[str], urls: list[str]) -> Order:
-    if not (patterns or tags or urls):
+    named = len(patterns) + len(tags) + len(urls)
+    if not named:
         raise ConfigurationError("name what to invalidate: pattern, tag or url")
+    if named > MAX_TARGETS:
+        raise ConfigurationError(f"name at most {MAX_TARGETS} targets in one request, not {named}")
     for pattern in patterns:
         if not pattern:
             raise ConfigurationError("a pattern must be a glob such as '/users/*', not ''")

@@ -20,7 +20,7 @@ from app_cache import (
     NotWiredError,
     RedisBackend,
 )
-from app_cache.fastapi import cache_router
+from app_cache.fastapi import MAX_TARGETS, cache_router
 from containers import CacheContainer, install
 from tests.clients import HIT, MISS, client_of, counting_app, get, post, told, told_of
 
@@ -264,6 +264,20 @@ class TestInvalidate:
         response = await post(app, "/invalidate-cache", **request_of)
         assert (response.status_code, bool(response.json()["detail"])) == (422, True)
         assert await told_of(app, "/count") == [HIT]
+
+    @pytest.mark.parametrize("named", [pytest.param(0, id="at the limit"), pytest.param(1, id="beyond it")])
+    async def test_many_targets(self, named: int) -> None:
+        """One request may name a bounded number of targets; beyond, the answer is 422 and says how many."""
+        app = app_with()
+        await get(app, "/count")
+        body = {"tag": ["nobody"] * (MAX_TARGETS - 2), "pattern": "/nowhere/*", "url": ["/nowhere"] * named}
+        response = await post(app, "/invalidate-cache?tag=count", json=body)
+        if named:
+            said = f"name at most {MAX_TARGETS} targets in one request, not {MAX_TARGETS + 1}"
+            assert (response.status_code, response.json()["detail"]) == (422, said)
+        else:
+            assert response.status_code == 200
+        assert await told_of(app, "/count") == [HIT if named else MISS]
 
     @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
     async def test_other_methods(self, method: str) -> None:

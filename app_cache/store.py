@@ -12,7 +12,7 @@ import random
 import time
 import weakref
 from collections import Counter, OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count, groupby, islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -31,7 +31,7 @@ from app_cache.rules.glob import compile_glob
 from app_cache.rules.variants import precedence, variant
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterable
     from typing import Any
 
     from app_cache.backends.base import CacheBackend
@@ -55,6 +55,10 @@ MAX_OWED = 256
 """Invalidations kept for a backend that is away; beyond, everything is owed."""
 PROBES = frozenset({"look_up", "invalidate"})
 """Operations that may show whether a backend is there again: those that first send what is owed to it."""
+FEW_FAILURES = 3
+"""Failures to send anything of what is owed, after which it may be that just this cannot be sent."""
+PASSING = frozenset({Fault.AWAY, Fault.BUSY, Fault.STALLED})
+"""Faults that say nothing of what was asked."""
 MAX_VARIANTS = 32
 """Variants kept under one key (RFC 9111 §4.1); the least used goes first."""
 MAX_FIELD_SETS = 4
@@ -184,7 +188,13 @@ class StoredResponses:
         self._doomed: list[str] = []
         self._writers: set[asyncio.Task[None]] = set()
         self._writing: set[tuple[asyncio.AbstractEventLoop, str]] = set()
-        self._owed: OrderedDict[Order, object] = OrderedDict()
+        self._owed: OrderedDict[Order, set[object]] = OrderedDict()
+        """What of each order the backend has."""
+        self._unpaid = 0
+        """Failures since anything that is owed was sent."""
+        self._tills: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = (
+            weakref.WeakKeyDictionary()
+        )
         self._turns = count(1)
         self._stored_in: OrderedDict[str, int] = OrderedDict()
         """The turn in which what was last stored under a key began."""
@@ -578,7 +588,8 @@ class StoredResponses:
         """Carry out *order*; when this returns, nothing it names is served by this process any more.
 
         It has the time of one operation, as any other. A backend that cannot be reached is owed the order: nothing
-        of it is trusted until it has it. So it is if the caller is cancelled meanwhile.
+        of it is trusted until it has it. So it is if the caller is cancelled meanwhile. An order that names too
+        much, or that the backend does not take although it is there, becomes one of everything.
 
         Raises:
             ConfigurationError: If a pattern has more than 256 characters.
@@ -586,43 +597,94 @@ class StoredResponses:
         for pattern in order.patterns:
             compile_glob(pattern)
         self.invalidations += 1
+        fits = order.size <= self.clock.most_names
+        if not fits:
+            order = _everything([order])
+            self.stats["invalidations_widened"] += 1
+        sent: set[object] = set()
         try:
-            result = await self._attempt("invalidate", self._invalidate(order))
+            result = await self._attempt("invalidate", self._invalidate(order, sent))
         except asyncio.CancelledError:
-            self._owe(order)
+            self._owe(order, sent)
             raise
         if result is None:
-            self._owe(order)
-            return InvalidationResult(durable=False)
-        self.stats["invalidations"] += 1
-        return result
+            self._owe(order, sent)
+            result = InvalidationResult(durable=False)
+        else:
+            self.stats["invalidations"] += 1
+        return result if fits else _widened(result)
 
-    async def _invalidate(self, order: Order) -> InvalidationResult:
-        await self._pay()
-        return await self.clock.invalidate(order)
+    async def _invalidate(self, order: Order, sent: set[object]) -> InvalidationResult:
+        if self._owed and not self._till().locked():
+            await self._pay()
+        return await self._send(order, sent)
 
-    def _owe(self, order: Order) -> None:
-        self._owed.pop(order, None)
-        self._owed[order] = object()
-        if len(self._owed) > MAX_OWED:
+    def _owe(self, order: Order, sent: Iterable[object] = ()) -> None:
+        """Remember *order*; what is *sent* of it need not be sent again, unless it was given again meanwhile."""
+        given_again = self._owed.pop(order, None) is not None
+        self._owed[order] = set() if given_again else {*sent}
+        if len(self._owed) > MAX_OWED or sum(each.size for each in self._owed) > self.clock.most_names:
+            everything = _everything([*self._owed])
             self._owed.clear()
-            self._owed[Order(everything=True)] = object()
+            self._owed[everything] = set()
+            self.stats["invalidations_widened"] += 1
 
     async def _pay(self) -> None:
         """Send the invalidations that the backend did not get, before anything of it is trusted.
 
         First one alone, then twice as many at once each time: all are soon sent, and something is however little
-        the backend does within the time of an operation.
+        the backend does within the time of an operation. What waits meanwhile does not send the same.
         """
-        most = 1
-        while self._owed:
-            _, alike = next(groupby(islice(self._owed.items(), most), key=lambda each: each[0].soft))
-            debts = [*alike]
-            await self.clock.invalidate(_merged([order for order, _ in debts]))
-            for order, debt in debts:
-                if self._owed.get(order) is debt:
-                    del self._owed[order]
-            most *= 2
+        if not self._owed:
+            return
+        async with self._till():
+            most = 1
+            while self._owed:
+                _, alike = next(groupby(islice(self._owed.items(), most), key=lambda each: each[0].soft))
+                debts = [*alike]
+                if len(debts) == 1:
+                    await self._send(*debts[0])
+                else:
+                    await self._send(_merged([order for order, _ in debts]), set())
+                self._paid(debts)
+                most *= 2
+
+    def _till(self) -> asyncio.Lock:
+        """Return what whoever pays in the running loop has to himself."""
+        return self._tills.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+
+    def _paid(self, debts: Iterable[tuple[Order, set[object]]]) -> None:
+        self._unpaid = 0
+        for order, sent in debts:
+            if self._owed.get(order) is sent:
+                del self._owed[order]
+
+    async def _send(self, order: Order, sent: set[object]) -> InvalidationResult:
+        """Send *order*, or everything where the backend takes that instead.
+
+        It is tried at once where the backend has a fault to find with the order. Where it seems to be away, after
+        a few failures only, and every other time: then the order has half of the time, and everything the rest.
+        """
+        had, few, sending = len(sent), self._unpaid < FEW_FAILURES, self.clock.invalidate(order, sent)
+        try:
+            return await (sending if few or self._unpaid % 2 else _in_time(sending, self._timeout / 2))
+        except Exception as error:
+            more = len(sent) > had
+            if order == _everything([order]) or (fault_of(error) in PASSING and (few or more)):
+                raise
+            return await self._send_everything(order, error)
+        finally:
+            if len(sent) > had:
+                self._unpaid = 0
+
+    async def _send_everything(self, order: Order, error: Exception) -> InvalidationResult:
+        """Send everything in the place of *order*, which failed with *error*, and of all that is owed."""
+        debts = [*self._owed.items()]
+        result = await self.clock.invalidate(_everything([order, *(each for each, _ in debts)]))
+        self._note_failure("invalidate", fault_of(error), error)
+        self.stats["invalidations_widened"] += 1
+        self._paid(debts)
+        return _widened(result)
 
     async def close(self) -> None:
         """Wait a bounded time for fills and writes under way in the running loop, then end them."""
@@ -690,6 +752,8 @@ class StoredResponses:
     def _note_failure(self, operation: str, fault: Fault, error: Exception, *, opened: bool = False) -> None:
         self.stats[f"{operation}_failed"] += 1
         self.stats[f"failed_{fault.value}"] += 1
+        if self._owed and operation in PROBES:
+            self._unpaid += 1
         if opened:
             self.stats["breaker_opened"] += 1
         self._troubles.failed(operation, fault, error, opened=opened)
@@ -745,14 +809,25 @@ def _watch(backend: WatchedBackend, store: StoredResponses) -> None:
 
 def _merged(orders: list[Order]) -> Order:
     """Return what *orders* name, which are all hard or all soft, as one."""
+    if any(order.everything for order in orders):
+        return _everything(orders)
     return Order(
         tags=tuple(tag for order in orders for tag in order.tags),
         patterns=tuple(pattern for order in orders for pattern in order.patterns),
         all_of=tuple(tags for order in orders for tags in order.all_of),
         keys=tuple(key for order in orders for key in order.keys),
-        everything=any(order.everything for order in orders),
         soft=orders[0].soft,
     )
+
+
+def _everything(orders: list[Order]) -> Order:
+    """Return the order of everything that stands for all of *orders*."""
+    return Order(everything=True, soft=all(order.soft for order in orders))
+
+
+def _widened(result: InvalidationResult) -> InvalidationResult:
+    """Return *result* as that of an order that named less than everything."""
+    return replace(result, widened_to=", ".join(filter(None, (result.widened_to, "everything"))))
 
 
 def subject_of(entry: Entry | Value) -> Subject:

@@ -65,6 +65,11 @@ class Order:
     everything: bool = False
     soft: bool = False
 
+    @property
+    def size(self) -> int:
+        """How many names it has."""
+        return len(self.tags) + len(self.patterns) + len(self.keys) + sum(map(len, self.all_of))
+
 
 @dataclass(frozen=True, slots=True)
 class InvalidationResult:
@@ -74,7 +79,7 @@ class InvalidationResult:
         durable: Whether the backend has it; False: it holds in this process, and is sent again before the next
             entry is trusted.
         epoch: The epoch that it began, or None where the backend keeps none.
-        widened_to: What was invalidated where the backend can only do more than was asked, or None.
+        widened_to: What was invalidated where what was asked cannot be done as it is, or None.
     """
 
     durable: bool
@@ -199,6 +204,9 @@ class InvalidationClock(ABC):
     Every method raises what the backend raises; the store takes that as a miss.
     """
 
+    most_names = 10_000
+    """Names of one order; beyond, it is taken to be everything."""
+
     @property
     def gate(self) -> Gate | None:
         """What tells at once that nothing was invalidated; None where that takes asking somebody."""
@@ -244,8 +252,11 @@ class InvalidationClock(ABC):
         return mark
 
     @abstractmethod
-    async def invalidate(self, order: Order) -> InvalidationResult:
-        """Carry out *order*; when this returns, no reader of this backend takes what it names as valid."""
+    async def invalidate(self, order: Order, sent: set[object] | None = None) -> InvalidationResult:
+        """Carry out *order*; when this returns, no reader of this backend takes what it names as valid.
+
+        *sent*: What of it the backend has from earlier attempts, which is not sent again; what it takes is added.
+        """
 
     async def close(self) -> None:  # noqa: B027  most clocks begin nothing
         """End what was begun beside others in the running loop; the clock can be used again."""

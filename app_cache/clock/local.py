@@ -78,6 +78,8 @@ class _LocalReading:
 class LocalClock(InvalidationClock):
     """The clock of a backend that lives in this process; nothing in it waits."""
 
+    most_names = MAX_STAMPS
+
     def __init__(self, backend: LocalBackend, shelf: Shelf, namespace: str) -> None:
         self._backend = backend
         self._name = f"{prefix(namespace)}clock"
@@ -105,5 +107,5 @@ class LocalClock(InvalidationClock):
     async def store(self, key: str, value: bytes, keep_for: float, mark: Mark, subject: Subject) -> None:
         await self._shelf.write(key, value, keep_for)
 
-    async def invalidate(self, order: Order) -> InvalidationResult:
+    async def invalidate(self, order: Order, sent: set[object] | None = None) -> InvalidationResult:
         return InvalidationResult(durable=True, epoch=self._state.apply(order))

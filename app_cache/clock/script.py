@@ -14,11 +14,12 @@ import asyncio
 import re
 import secrets
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 from urllib.parse import quote, unquote_to_bytes
 
 from app_cache.backends.base import BatchingBackend, CombinedBackend, ScriptBackend, capability
-from app_cache.clock.base import Basis, InvalidationClock, InvalidationResult, Reading, Verdict, end
+from app_cache.clock.base import Basis, InvalidationClock, InvalidationResult, Order, Reading, Verdict, end
 from app_cache.clock.epochs import MAX_BANS, Ban, Bans, Epochs, Passed, Seen, Stamp, ban, bans_of, judge
 from app_cache.codec import Mark
 from app_cache.keys import prefix
@@ -27,12 +28,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
     from app_cache.backends.base import CacheBackend
-    from app_cache.clock.base import Order, Shelf, Subject
+    from app_cache.clock.base import Shelf, Subject
 
 MARGIN_S = 60.0
 """Seconds that the clock outlives what it judges."""
 LATELY_S = 0.05
 """Seconds in which what was read of the clock is still as good as new for whether an entry is worth writing."""
+PART = 500
+"""Tags that one script invalidates at most."""
 
 _NUMBERS = """
 -- Returns the generation that a text begins with and the numbers after it, or nothing if it is not just these.
@@ -334,13 +337,29 @@ class ScriptClock(InvalidationClock):
             return False
         return (await self.read(subject)).judge(mark, subject) is Verdict.INVALID
 
-    async def invalidate(self, order: Order) -> InvalidationResult:
+    async def invalidate(self, order: Order, sent: set[object] | None = None) -> InvalidationResult:
+        sent = set() if sent is None else sent
+        epoch = None
+        for part in _parts_of(order):
+            if part not in sent:
+                epoch = await self._invalidate(part)
+                sent.add(part)
+        return InvalidationResult(durable=True, epoch=epoch)
+
+    async def _invalidate(self, order: Order) -> int | None:
         bans = [f"{kind} {quote(text, safe='', errors='surrogatepass')}" for kind, text in bans_of(order)]
         args: list[str | int] = [int(order.soft), int(order.everything), MAX_BANS, *bans]
         seen = self._seen
         answer = await self._backend.run_script(INVALIDATE, self._keys(order.tags), args)
         epochs = await self._unless_it_went_back(parse_epochs(answer), seen)
-        return InvalidationResult(durable=True, epoch=None if epochs is None else epochs.epoch)
+        return None if epochs is None else epochs.epoch
 
     async def close(self) -> None:
         await end(self._beside)
+
+
+def _parts_of(order: Order) -> list[Order]:
+    """Return *order* in parts of few tags each, its bans in the first."""
+    tags = order.tags
+    more = [Order(tags=tags[at : at + PART], soft=order.soft) for at in range(PART, len(tags), PART)]
+    return [replace(order, tags=tags[:PART]), *more] if more else [order]

@@ -2,7 +2,8 @@
 
 An entry carries the tokens of all that may name it: everything, each directory of its path, its URL, its tags. It
 is valid while they are the same. An invalidation writes a new *activity* token first, then the stamps; an entry
-with tags known late is stored only if the activity did not change since its handler began.
+with tags known late is stored only if the activity did not change since its handler began. Everything needs no
+activity: each entry has its token from the beginning.
 
 A stamp whose name some backend might refuse as part of a key is kept under a digest of it.
 
@@ -31,6 +32,8 @@ MAX_DIRECTORIES = 8
 TOKEN_TIMEOUT_S = 7 * 86_400
 """Seconds that a token lives at least; its end is a miss for what carries it."""
 
+AT_ONCE = 64
+"""Tokens that an invalidation writes side by side."""
 MAX_KEY = 250
 """Characters of a key that any backend takes."""
 MAX_NAMESPACE = 100
@@ -67,6 +70,8 @@ class _TokenReading:
 
 class TokenClock(InvalidationClock):
     """The clock of a backend with four methods: exact in one process; across several, the last writer wins."""
+
+    most_names = 1_000
 
     def __init__(self, backend: CacheBackend, shelf: Shelf, namespace: str) -> None:
         self._backend = backend
@@ -137,11 +142,30 @@ class TokenClock(InvalidationClock):
     async def store(self, key: str, value: bytes, keep_for: float, mark: Mark, subject: Subject) -> None:
         await self._shelf.write(key, value, keep_for)
 
-    async def invalidate(self, order: Order) -> InvalidationResult:
+    async def invalidate(self, order: Order, sent: set[object] | None = None) -> InvalidationResult:
+        sent = set() if sent is None else sent
         names, widened = _widened(order)
-        for name in (_ACTIVITY, *names):
-            await self._backend.set(self._key(name), secrets.token_hex(8), TOKEN_TIMEOUT_S)
+        if _EVERYTHING in names:
+            names = [_EVERYTHING]
+        else:
+            await self._renew([_ACTIVITY], sent)
+        for at in range(0, len(names), AT_ONCE):
+            await self._renew(names[at : at + AT_ONCE], sent)
         return InvalidationResult(durable=True, widened_to=", ".join(widened) or None)
+
+    async def _renew(self, names: list[str], sent: set[object]) -> None:
+        """Write another token for each of *names* that is not *sent*, side by side."""
+
+        async def renew(name: str) -> None:
+            await self._backend.set(self._key(name), secrets.token_hex(8), TOKEN_TIMEOUT_S)
+            sent.add(name)
+
+        tasks = [asyncio.create_task(renew(name)) for name in names if name not in sent]
+        try:
+            await asyncio.gather(*tasks)
+        except Exception:
+            await end(tasks)
+            raise
 
     async def close(self) -> None:
         await end([*self._making.values()])

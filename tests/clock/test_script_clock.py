@@ -10,7 +10,7 @@ import pytest
 
 from app_cache.backends.redis import RedisBackend
 from app_cache.clock.base import Order, Verdict, tag_stamp
-from app_cache.clock.script import TOUCH
+from app_cache.clock.script import PART, TOUCH
 from app_cache.errors import BackendError
 from app_cache.store import StoredResponses
 from app_cache.testing import FakeClock
@@ -587,3 +587,30 @@ async def test_closing_ends_what_goes_on(stores: Stores) -> None:
     await store.clock.close()
     assert asyncio.all_tasks() == tasks
     backend.gate = None
+
+
+class Forgetful(Observed):
+    """Fails at each second script."""
+
+    async def run_script(self, script: str, keys: Sequence[str], args: Sequence[str | int]) -> Any:
+        if self.asked["run_script"] % 2:
+            self.asked["run_script"] += 1
+            raise BackendError("away")
+        return await super().run_script(script, keys, args)
+
+
+@pytest.mark.parametrize("soft", [pytest.param(False, id="hard"), pytest.param(True, id="soft")])
+async def test_many_tags(stores: Stores, soft: bool) -> None:
+    """An invalidation of many tags is done in parts; those that were sent are not sent again where one failed."""
+    here, there = stores(Forgetful), stores().clock
+    names = [f"tag {number}" for number in range(2 * PART + 1)]
+    pages = [Page(f"/{at}", tags=(names[at],)) for at in (0, PART - 1, PART, -1)]
+    marks = [await filled(there, page) for page in [*pages, PAGE]]
+    order, sent = Order(tags=tuple(map(tag_stamp, names)), patterns=("/items/*",), soft=soft), set[object]()
+    for left in (2, 1):
+        with pytest.raises(BackendError):
+            await here.clock.invalidate(order, sent)
+        assert len(sent) == 3 - left
+    assert (await here.clock.invalidate(order, sent)).epoch == 4
+    said = [await verdict(there, page, mark) for page, mark in zip([*pages, PAGE], marks, strict=True)]
+    assert said == [Verdict.STALE if soft else INVALID] * 4 + [VALID]

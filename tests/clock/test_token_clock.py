@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from app_cache.clock.base import Order, Verdict, tag_stamp
-from app_cache.clock.tokens import MAX_DIRECTORIES, TOKEN_TIMEOUT_S, TokenClock
+from app_cache.clock.tokens import AT_ONCE, MAX_DIRECTORIES, TOKEN_TIMEOUT_S, TokenClock
 from app_cache.codec import Mark
 from app_cache.errors import BackendError
 from app_cache.store import StoredResponses
@@ -26,7 +26,7 @@ TAG, LATE_TAG, ACTIVITY = f"cache:s:{tag_stamp('user')}", f"cache:s:{tag_stamp('
 
 
 class Gated(FourMethods):
-    """Writes down what it is asked, and holds back what touches a key in *gates*."""
+    """Writes down what it is asked; holds back what touches a key in *gates*, and fails at some."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,6 +34,7 @@ class Gated(FourMethods):
         self.held = asyncio.Event()
         self.asked: list[tuple[str, str]] = []
         self.failing = False
+        self.failing_keys: set[str] = set()
 
     async def get(self, key: str) -> str | None:
         await self._ask("get", key)
@@ -55,7 +56,7 @@ class Gated(FourMethods):
         if gate is not None:
             self.held.set()
             await gate.wait()
-        if self.failing:
+        if self.failing or key in self.failing_keys:
             raise BackendError("away")
 
 
@@ -120,6 +121,65 @@ async def test_an_invalidation_says_first_that_there_is_one() -> None:
         assert backend.asked == [("set", ACTIVITY), ("set", TAG), ("set", LATE_TAG)]
         tokens += [backend.values[key] for key in (ACTIVITY, TAG, LATE_TAG)]
     assert len({*tokens}) == 6
+
+
+async def test_what_was_sent_is_not_sent_again() -> None:
+    """What the backend has of an invalidation is not sent again where the rest is."""
+    backend = Gated()
+    clock, order, sent = clock_over(backend), Order(tags=(tag_stamp("user"), tag_stamp("late"))), set[object]()
+    backend.hold("set", LATE_TAG)
+    invalidating = asyncio.create_task(clock.invalidate(order, sent))
+    await backend.held.wait()
+    invalidating.cancel()
+    await asyncio.wait({invalidating})
+    backend.asked.clear()
+    backend.gates.clear()
+    await clock.invalidate(order, sent)
+    assert backend.asked == [("set", LATE_TAG)]
+
+
+async def test_stamps_are_written_side_by_side() -> None:
+    """An invalidation of many tags writes their stamps side by side, a bounded number of them."""
+    backend = Gated()
+    clock, tags = clock_over(backend), tuple(tag_stamp(f"{number}") for number in range(AT_ONCE + 1))
+    gates = [backend.hold("set", f"cache:s:{tag}") for tag in tags]
+    invalidating = asyncio.create_task(clock.invalidate(Order(tags=tags)))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert len(backend.asked) == 1 + AT_ONCE
+    for gate in gates:
+        gate.set()
+    await invalidating
+    assert len(backend.asked) == 2 + AT_ONCE
+
+
+async def test_failed_stamp() -> None:
+    """An invalidation that fails at one stamp leaves no other one under way."""
+    backend, tasks = Gated(), asyncio.all_tasks()
+    clock = clock_over(backend)
+    backend.hold("set", TAG)
+    backend.failing_keys.add(LATE_TAG)
+    async with asyncio.timeout(5):
+        with pytest.raises(BackendError):
+            await clock.invalidate(Order(tags=(tag_stamp("user"), tag_stamp("late"))))
+    assert asyncio.all_tasks() == tasks
+
+
+async def test_everything_is_one_key() -> None:
+    """Everything, and whatever widens to it, is one write of one plain key."""
+    backend = Gated()
+    clock = clock_over(backend)
+    for order in (Order(everything=True), Order(tags=(tag_stamp("user"),), keys=(PAGE.key,))):
+        await clock.invalidate(order)
+    assert backend.asked == [("set", "cache:s:*")] * 2
+
+
+async def test_everything_and_late_tags() -> None:
+    """An entry with late tags that was begun before everything was invalidated is not valid after it."""
+    clock = clock_over(Gated())
+    mark = await begun(clock, PAGE)
+    await clock.invalidate(Order(everything=True))
+    assert await verdict(clock, PAGE, await kept(clock, PAGE, mark)) is INVALID
 
 
 @pytest.mark.parametrize(

@@ -277,9 +277,12 @@ class ScriptClock(InvalidationClock):
         if seen.is_newer_than(epochs):
             await self._backend.run_script(END_GENERATION, [self._clock], [epochs.generation])
             return None
+        self._note(epochs)
+        return epochs
+
+    def _note(self, epochs: Epochs) -> None:
         self._seen = self._seen.and_then(epochs)
         self._seen_at = self._monotonic()
-        return epochs
 
     async def begin(self, reading: Reading, subject: Subject, keep_for: float) -> Mark:
         found = cast("_ScriptReading", reading)
@@ -287,6 +290,7 @@ class ScriptClock(InvalidationClock):
             epochs = parse_epochs(await self._touch(subject.tags, keep_for))
             if epochs is None:
                 raise ValueError("the clock that was just made cannot be read")
+            self._note(epochs)
             return Mark(epochs.generation, epochs.epoch)
         if found.lacks(subject.tags):
             self._touch_beside(subject.tags, keep_for)

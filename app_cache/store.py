@@ -57,7 +57,7 @@ PROBES = frozenset({"look_up", "invalidate"})
 """Operations that may show whether a backend is there again: those that first send what is owed to it."""
 FEW_FAILURES = 3
 """Failures to send anything of what is owed, after which it may be that just this cannot be sent."""
-PASSING = frozenset({Fault.AWAY, Fault.BUSY, Fault.STALLED})
+PASSING = frozenset({Fault.AWAY, Fault.BUSY, Fault.STALLED, Fault.READ_ONLY})
 """Faults that say nothing of what was asked."""
 MAX_VARIANTS = 32
 """Variants kept under one key (RFC 9111 §4.1); the least used goes first."""

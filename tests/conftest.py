@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -37,10 +38,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Run nothing beside what is timed, where several processes share the suite: this file is their lock."""
+    """Run nothing beside what is timed, where several processes share the suite: this file is their lock.
+
+    Nor is the time of it that which a collection of what other tests have left behind takes.
+    """
     with Path(__file__).open(encoding="utf-8") as room:
         fcntl.flock(room, fcntl.LOCK_EX if is_alone(item) else fcntl.LOCK_SH)
-        return (yield)
+        if not is_alone(item):
+            return (yield)
+        gc.freeze()
+        try:
+            return (yield)
+        finally:
+            gc.unfreeze()
 
 
 class StartServer(Protocol):

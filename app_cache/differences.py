@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import marshal
 from collections import deque
-from datetime import date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 MAX_CLASSES = 512
 """Classes for which a process remembers which fields they have."""
-_ATOMS = frozenset([type(None), bool, int, float, str, bytes, date, datetime, time, timedelta, Decimal, UUID])
-"""Types whose values have no others in them."""
+_ATOMS = frozenset([type(None), bool, int, float, str, bytes, date, time, timedelta, Decimal, UUID])
+"""Types whose values have no others in them, and are the same where they are equal."""
 _ABSENT: Any = object()
 
 
@@ -199,6 +199,9 @@ def _is_equal(given: Any, came: Any) -> bool:
     kind: Any = type(given)
     if kind.__eq__ is object.__eq__:
         return True
+    if kind is datetime and given.tzinfo is not None and came.tzinfo is not None:
+        # In the hour that a clock is set back Python calls no two equal that have different zones (PEP 495).
+        return bool(given.astimezone(UTC) == came.astimezone(UTC))
     try:
         return bool(given == came or (given != given and came != came))
     except Exception:  # noqa: BLE001  arrays, and what else may be compared to no single answer

@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, time, timedelta, timezone
+from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from types import FunctionType
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, NamedTuple, NoReturn, TypedDict, TypeVar
@@ -202,6 +202,36 @@ def test_zone() -> None:
     """A datetime with a zone comes back as the same moment, in UTC."""
     _, returned = settled(datetime(2024, 1, 1, 5, 30, tzinfo=FAR), datetime)
     assert (returned, returned.tzinfo) == (datetime(2024, 1, 1, tzinfo=UTC), UTC)
+
+
+class SetBack(tzinfo):
+    """A zone whose clock is set back from three to two."""
+
+    def utcoffset(self, moment: datetime | None) -> timedelta:
+        """Return what is ahead of UTC."""
+        return timedelta(hours=1 if moment is None or moment.fold else 2)
+
+    def dst(self, moment: datetime | None) -> timedelta:
+        """Return what of it is for the summer."""
+        return self.utcoffset(moment) - timedelta(hours=1)
+
+    def tzname(self, moment: datetime | None) -> str:
+        """Return its name."""
+        return "set back"
+
+
+@pytest.mark.parametrize("fold", [0, 1])
+@pytest.mark.parametrize("kind", [datetime, list[datetime], Model], ids=["alone", "in a list", "in a model"])
+def test_hour_that_comes_twice(kind: Any, fold: int) -> None:
+    """A moment of the hour in which a clock is set back comes back as that moment (PEP 495)."""
+    moment = datetime(2024, 10, 27, 2, 30, fold=fold, tzinfo=SetBack())
+    as_utc = datetime(2024, 10, 27, 1 if fold else 0, 30, tzinfo=UTC)
+    if kind is Model:
+        assert settled(MODEL.model_copy(update={"at": moment}), Model)[1].at == as_utc
+    elif kind is datetime:
+        assert settled(moment, datetime)[1] == as_utc
+    else:
+        assert settled([moment], kind)[1] == [as_utc]
 
 
 def test_made_of_rows() -> None:

@@ -31,6 +31,9 @@ def session_watch(scope: Mapping[str, Any]) -> Callable[[], bool] | None:
     before, was_modified = {**session}, getattr(session, "modified", False)
 
     def is_changed() -> bool:
-        return {**session} != before or (getattr(session, "modified", False) and not was_modified)
+        try:
+            return {**session} != before or (getattr(session, "modified", False) and not was_modified)
+        except Exception:  # noqa: BLE001  values of the application's own, which may not be compared
+            return True
 
     return is_changed

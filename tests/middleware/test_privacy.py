@@ -182,6 +182,37 @@ async def test_an_answer_that_begins_a_session(change: Callable[[Any], object], 
     assert ("set-cookie" in answers[1].headers) == (expected != "hit")
 
 
+class Incomparable:
+    """Cannot be compared, as an array cannot."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("the truth value is ambiguous")
+
+
+async def test_a_session_that_cannot_be_compared() -> None:
+    """What cannot be compared with what a session held counts as changed, and costs no request."""
+    app = FastAPI()
+
+    @app.get("/")
+    @cache(timeout=60)
+    async def answer(request: Request) -> str:
+        request.scope["session"]["frame"] = Incomparable()
+        return "text"
+
+    put_cache(app)
+
+    @app.middleware("http")
+    async def keep(request: Request, call_next: Any) -> Any:
+        request.scope["session"] = {"frame": Incomparable()}
+        return await call_next(request)
+
+    async with client_of(app) as client:
+        answer_of = [await client.get("/") for _ in range(2)]
+    assert [(each.text, told(each)) for each in answer_of] == [('"text"', because("set-cookie"))] * 2
+
+
 @pytest.mark.parametrize("who", ["authorization", "cookie"])
 async def test_stored_for_nobody_served_to_nobody(who: str) -> None:
     """Who comes with credentials does not get what was stored for those without, nor they what he got."""

@@ -57,8 +57,8 @@ PROBES = frozenset({"look_up", "invalidate"})
 """Operations that may show whether a backend is there again: those that first send what is owed to it."""
 FEW_FAILURES = 3
 """Failures to send anything of what is owed, after which it may be that just this cannot be sent."""
-PASSING = frozenset({Fault.AWAY, Fault.BUSY, Fault.STALLED, Fault.READ_ONLY})
-"""Faults that say nothing of what was asked."""
+PASSING = frozenset({Fault.AWAY, Fault.BUSY, Fault.STALLED})
+"""Faults that say nothing of what was asked, unless they come again and again."""
 MAX_VARIANTS = 32
 """Variants kept under one key (RFC 9111 §4.1); the least used goes first."""
 MAX_FIELD_SETS = 4
@@ -670,7 +670,9 @@ class StoredResponses:
             return await (sending if few or self._unpaid % 2 else _in_time(sending, self._timeout / 2))
         except Exception as error:
             more = len(sent) > had
-            if order == _everything([order]) or (fault_of(error) in PASSING and (few or more)):
+            fault = fault_of(error)
+            says_nothing = fault is Fault.READ_ONLY or (fault in PASSING and (few or more))
+            if says_nothing or order == _everything([order]):
                 raise
             return await self._send_everything(order, error)
         finally:
@@ -752,7 +754,7 @@ class StoredResponses:
     def _note_failure(self, operation: str, fault: Fault, error: Exception, *, opened: bool = False) -> None:
         self.stats[f"{operation}_failed"] += 1
         self.stats[f"failed_{fault.value}"] += 1
-        if self._owed and operation in PROBES:
+        if self._owed and operation in PROBES and fault is not Fault.READ_ONLY:
             self._unpaid += 1
         if opened:
             self.stats["breaker_opened"] += 1

@@ -142,6 +142,21 @@ async def test_refused_as_if_it_were_away(clock: FakeClock) -> None:
     assert await body_of(store, PAGE) == b"new"
 
 
+async def test_read_only_for_long(clock: FakeClock) -> None:
+    """However often a server was read-only, what is owed then goes as it is to the one that takes its place."""
+    backend = Picky()
+    store = await stocked(backend, clock, PAGE, OTHER)
+    backend.refused, backend.failure = {ACTIVITY, STAMP}, BackendError("no", fault=Fault.READ_ONLY)
+    assert not (await store.invalidate(USERS)).durable
+    for _ in range(3 * FEW_FAILURES):
+        clock.advance(PROBE_EVERY_S)
+        assert (await look_up(store, PAGE)).entry is None
+    backend.refused = set()
+    clock.advance(PROBE_EVERY_S)
+    assert [await body_of(store, page) for page in (PAGE, OTHER)] == [None, b"old"]
+    assert (len(store._owed), store.stats["invalidations_widened"]) == (0, 0)
+
+
 async def test_order_that_hangs(clock: FakeClock) -> None:
     """An order that hangs each time, while the backend is there, becomes everything after few failures."""
     backend = Picky()

@@ -356,8 +356,8 @@ class Exchange:
                 if not await self._answer_from_cache(receive, send):
                     await self._lead(receive, send, alone=True)
                 return
-        if hung.outcome.done():
-            await self._use(hung, hung.outcome.result(), receive, send, waited=waited)
+        if hung.shared is not None:
+            await self._use(hung, hung.shared, receive, send, waited=waited)
         elif not await self._answer_from_cache(receive, send):
             if self.decision.rescue:
                 await self._give_rescue(TIMED_OUT, receive, send)

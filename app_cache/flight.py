@@ -144,6 +144,12 @@ class Run(ABC, Generic[OutcomeT]):
         return self.outcome.result() if self.outcome.done() else None
 
     @property
+    def shared(self) -> OutcomeT | None:
+        """The outcome; None while there is none, or where it has nothing for others."""
+        outcome = self.outcome.result() if self.outcome.done() else None
+        return None if outcome is self.not_shared else outcome
+
+    @property
     @abstractmethod
     def failed(self) -> bool:
         """Whether the outcome is that of a failure."""
@@ -512,7 +518,7 @@ class Flight(Generic[RunT]):
     async def one_of_few(self, key: str, run: RunT, timeout: float) -> AsyncIterator[bool]:
         """Wait until few others of *key* are in here, and give whether that was so within *timeout* seconds.
 
-        It waits no longer either once *run*, which was waited for in vain, has its outcome.
+        It waits no longer either once *run*, which was waited for in vain, has something for others.
         """
         place = (asyncio.get_running_loop(), key)
         few = self._few.setdefault(place, _Few(asyncio.Semaphore(FEW)))
@@ -520,8 +526,11 @@ class Flight(Generic[RunT]):
         entering = asyncio.ensure_future(few.places.acquire())
         try:
             ends = {entering, run.outcome} if run.loop is place[0] else {entering}
+            late = place[0].time() + timeout
             await asyncio.wait(ends, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-            yield entering.done() and not run.outcome.done()
+            if run.shared is None:
+                await asyncio.wait({entering}, timeout=max(0.0, late - place[0].time()))
+            yield entering.done() and run.shared is None
         finally:
             few.users -= 1
             if entering.done():

@@ -371,8 +371,8 @@ class ValueCache:
             if admitted:
                 value, miss = await self._look_up(asked)
                 return value if value is not _NOTHING else await self._lead(asked, miss, alone=True)
-        if hung.outcome.done():
-            return await self._use(hung, hung.outcome.result(), asked, miss, waited=waited)
+        if hung.shared is not None:
+            return await self._use(hung, hung.shared, asked, miss, waited=waited)
         value, miss = await self._look_up(asked)
         if value is _NOTHING and miss.rescue is _NOTHING:
             key = asked.subject.logical_key
@@ -453,7 +453,8 @@ class _Making(Run[_Made]):
             self.invalidations, turn = store.invalidations, store.next_turn()
             self.mark = await store.begin(reading, asked.subject, asked.terms.keep_for)
             self.begun = True
-            _inside.set((*(_inside.get() if self._led else ()), self))
+            around = [each for each in _inside.get() if not each.outcome.done()] if self._led else []
+            _inside.set((*around, self))
             content, given = settled(await called(asked.factory), asked.kind)
             value = asked.terms.value(asked.subject, content, self.mark or Mark(), store.now())
             if self.mark is not None:

@@ -35,7 +35,7 @@ from app_cache.codec import Value, decode, from_text
 from app_cache.flight import FEW
 from app_cache.store import WRITERS, StoredResponses
 from app_cache.testing import FakeClock
-from app_cache.values import THREADS, own_copy
+from app_cache.values import THREADS, _inside, own_copy
 from tests.clients import all_blocked
 from tests.stored import FourMethods, Page, body_of, fill, written
 
@@ -1112,6 +1112,31 @@ async def test_asked_while_another_hangs(monkeypatch: pytest.MonkeyPatch) -> Non
         assert await values.get_or_set("key", opened("own"), 60) == "own"
     hanging.gate.set()
     await leader
+
+
+async def test_what_a_factory_leaves_behind(values: ValueCache) -> None:
+    """A task that a factory leaves behind is inside of no run once that has ended, however long the chain."""
+    depths: list[int] = []
+    ended = [asyncio.Event() for _ in range(5)]
+    left: list[asyncio.Task[None]] = []
+
+    async def make(number: int) -> int:
+        depths.append(len(_inside.get()))
+        if number:
+            left.append(asyncio.create_task(ask(number - 1)))
+        return number
+
+    async def ask(number: int) -> None:
+        if number < 4:
+            await ended[number + 1].wait()
+        await values.get_or_set(f"key {number}", functools.partial(make, number), 60)
+        await landed(values)
+        ended[number].set()
+
+    async with asyncio.timeout(5):
+        await ask(4)
+        await ended[0].wait()
+    assert depths == [1] * 5
 
 
 async def slow_runs(

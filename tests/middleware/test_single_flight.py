@@ -368,6 +368,23 @@ async def test_one_of_few_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     await asyncio.wait(asked)
 
 
+async def test_slow_run_for_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a run that was too slow ends with nothing for others, they still run the handler few at once (F17)."""
+    app = Eventful(lambda _: Response("own", headers={"cache-control": "private"}))
+    asked = await hung(monkeypatch, app, 20)
+    app.gates[0].set()
+    await asked[0]
+    at_once = []
+    while not all(each.done() for each in asked):
+        await all_blocked()
+        closed = [gate for gate in app.gates if not gate.is_set()]
+        at_once.append(len(closed))
+        for gate in closed:
+            gate.set()
+        await all_blocked()
+    assert (max(at_once), len(app.runs)) == (FEW, 20)
+
+
 async def test_slow_run_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits for one of few places has the failure of the run that was too slow (F16)."""
     app = Eventful(lambda _: Response("failed", 500))

@@ -37,20 +37,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, object, object]:
     """Run nothing beside what is timed, where several processes share the suite: this file is their lock.
 
-    Nor is the time of it that which a collection of what other tests have left behind takes.
+    What other tests have left behind is collected between two files: within a test that is a pause beyond the time
+    that a look-up may take.
     """
     with Path(__file__).open(encoding="utf-8") as room:
         fcntl.flock(room, fcntl.LOCK_EX if is_alone(item) else fcntl.LOCK_SH)
-        if not is_alone(item):
-            return (yield)
         gc.freeze()
         try:
             return (yield)
         finally:
             gc.unfreeze()
+            if nextitem is None or nextitem.path != item.path:
+                gc.collect()
 
 
 class StartServer(Protocol):

@@ -10,8 +10,9 @@ import pytest
 from redis.asyncio import ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 
-from app_cache.backends.redis import RedisBackend
+from app_cache.backends.redis import LOST, RedisBackend
 from app_cache.errors import BackendError, Fault
 from tests.failures.proxy import FaultProxy, Pass, Reset
 
@@ -78,8 +79,7 @@ def connections_of(backend: RedisBackend) -> list[Any]:
     return list(client._redis.connection_pool._available_connections)
 
 
-@each_call
-@pytest.mark.parametrize(
+each_reach = pytest.mark.parametrize(
     "reach",
     [
         pytest.param(over_tcp, id="tcp"),
@@ -88,6 +88,24 @@ def connections_of(backend: RedisBackend) -> list[Any]:
         pytest.param(under_sentinel, id="sentinel"),
     ],
 )
+
+
+@each_reach
+async def test_nothing_is_written_to_what_is_lost(
+    start_server: StartServer, certificates: Certificates, tmp_path: Path, reach: Reach
+) -> None:
+    """A write to a connection that is about to be closed fails as one that is lost, on each event loop."""
+    backend = reach(start_server, certificates, tmp_path)
+    await backend.ping()
+    (connection,) = connections_of(backend)
+    connection._writer.transport.abort()
+    with pytest.raises(RedisConnectionError, match=LOST):
+        await connection.send_packed_command(b"PING\r\n", check_health=False)
+    await backend.close()
+
+
+@each_call
+@each_reach
 async def test_lost_a_moment_ago(
     start_server: StartServer,
     certificates: Certificates,

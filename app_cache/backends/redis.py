@@ -601,7 +601,10 @@ class _PlannedServer:
 
     def _under_sentinel(self, service: str) -> tuple[Redis, list[Closing]]:
         make: Any = Sentinel
-        sentinel = make(self.address.nodes, sentinel_kwargs=self._socket() | self._sentinel_tls())
+        sentinel = make(())
+        sentinel.sentinels = [
+            Redis.from_pool(ConnectionPool(**self._socket(), **self._at(*node))) for node in self.address.nodes
+        ]
         by = {"connection_class": _SentinelConnection} | self._by_tls(_SentinelTlsConnection)
         options = self._session() | by
         redis = sentinel.master_for(service, max_connections=self._plan.max_connections, **options)
@@ -610,7 +613,10 @@ class _PlannedServer:
     def _endpoint(self) -> dict[str, Any]:
         if self.address.path is not None:
             return {"connection_class": _UnixConnection, "path": self.address.path}
-        ((host, port),) = self.address.nodes
+        (node,) = self.address.nodes
+        return self._at(*node)
+
+    def _at(self, host: str, port: int) -> dict[str, Any]:
         return {"connection_class": _TcpConnection, "host": host, "port": port} | self._by_tls(_TlsConnection)
 
     def _by_tls(self, connection_class: type[_SharedTlsContext]) -> dict[str, Any]:
@@ -644,19 +650,6 @@ class _PlannedServer:
             options["socket_keepalive"] = plan.keepalive is not None
             options["socket_keepalive_options"] = plan.keepalive
         return options
-
-    def _sentinel_tls(self) -> dict[str, Any]:
-        tls = self._plan.tls
-        if tls is None:
-            return {}
-        return {
-            "ssl": True,
-            "ssl_keyfile": tls.keyfile,
-            "ssl_certfile": tls.certfile,
-            "ssl_cert_reqs": tls.cert_reqs,
-            "ssl_ca_certs": tls.ca_certs,
-            "ssl_check_hostname": tls.check_hostname,
-        }
 
     @cached_property
     def _tls_context(self) -> ssl.SSLContext | None:
@@ -712,8 +705,8 @@ class _Writer:
         self._writer.writelines(parts)
 
 
-class _HeedsLoss:
-    """Tells of a connection that was lost before a write as of one that is lost after it."""
+class _Heeds:
+    """Heeds that the connection was lost before a write, and that the call was cancelled during one."""
 
     _writer: Any
 
@@ -721,25 +714,42 @@ class _HeedsLoss:
         await super()._connect()  # type: ignore[misc]
         self._writer = _Writer(self._writer)
 
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        """Send *command* as it is.
 
-class _TcpConnection(_HeedsLoss, _PromptHello, Connection):
+        redis-py writes within `asyncio.wait_for`, which before Python 3.12 returns though it was cancelled, if
+        what it awaits has just ended: who gave the call up would wait for its answer all the same.
+        """
+        cancelled = _times_cancelled()
+        await super().send_packed_command(command, check_health)  # type: ignore[misc]
+        if _times_cancelled() > cancelled:
+            await self.disconnect(nowait=True)  # type: ignore[attr-defined]
+            raise asyncio.CancelledError
+
+
+class _TcpConnection(_Heeds, _PromptHello, Connection):
     pass
 
 
-class _TlsConnection(_HeedsLoss, _PromptHello, _SharedTlsContext, SSLConnection):
+class _TlsConnection(_Heeds, _PromptHello, _SharedTlsContext, SSLConnection):
     pass
 
 
-class _UnixConnection(_HeedsLoss, _PromptHello, UnixDomainSocketConnection):
+class _UnixConnection(_Heeds, _PromptHello, UnixDomainSocketConnection):
     pass
 
 
-class _SentinelConnection(_HeedsLoss, SentinelManagedConnection):
+class _SentinelConnection(_Heeds, SentinelManagedConnection):
     pass
 
 
-class _SentinelTlsConnection(_HeedsLoss, _SharedTlsContext, SentinelManagedSSLConnection):
+class _SentinelTlsConnection(_Heeds, _SharedTlsContext, SentinelManagedSSLConnection):
     pass
+
+
+def _times_cancelled() -> int:
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
 
 
 def _server(url: str | NotGiven, url_source: str | None, options: RedisOptions) -> _Server:
@@ -795,7 +805,7 @@ async def _anew_if_lost(ask: Callable[[], Awaitable[T]]) -> T:
     """Return what *ask* returns; if its connection was lost and redis-py does not know that, ask once more.
 
     What an event loop says of a connection that cannot be used is raised as an error of redis-py. A pool that was
-    given, and what asks Sentinels, has connections that do not heed a loss themselves.
+    given has connections that do not heed a loss themselves.
     """
     try:
         return await ask()

@@ -31,6 +31,7 @@ from tests.servers import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from pathlib import Path
 
     from tests.backends.conftest import Connect
     from tests.conftest import StartServer
@@ -477,6 +478,48 @@ async def test_cancelled_calls(redis_server: Server, connect: Connect) -> None:
     (client,) = backend._clients.values()
     assert client._turns._value == 2
     assert client._redis.connection_pool._in_use_connections == set()
+
+
+async def end_at_once(backend: RedisBackend) -> None:
+    """Assert that calls to a server that does not answer end when they are cancelled, at whatever moment."""
+    for steps in range(40):
+        call = asyncio.ensure_future(backend.ping())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        call.cancel()
+        assert await asyncio.wait([call], timeout=SOON_S / 2) == ({call}, set()), steps
+        assert call.cancelled()
+
+
+async def test_cancelled_calls_at_a_hung_server(redis_server: Server, connect: Connect) -> None:
+    """A call that is cancelled ends at once, though its server answers nothing (F31)."""
+    backend = connect(redis_server.url, max_connections=1, socket_timeout=SOON_S)
+    await backend.ping()
+    redis_server.pause()
+    try:
+        await end_at_once(backend)
+    finally:
+        redis_server.resume()
+
+
+async def test_cancelled_calls_at_a_hung_sentinel(
+    start_server: StartServer, connect: Connect, tmp_path: Path
+) -> None:
+    """A call that is cancelled ends at once, though the Sentinel that it asks answers nothing (F31)."""
+    server = start_server()
+    config = tmp_path / "sentinel.conf"
+    config.write_text(f"sentinel monitor service 127.0.0.1 {server.port} 1\n")
+    sentinel = start_server("--protected-mode", "no", sentinel_config=config)
+    backend = connect(
+        f"redis+sentinel://127.0.0.1:{sentinel.port}/service", max_connections=1, socket_timeout=SOON_S
+    )
+    await backend.ping()
+    server.command("CLIENT KILL TYPE normal")
+    sentinel.pause()
+    try:
+        await end_at_once(backend)
+    finally:
+        sentinel.resume()
 
 
 async def test_spent_budgets_cost_no_connection(redis_server: Server, connect: Connect) -> None:

@@ -595,6 +595,21 @@ async def test_sentinel(start_server: StartServer, connect: Connect, tmp_path: P
     assert isinstance(pool, SentinelConnectionPool)
 
 
+async def test_sentinel_over_tls(
+    start_server: StartServer, connect: Connect, certificates: Certificates, tmp_path: Path
+) -> None:
+    """The options for TLS hold for the Sentinels and for the master."""
+    server = start_server(certificates=certificates)
+    config = tmp_path / "sentinel.conf"
+    config.write_text(f"sentinel monitor mymaster 127.0.0.1 {server.tls_port} 1\n")
+    sentinel = start_server("--protected-mode", "no", certificates=certificates, sentinel_config=config)
+    url = f"rediss+sentinel://127.0.0.1:{sentinel.tls_port}/mymaster"
+    trusting = {"ssl_ca_certs": certificates.path("ca.pem"), "ssl_check_hostname": False}
+    await connect(url, **trusting).ping()
+    with pytest.raises(BackendError):
+        await connect(url).ping()
+
+
 # What is refused
 
 WRONG = [

@@ -159,15 +159,16 @@ def test_table_grows_with_the_entries() -> None:
 def test_bets_on_return(time: int, others: int, won: bool) -> None:
     """Who comes back while fewer have gone than two thirds of the settled was rightly bet on; time goes round."""
     rates = [0.5] * 24
-    gone = _Gone(1024, rates)
+    gone = _Gone(LEAST_PLACES, rates)
     gone._time = time
-    gone.remember(Resident("key"), ON_NEW)
-    for number in range(others):
-        gone.remember(Resident(f"{number}", count=3), NO_BET)
-    assert gone.recall("key", settled=10) == 1
+    key, *rest = apart({f"{number}" for number in range(others + 1)}).values()
+    gone.remember(Resident(key), ON_NEW)
+    for other in rest:
+        gone.remember(Resident(other, count=3), NO_BET)
+    assert gone.recall(key, settled=10) == 1
     assert (rates[ON_NEW] > 0.5) is won
     assert gone._time <= TIMES
-    assert gone.recall("key", settled=10) == 0
+    assert gone.recall(key, settled=10) == 0
 
 
 def test_places_are_true() -> None:

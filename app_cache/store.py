@@ -23,7 +23,7 @@ from app_cache.breaker import OUTCOMES, Breaker, Outcome, Troubles, fault_of
 from app_cache.clock.base import InvalidationResult, Order, Subject, Verdict, end, other_url
 from app_cache.clock.choose import clock_for
 from app_cache.codec import Entry, Mark, Value, Variants, decode, encode, from_text, to_text
-from app_cache.errors import STALLED_S, BackendError, Fault
+from app_cache.errors import LAST_LOOK_S, STALLED_S, BackendError, Fault
 from app_cache.flight import Flight
 from app_cache.keys import checked_namespace, digest
 from app_cache.logger_config import SparingLogger, logger
@@ -771,19 +771,21 @@ async def _in_time(work: Coroutine[Any, Any, T], timeout: float) -> T:
     """
     task = asyncio.ensure_future(work)
     try:
-        await asyncio.wait({task}, timeout=timeout)
+        for seconds in (timeout, LAST_LOOK_S):
+            await asyncio.wait({task}, timeout=seconds)
+            if task.done():
+                return task.result()
     except asyncio.CancelledError:
         _give_up(task)
         raise
-    if not task.done():
-        _give_up(task)
-        raise BackendError(f"no answer within {timeout:g} s")
-    return task.result()
+    _give_up(task)
+    raise BackendError(f"no answer within {timeout:g} s")
 
 
 async def _ended_in_time(work: Coroutine[Any, Any, T], timeout: float) -> T:
     """As `_in_time`, for *work* that ends as soon as it is cancelled, and so needs no task of its own."""
-    timer = asyncio.timeout(timeout)
+    loop, timer = asyncio.get_running_loop(), asyncio.timeout(None)
+    last_look = loop.call_later(timeout, lambda: timer.reschedule(loop.time() + LAST_LOOK_S))
     try:
         async with timer:
             return await work
@@ -791,6 +793,8 @@ async def _ended_in_time(work: Coroutine[Any, Any, T], timeout: float) -> T:
         if timer.expired():
             raise BackendError(f"no answer within {timeout:g} s") from None
         raise
+    finally:
+        last_look.cancel()
 
 
 def _give_up(task: asyncio.Future[T]) -> None:

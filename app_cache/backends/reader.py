@@ -13,7 +13,7 @@ from collections import deque
 from contextvars import Context
 from typing import TYPE_CHECKING, Protocol
 
-from app_cache.errors import STALLED_S, BackendError, Fault
+from app_cache.errors import LAST_LOOK_S, STALLED_S, BackendError, Fault
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -160,9 +160,12 @@ class Reader:
 
     def _begin(self) -> None:
         batch = self._newest = _Batch()
-        batch.timer = self._loop.call_later(self._timeout, self._give_up, batch, context=self._context)
+        batch.timer = self._loop.call_later(self._timeout, self._look_again, batch, context=self._context)
         self._queue.append(batch)
         self._loop.call_soon(self._fill_lanes, context=self._context)
+
+    def _look_again(self, batch: _Batch) -> None:
+        batch.timer = self._loop.call_later(LAST_LOOK_S, self._give_up, batch, context=self._context)
 
     def _give_up(self, batch: _Batch) -> None:
         """Tell who waits for *batch* that its time is over, and let nobody read what may still come."""

@@ -136,11 +136,10 @@ def unshared_credential(request: RequestHead, said: ResponseDirectives, policy: 
     By RFC 9111 §3.5 one of three directives shares what was asked with Authorization; so it is for a user that the
     application knows by other means. Cookie is our own safeguard: only ``public``, or the policy, shares that.
     """
-    by_rfc = said.public or said.must_revalidate or said.s_maxage is not None
-    if has_field(request.headers, b"authorization") and not by_rfc and not policy.declares("authorization"):
+    if has_field(request.headers, b"authorization") and not said.shared and not policy.declares("authorization"):
         return Refusal.AUTHORIZATION
     user_matters = request.has_user and not policy.http_only
-    if user_matters and not (by_rfc or policy.declares("authorization") or policy.declares("cookie")):
+    if user_matters and not (said.shared or policy.declares("authorization") or policy.declares("cookie")):
         return Refusal.AUTHORIZATION
     cookie_matters = (
         has_field(request.headers, b"cookie") and not policy.http_only and not policy.declares("cookie")

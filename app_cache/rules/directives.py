@@ -11,7 +11,7 @@ from app_cache.rules.messages import Headers, combined, field_lines, is_token, l
 from app_cache.rules.structured import parse_dictionary
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from app_cache.rules.structured import Member
 
@@ -21,9 +21,20 @@ LONGEST = 2**31
 """Seconds at which a delta-seconds saturates (RFC 9111 §1.2.2)."""
 TARGETED = (b"cdn-cache-control",)
 """Fields that take the place of Cache-Control and Expires, the first that is valid (RFC 9213 §2.2)."""
-DECIDING = frozenset({b"age", b"cache-control", b"date", b"expires", b"vary", *TARGETED})
-"""Fields that decide whom a stored response may answer, and how long: without one of them it is not stored."""
+DECIDING = frozenset(
+    {
+        *(b"age", b"cache-control", b"date", b"etag", b"expires", b"vary", *TARGETED),
+        *(b"content-encoding", b"content-range", b"content-type", b"location"),
+    }
+)
+"""Fields that decide whom a stored response may answer, how long, and as what its body is read.
+
+Without one of them it is not stored.
+"""
 _NAMING_FIELDS = frozenset({"private", "no-cache"})
+_RESTRICTING = frozenset({"no-cache", "no-store", "private"})
+_ARGUMENT = re.compile(r'=(?:[^\s;="]*|"(?:[^"\\]|\\.)*")', re.DOTALL)
+_WORDS = re.compile(r"[^\s;=]+")
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 
 
@@ -31,16 +42,16 @@ def parse_directives(lines: Iterable[str]) -> dict[str, str | None]:
     """Return the directives in field *lines* by lower-case name, each with its argument or None.
 
     A quoted argument is unquoted, whatever it holds. What follows a name and is no argument makes one that nothing
-    can read. Of a repeated directive the first counts, but what two lists of fields name is added up, and one
-    without a list is the stricter (§4.2.1).
+    can read, but a word in it that restricts is heard: it was meant to be a directive. Of a repeated directive the
+    first counts, but what two lists of fields name is added up, and one without a list is the stricter (§4.2.1).
 
-    >>> parse_directives(['Max-Age="60", private="set-cookie, x"', "foo, no-store; bar"])
-    {'max-age': '60', 'private': 'set-cookie, x', 'foo': None, 'no-store': '; bar'}
+    >>> parse_directives(['Max-Age="60", private="set-cookie, x"', "foo, public; no-store"])
+    {'max-age': '60', 'private': 'set-cookie, x', 'foo': None, 'public': '; no-store', 'no-store': None}
     """
     found: dict[str, str | None] = {}
     repeated: dict[str, list[str | None]] = {}
-    for member in (member for line in lines for member in list_members(line)):
-        name, argument = _directive(member)
+    members = (member for line in lines for member in list_members(line))
+    for name, argument in (directive for member in members for directive in _directives(member)):
         if name not in found:
             found[name] = argument
         elif name in _NAMING_FIELDS:
@@ -51,12 +62,17 @@ def parse_directives(lines: Iterable[str]) -> dict[str, str | None]:
     return {name: argument for name, argument in found.items() if name}
 
 
-def _directive(member: str) -> tuple[str, str | None]:
+def _directives(member: str) -> Iterator[tuple[str, str | None]]:
     name = token_of(member)
     rest = member[len(name) :]
     if not rest:
-        return name.lower(), None
-    return name.lower(), _unquoted(rest[1:]) if rest.startswith("=") else rest
+        yield name.lower(), None
+        return
+    yield name.lower(), _unquoted(rest[1:]) if rest.startswith("=") else rest
+    if not _ARGUMENT.fullmatch(rest):
+        for word in _WORDS.findall(rest.lower()):
+            if word in _RESTRICTING:
+                yield word, None
 
 
 def delta_seconds(argument: str | None) -> int | None:
@@ -119,6 +135,8 @@ class ResponseDirectives:
     no_cache: bool = False
     private: bool = False
     public: bool = False
+    shared: bool = False
+    """Whether it may answer others than who asked with Authorization (§3.5)."""
     must_revalidate: bool = False
     proxy_revalidate: bool = False
     must_understand: bool = False
@@ -162,6 +180,7 @@ def _response_directives(said: Directives, *, targeted: bool) -> ResponseDirecti
         no_cache="no-cache" in said and _fields_named(said["no-cache"]) is None,
         private="private" in said and _fields_named(said["private"]) is None,
         public=said.get("public", "") is None,
+        shared=_is_shared(said),
         must_revalidate="must-revalidate" in said,
         proxy_revalidate="proxy-revalidate" in said,
         must_understand=said.get("must-understand", "") is None,
@@ -172,6 +191,12 @@ def _response_directives(said: Directives, *, targeted: bool) -> ResponseDirecti
         withheld=frozenset().union(*(_fields_named(said.get(name)) or () for name in _NAMING_FIELDS)),
         targeted=targeted,
     )
+
+
+def _is_shared(said: Directives) -> bool:
+    """Return whether one of the directives of §3.5 permits that; one that cannot be read does not."""
+    stated = said.get("public", "") is None or said.get("must-revalidate", "") is None
+    return stated or delta_seconds(said.get("s-maxage")) is not None
 
 
 def _fields_named(argument: str | None) -> frozenset[bytes] | None:

@@ -132,6 +132,8 @@ SESSION = "Cookie: session=1"
         pytest.param([ALICE], "public", PLAIN, None, id="authorization, public"),
         pytest.param([ALICE], "must-revalidate", PLAIN, None, id="authorization, must-revalidate"),
         pytest.param([ALICE], "s-maxage=60", PLAIN, None, id="authorization, s-maxage"),
+        pytest.param([ALICE], "must-revalidate; foo", PLAIN, Refusal.AUTHORIZATION, id="no clear must-revalidate"),
+        pytest.param([ALICE], "s-maxage=soon", PLAIN, Refusal.AUTHORIZATION, id="s-maxage that cannot be read"),
         pytest.param([ALICE], 'foo="public"', PLAIN, Refusal.AUTHORIZATION, id="public in quotes"),
         pytest.param([SESSION], "", PLAIN, Refusal.COOKIE, id="cookie"),
         pytest.param([SESSION], "public", PLAIN, None, id="cookie, public"),

@@ -208,18 +208,21 @@ def test_request_directives(lines: list[str], asked: RequestDirectives) -> None:
     assert request_directives(fields(*lines)) == asked
 
 
+MUST_REVALIDATE = ResponseDirectives(must_revalidate=True, shared=True)
+
+
 @pytest.mark.parametrize(
     ("value", "said"),
     [
         pytest.param("no-store", ResponseDirectives(no_store=True), id="no-store"),
         pytest.param("no-store=x", ResponseDirectives(no_store=True), id="no-store with an argument"),
-        pytest.param("public", ResponseDirectives(public=True), id="public"),
-        pytest.param("must-revalidate", ResponseDirectives(must_revalidate=True), id="must-revalidate"),
+        pytest.param("public", ResponseDirectives(public=True, shared=True), id="public"),
+        pytest.param("must-revalidate", MUST_REVALIDATE, id="must-revalidate"),
         pytest.param("proxy-revalidate", ResponseDirectives(proxy_revalidate=True), id="proxy-revalidate"),
         pytest.param("must-understand", ResponseDirectives(must_understand=True), id="must-understand"),
         pytest.param("max-age=9", ResponseDirectives(max_age=9), id="max-age"),
         pytest.param('max-age="9"', ResponseDirectives(max_age=9), id="max-age quoted"),
-        pytest.param("s-maxage=9", ResponseDirectives(s_maxage=9), id="s-maxage"),
+        pytest.param("s-maxage=9", ResponseDirectives(s_maxage=9, shared=True), id="s-maxage"),
         pytest.param("max-age=x", ResponseDirectives(max_age=0), id="max-age that cannot be read is stale"),
         pytest.param("max-age", ResponseDirectives(max_age=0), id="max-age without argument is stale"),
         pytest.param("max-age=-1", ResponseDirectives(max_age=0), id="max-age below zero is stale"),
@@ -261,11 +264,32 @@ def test_request_directives(lines: list[str], asked: RequestDirectives) -> None:
         pytest.param("max-age = 9", ResponseDirectives(max_age=0), id="blanks around the sign are stale"),
         pytest.param("private; max-age=9", ResponseDirectives(private=True), id="a semicolon hides nothing"),
         pytest.param(
+            "max-age=9; private", ResponseDirectives(max_age=0, private=True), id="nor what is behind an argument"
+        ),
+        pytest.param(
+            "must-revalidate; No-Store",
+            ResponseDirectives(must_revalidate=True, no_store=True),
+            id="nor behind a name",
+        ),
+        pytest.param('foo="a"b;no-cache="x"', ResponseDirectives(no_cache=True), id="nor behind a quoted string"),
+        pytest.param("public private", ResponseDirectives(private=True), id="nor does a blank"),
+        pytest.param(
+            "max-age=9; public; foo", ResponseDirectives(max_age=0), id="what permits is not heard behind others"
+        ),
+        pytest.param(
             'private="x-a, vary"', ResponseDirectives(private=True), id="private with a field that decides"
         ),
         pytest.param('no-cache="Age"', ResponseDirectives(no_cache=True), id="no-cache with a field that decides"),
         pytest.param('private="a b"', ResponseDirectives(private=True), id="private with what is no field"),
         pytest.param("public=x, must-understand=x", NOTHING_SAID, id="what permits takes no argument"),
+        pytest.param(
+            "must-revalidate=1",
+            ResponseDirectives(must_revalidate=True),
+            id="must-revalidate with one restricts alone",
+        ),
+        pytest.param(
+            'private="content-type"', ResponseDirectives(private=True), id="private with what reads the body"
+        ),
         pytest.param("only-if-cached, max-stale, min-fresh=3", NOTHING_SAID, id="what is not for responses"),
     ],
 )
@@ -277,7 +301,7 @@ def test_response_directives(value: str, said: ResponseDirectives) -> None:
 def test_response_lines() -> None:
     """Lines of Cache-Control are one list, and Pragma says nothing in a response (§5.4)."""
     headers = fields("Cache-Control: public", "Pragma: no-cache", "CACHE-CONTROL: max-age=9")
-    assert response_directives(headers) == ResponseDirectives(public=True, max_age=9)
+    assert response_directives(headers) == ResponseDirectives(public=True, shared=True, max_age=9)
     assert response_directives(fields("Pragma: no-cache")) == NOTHING_SAID
 
 
@@ -305,6 +329,12 @@ def test_response_lines() -> None:
             ["CDN-Cache-Control: max-age=1, max-age=2"], ResponseDirectives(max_age=2), id="the last of two"
         ),
         pytest.param(["CDN-Cache-Control: no-store=?0"], NOTHING_SAID, id="nothing but what is false"),
+        pytest.param(["CDN-Cache-Control: must-revalidate"], MUST_REVALIDATE, id="must-revalidate"),
+        pytest.param(
+            ["CDN-Cache-Control: must-revalidate=5"],
+            ResponseDirectives(must_revalidate=True),
+            id="must-revalidate that is an Integer",
+        ),
         pytest.param(["CDN-Cache-Control: max-age=9;x=1, foo"], ResponseDirectives(max_age=9), id="parameters"),
         pytest.param(
             ['CDN-Cache-Control: max-age="9"'], ResponseDirectives(max_age=0), id="a String is no Integer"

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 MAGIC = b"\xacR"
 VERSION = 1
 PREFIX = struct.Struct(">2sBBIQ")
+DESCRIBING = frozenset({b"content-encoding", b"content-language", b"content-type"})
+"""Fields without which the same bytes are another representation."""
 TEXT_MARK = "app-cache:"
 """What an entry begins with on a backend that keeps text only."""
 
@@ -182,6 +184,10 @@ def from_text(text: str) -> bytes:
         return b""
 
 
-def entity_tag_of(body: bytes) -> bytes:
-    """Return a strong ETag for *body* (RFC 9110 §8.8.3)."""
-    return b'"%s"' % xxhash.xxh3_128_hexdigest(body).encode("ascii")
+def entity_tag_of(body: bytes, headers: Headers) -> bytes:
+    """Return a strong ETag for *body* as *headers* describe it (RFC 9110 §8.8.1, §8.8.3)."""
+    seed = 0
+    for name, value in headers:
+        if name.lower() in DESCRIBING:
+            seed = xxhash.xxh3_64_intdigest(name.lower() + value, seed)
+    return b'"%s"' % xxhash.xxh3_128_hexdigest(body, seed).encode("ascii")

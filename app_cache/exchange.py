@@ -494,7 +494,7 @@ class Exchange:
         if self.found.entry is None:
             return None
         stored = self.found.entry
-        made = entity_tag_of(stored.body).decode("ascii")
+        made = entity_tag_of(stored.body, stored.headers).decode("ascii")
         return validating_headers(self.request.headers, stored.headers, made)
 
     def _refresh(self) -> None:

@@ -287,6 +287,6 @@ class Filling:
     def _stored_fields(self, head: ResponseHead, body: bytes) -> Headers:
         headers = announced(head.headers, self.policy.include_headers)
         if head.status == 200 and not has_field(headers, b"etag"):
-            self.entity_tag = entity_tag_of(body)
+            self.entity_tag = entity_tag_of(body, headers)
             headers = (*headers, (b"etag", self.entity_tag))
         return headers

@@ -337,8 +337,22 @@ def test_any_text(text: str) -> None:
 @given(st.binary(max_size=20), st.binary(max_size=20))
 def test_entity_tag_of(one: bytes, other: bytes) -> None:
     """A body has a strong entity tag, another body another (RFC 9110 §8.8.3)."""
-    assert re.fullmatch(rb'"[0-9a-f]{32}"', entity_tag_of(one))
-    assert (entity_tag_of(one) == entity_tag_of(other)) is (one == other)
+    assert re.fullmatch(rb'"[0-9a-f]{32}"', entity_tag_of(one, ()))
+    assert (entity_tag_of(one, ()) == entity_tag_of(other, ())) is (one == other)
+
+
+@pytest.mark.parametrize(
+    ("field", "tells"),
+    [
+        pytest.param((b"Content-Type", b"text/plain"), True, id="type"),
+        pytest.param((b"content-encoding", b"gzip"), True, id="coding"),
+        pytest.param((b"content-language", b"de"), True, id="language"),
+        pytest.param((b"x-request-id", b"1"), False, id="what says nothing of the body"),
+    ],
+)
+def test_entity_tag_of_the_same_bytes(field: tuple[bytes, bytes], tells: bool) -> None:
+    """The same bytes in another representation have another entity tag (RFC 9110 §8.8.1)."""
+    assert (entity_tag_of(b"[]", (field,)) != entity_tag_of(b"[]", ())) is tells
 
 
 def mutated(raw: bytes, chance: random.Random) -> bytes:

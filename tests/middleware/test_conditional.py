@@ -99,6 +99,23 @@ async def test_tag_of_another_variant() -> None:
     assert (english.status_code, told(english)) == (304, "hit")
 
 
+async def test_tag_of_another_variant_of_the_same_bytes() -> None:
+    """Nor does it where the two have the same bytes: a client would take the one for the other."""
+    app = FastAPI()
+
+    @app.get("/")
+    @cache(timeout=60)
+    def answer(request: Request) -> Response:
+        return Response("[]", media_type=request.headers["accept"], headers={"vary": "accept"})
+
+    put_cache(app)
+    async with client_of(app) as client:
+        tag = (await client.get("/", headers={"accept": "application/json"})).headers["etag"]
+        for _ in range(2):
+            plain = await client.get("/", headers={"accept": "text/plain", "if-none-match": tag})
+            assert (plain.status_code, plain.headers["content-type"]) == (200, "text/plain; charset=utf-8")
+
+
 @pytest.mark.parametrize("status", [203, 404, 500])
 async def test_only_a_200_is_not_modified(status: int) -> None:
     """An answer of another status is sent whole, whatever the client has."""

@@ -14,6 +14,7 @@ from app_cache.keys import (
     POLICY,
     DefaultKeyGenerator,
     KeyGenerator,
+    encodable,
     full_path,
     host_of,
     origin,
@@ -113,6 +114,7 @@ def _subject(
         stamps |= {root_stamp(root), url_stamp(inner), url_stamp(inner, here)}
     if logical_key is not None:
         stamps.add(key_stamp(logical_key))
+        logical_key = encodable(logical_key)
     return Subject(frozenset(stamps), path, logical_key, key)
 
 
@@ -154,4 +156,4 @@ async def _asked(hook: Callable[[Request], Any], plan: Plan, scope: Scope, body:
         return None
     if not isinstance(answer, str):
         raise TypeError(f"a key must be a string or None, not {answer!r}")
-    return answer.encode("utf-8", "replace").decode("utf-8")
+    return answer

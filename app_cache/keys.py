@@ -15,6 +15,7 @@ from urllib.parse import unquote_plus
 import msgspec
 
 from app_cache.errors import ConfigurationError
+from app_cache.rules.decisions import DEFAULT_PORTS
 from app_cache.rules.messages import combined
 from app_cache.rules.variants import variant
 
@@ -31,7 +32,6 @@ POLICY = "app_cache.policy"
 """Where the middleware keeps, in the scope, the policy of the request."""
 _OF_CONTENT = (b"content-type", b"content-encoding", b"content-language")
 _encode = msgspec.msgpack.Encoder().encode
-_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
 class KeyGenerator(ABC):
@@ -177,7 +177,7 @@ def full_path(scope: Mapping[str, Any]) -> str:
     path: str = scope["path"]
     root: str = scope.get("root_path", "").rstrip("/")
     whole = path if not root or _is_under(root, path) else root + path
-    return whole if whole.isascii() else _encodable(whole)
+    return whole if whole.isascii() else encodable(whole)
 
 
 def root_paths(scope: Mapping[str, Any], own: str = "") -> list[str]:
@@ -185,7 +185,7 @@ def root_paths(scope: Mapping[str, Any], own: str = "") -> list[str]:
     given = {scope.get("root_path", ""), scope.get("app_root_path", ""), own}
     if given == {""}:
         return []
-    whole, roots = full_path(scope), {_encodable(root.rstrip("/")) for root in given}
+    whole, roots = full_path(scope), {encodable(root.rstrip("/")) for root in given}
     return sorted(root for root in roots if root and _is_under(root, whole))
 
 
@@ -198,13 +198,9 @@ def _is_under(root: str, path: str) -> bool:
     return path == root or path.startswith(root + "/")
 
 
-def _encodable(text: str) -> str:
+def encodable(text: str) -> str:
+    """Return *text* with a question mark for each lone surrogate, which no encoding has."""
     return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def url_of(scope: Mapping[str, Any]) -> str:
-    """Return the absolute URL of a request, without query, its path decoded."""
-    return f"{origin_of(scope)}{full_path(scope)}"
 
 
 def origin_of(scope: Mapping[str, Any]) -> str:
@@ -213,12 +209,16 @@ def origin_of(scope: Mapping[str, Any]) -> str:
 
 
 def origin(scheme: str, host: str) -> str:
-    """Return the origin of *scheme* and *host*, a default port left out (RFC 9110 §4.3.1).
+    """Return the origin of *scheme* and *host*, a default port left out (RFC 9110 §4.2.3, §4.3.1).
 
-    >>> origin("http", "Example.org:80")
-    'http://example.org'
+    >>> origin("http", "Example.org:80"), origin("https", "example.org:08443"), origin("http", "[::1]:")
+    ('http://example.org', 'https://example.org:8443', 'http://[::1]')
     """
-    return f"{scheme}://{host.lower().removesuffix(_DEFAULT_PORTS.get(scheme, ':'))}"
+    name, colon, port = host.lower().rpartition(":")
+    if not colon or port.endswith("]"):
+        return f"{scheme}://{host.lower()}"
+    port = port.lstrip("0")
+    return f"{scheme}://{name}" if port in ("", DEFAULT_PORTS.get(scheme)) else f"{scheme}://{name}:{port}"
 
 
 def canonical_query(query: bytes, policy: CachePolicy | None) -> bytes:

@@ -296,6 +296,12 @@ async def test_more_than_the_default_key() -> None:
         pytest.param({}, "either backend=… or container=…", id="nothing"),
         pytest.param({"backend": MemoryBackend(), "container": CacheContainer()}, "either backend=…", id="both"),
         pytest.param({"container": CacheContainer(), "namespace": "a"}, "set CACHE_NAMESPACE", id="namespace"),
+        pytest.param({"container": CacheContainer(), "clock": float}, "override container.clock", id="clock"),
+        pytest.param(
+            {"container": CacheContainer(), "key_generator": DefaultKeyGenerator},
+            "instance of a subclass of KeyGenerator",
+            id="key generator is a class",
+        ),
         pytest.param({"backend": MemoryBackend(), "namespace": "a b"}, "not 'a b'", id="namespace with a blank"),
         pytest.param({"backend": MemoryBackend(), "default_policy": 60}, "not 60", id="policy"),
     ],
@@ -380,6 +386,34 @@ async def test_any_text_is_a_key() -> None:
     put_cache(app)
     async with client_of(app) as client:
         assert [told(await client.get("/")) for _ in range(2)] == [MISS, "hit"]
+
+
+def asked_for(request: Request) -> str:
+    """Return a text that no encoding has, another for each number."""
+    return chr(0xDC80 + int(request.query_params["n"]))
+
+
+class ByNumber(KeyGenerator):
+    """Gives that text."""
+
+    def generate_cache_key(self, request: Request) -> str:
+        return asked_for(request)
+
+
+@pytest.mark.parametrize("options", [{"vary_by": asked_for}, {"key": ByNumber()}], ids=["vary_by", "key"])
+async def test_lone_surrogates_are_told_apart(options: dict[str, Any]) -> None:
+    """Two keys that no encoding has are two keys; each is invalidated by itself."""
+    app = FastAPI()
+    app.get("/")(cache(timeout=60, include_query=[], **options)(lambda n: n))
+    container = put_cache(app)
+    async with client_of(app) as client:
+        for told_so in (MISS, "hit"):
+            for n in "12":
+                answer = await client.get(f"/?n={n}")
+                assert (answer.json(), told(answer)) == (n, told_so)
+        if "key" in options:
+            await container.invalidation().by_key(chr(0xDC81))
+            assert [told(await client.get(f"/?n={n}")) for n in "12"] == [MISS, "hit"]
 
 
 @pytest.mark.parametrize(

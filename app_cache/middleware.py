@@ -19,10 +19,10 @@ from app_cache.clock.base import Order, group_stamp, tag_stamp, url_stamp
 from app_cache.errors import ConfigurationError
 from app_cache.exchange import Exchange
 from app_cache.fastpath import FastPath, Question
-from app_cache.guards import in_force
-from app_cache.identity import tags_of
+from app_cache.guards import Guarding, in_force
+from app_cache.identity import tags_of, target_of
 from app_cache.invalidation import stamp_of_url
-from app_cache.keys import DefaultKeyGenerator, KeyGenerator, full_path, origin_of, url_of
+from app_cache.keys import DefaultKeyGenerator, KeyGenerator, full_path, origin_of
 from app_cache.policy import CACHEABLE_METHODS
 from app_cache.posted import PostedAnswer
 from app_cache.routes.policies import Fallbacks
@@ -32,10 +32,10 @@ from app_cache.rules.decisions import SAFE_METHODS, to_invalidate
 from app_cache.rules.glob import fitted
 from app_cache.rules.messages import fields_of
 from app_cache.rules.structured import strings
-from app_cache.services import SCOPE_KEY, PlainServices, resolved, serving
+from app_cache.services import SCOPE_KEY, PlainServices, checked_key_generator, resolved, serving
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+    from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 
     from starlette.requests import Request
 
@@ -76,7 +76,7 @@ class CacheMiddleware:
             They go before *default_policy*, and a decorator before them.
         key_generator: Instead of the container's, or of the default one.
         namespace: Comes between ``cache:`` and the key; a container has its own.
-        clock: Tells the time, in epoch seconds; a container has its own.
+        clock: Tells the time, in epoch seconds; `time.time` if not given. A container has its own.
         front: The application that a server calls, if `CacheProtocol` may give hits of this cache without what
             stands between that and this: middleware that is outside then does not run on most hits.
 
@@ -95,18 +95,23 @@ class CacheMiddleware:
         policies: Mapping[str, CachePolicy | None] | None = None,
         key_generator: KeyGenerator | None = None,
         namespace: str = "",
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
         front: object = None,
     ) -> None:
         if (backend is None) == (container is None):
             raise ConfigurationError("CacheMiddleware needs either backend=… or container=…")
         if container is not None and namespace:
             raise ConfigurationError("the container has its own namespace: set CACHE_NAMESPACE")
+        if container is not None and clock is not None:
+            raise ConfigurationError("the container has its own clock: override container.clock")
+        if key_generator is not None:
+            checked_key_generator(key_generator)
         self.app = app
         self.front = front
         self._container = container
-        self._key_generator = key_generator
-        self._plain = None if backend is None else PlainServices(backend, key_generator, namespace, clock)
+        self._plain = (
+            None if backend is None else PlainServices(backend, key_generator, namespace, clock or time.time)
+        )
         services = self._plain or resolved(container)
         self._services = None if callable(container) else services
         self._table = RouteTable(app, Fallbacks(policies, default_policy))
@@ -198,11 +203,8 @@ class CacheMiddleware:
     ) -> None:
         policy = None if plan is None else plan.policy
         if plan is None or policy is None:
-            token = in_force.set(None)
-            try:
+            with Guarding(None):
                 await self.app(scope, receive, send)
-            finally:
-                in_force.reset(token)
             return
         scope[HANDLED] = True
         era = self._fast.current_era(services)
@@ -272,8 +274,7 @@ class CacheMiddleware:
         self, services: CacheServices, plan: Plan | None, scope: Scope, status: int, headers: Headers
     ) -> Order | None:
         """Return what an answer that is no error invalidates: by HTTP, and by `@invalidates`."""
-        urls = to_invalidate(scope["method"], url_of(scope), status, headers)
-        stamps = [self._stamp(scope, url) for url in urls if self._is_cached(scope, url)]
+        stamps = self._stamps(scope, to_invalidate(scope["method"], target_of(scope), status, headers))
         if scope["method"] not in SAFE_METHODS:
             here = origin_of(scope)
             stamps += [group_stamp(here, group) for group in strings(headers, b"cache-group-invalidation")]
@@ -300,15 +301,14 @@ class CacheMiddleware:
         patterns = plan.fill_in(asked.patterns, scope, escape_for_glob) or []
         return stamps, [fitted(pattern) for pattern in patterns]
 
-    @staticmethod
-    def _stamp(scope: Scope, url: str) -> str:
-        """Return the stamp of *url*, which has the origin of this request; the path of its own came decoded."""
-        path = full_path(scope) if url == url_of(scope) else unquote(urlsplit(url).path) or "/"
-        return url_stamp(path, origin_of(scope))
+    def _stamps(self, scope: Scope, urls: Sequence[str]) -> list[str]:
+        """Return the stamps of what may be stored of *urls*, the request's own before others of its origin."""
+        here, named = origin_of(scope), [unquote(urlsplit(url).path) or "/" for url in urls[1:]]
+        paths = [(scope["path"], full_path(scope)), *zip(named, named, strict=True)] if urls else []
+        return [url_stamp(whole, here) for path, whole in paths if self._is_cached(scope, path)]
 
-    def _is_cached(self, scope: Scope, url: str) -> bool:
-        """Return whether an answer for *url*, which has the origin of this request, may be stored."""
-        path = scope["path"] if url == url_of(scope) else unquote(urlsplit(url).path)
+    def _is_cached(self, scope: Scope, path: str) -> bool:
+        """Return whether an answer for *path* may be stored."""
         plans = (self._table.find({**scope, "path": path}, method) for method in sorted(CACHEABLE_METHODS))
         return any(plan is not None and plan.policy is not None for plan in plans)
 

@@ -179,7 +179,7 @@ class PlainServices:
         now: Callable[[], float],
     ) -> None:
         self._backend = checked_backend(backend)
-        self._key_generator = checked_key_generator(key_generator or DefaultKeyGenerator())
+        self._key_generator = key_generator or DefaultKeyGenerator()
         self._store = StoredResponses(backend, namespace, now=now)
         self._health = HealthCheck(self.backend)
 

@@ -47,11 +47,9 @@ def install(app: Starlette, container: Any, *, front: bool = False, **options: A
     if hasattr(app.state, STATE_ATTRIBUTE):
         raise ConfigurationError("this application has a cache already: call install(app, container) once")
     _check(resolved(container))
-    if options.get("key_generator") is not None:
-        checked_key_generator(options["key_generator"])
     if front:
         options["front"] = app
-    CacheMiddleware(app.router, container=container, **options)
+    CacheMiddleware(app.router, container=container, **options)  # what is wrong in the options is told now
     app.user_middleware.append(Middleware(CacheMiddleware, container=container, **options))
     app.build_middleware_stack = with_shortcut(app.build_middleware_stack)  # type: ignore[method-assign]
     setattr(app.state, STATE_ATTRIBUTE, container)

@@ -38,11 +38,12 @@ class BackendRouter(Composite):
 
     Args:
         backends: The backends by name; one may have several names. All are closed with this one.
-        default: The backend, or its name, for all keys that belong to no other.
+        default: The backend, or its name, for all keys that belong to no other; ``data`` if not given.
         routes: Pairs of a prefix, or a function that tells whether a key belongs, and a backend or its name.
 
     Raises:
-        ConfigurationError: If there is no backend, or *default* or a route names one that is not there.
+        ConfigurationError: If there is no backend, *default* or a route names one that is not there, or is one
+            where another has the name that it would get.
     """
 
     default = "data"
@@ -51,7 +52,7 @@ class BackendRouter(Composite):
     def __init__(
         self,
         backends: Mapping[str, CacheBackend] | None = None,
-        default: str | CacheBackend = "data",
+        default: str | CacheBackend | None = None,
         *,
         routes: Sequence[Route] = (),
     ) -> None:
@@ -59,8 +60,10 @@ class BackendRouter(Composite):
         self._routes = [
             (_fits(route), self._named(backend, f"routes[{at}]")) for at, (route, backend) in enumerate(routes)
         ]
-        if isinstance(default, CacheBackend) or not self._decides_otherwise():
-            self.default = self._named(default, "default")
+        wanted = self.default if default is None else default
+        if isinstance(wanted, CacheBackend) or not self._decides_otherwise():
+            wanted = self._named(wanted, "default")
+        self.default = wanted
         if not self.backends:
             raise ConfigurationError("backends must be a dictionary of names and backends, and have one at least")
 
@@ -151,7 +154,10 @@ class BackendRouter(Composite):
     def _named(self, backend: str | CacheBackend, name: str) -> str:
         """Return the name of *backend*, which is *name* if it has none yet."""
         if isinstance(backend, CacheBackend):
-            self.backends[name] = backend
+            if self.backends.setdefault(name, backend) is not backend:
+                raise ConfigurationError(
+                    f"{name} is a backend, and another has the name {name!r}: give that another"
+                )
             return name
         if backend not in self.backends:
             raise ConfigurationError(f"{name} must be one of {_listed(self.backends)}, not {backend!r}")

@@ -6,6 +6,7 @@ Each answer brings its reason in the words of RFC 9211; the header, ``request.st
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -37,7 +38,7 @@ UNDERSTOOD_STATUSES = frozenset(
     {*range(200, 206), *range(300, 304), 305, 307, 308, *range(400, 418), 421, 422, 426, *range(500, 506)}
 )
 """Statuses whose rules for caches are known (RFC 9110 §15), for must-understand (RFC 9111 §5.2.2.3)."""
-_PORTS = {"http": 80, "https": 443}
+DEFAULT_PORTS = {"http": "80", "https": "443"}
 FAILURES = frozenset({500, 502, 503, 504})
 """Statuses that a stale response may stand in for (RFC 5861 §4)."""
 NOT_THERE = frozenset({404, 410, 451})
@@ -328,7 +329,7 @@ def to_invalidate(method: str, target: str, status: int, headers: Headers) -> tu
     """
     if method in SAFE_METHODS or not 200 <= status < 400:
         return ()
-    named = [*field_lines(headers, b"location"), *field_lines(headers, b"content-location")]
+    named = [*map(_as_uri, (*field_lines(headers, b"location"), *field_lines(headers, b"content-location")))]
     resolved = [url for each in named if (url := _same_origin(target, each)) is not None]
     return tuple(dict.fromkeys([target, *resolved]))
 
@@ -341,8 +342,13 @@ def answers_get(target: str, response: ResponseHead, received_at: float) -> bool
         response.status == 200
         and explicit_lifetime(said, response.headers, received_at) is not None
         and len(located) == 1
-        and _same_origin(target, located[0]) == target
+        and _same_origin(target, _as_uri(located[0])) == target
     )
+
+
+def _as_uri(reference: str) -> str:
+    """Return a field's *reference* with octets that no URI has percent-encoded (RFC 3986 §2.1)."""
+    return re.sub(r"[^!-~]", lambda octet: f"%{ord(octet[0]):02X}", reference)
 
 
 def _same_origin(target: str, reference: str) -> str | None:
@@ -352,8 +358,15 @@ def _same_origin(target: str, reference: str) -> str | None:
         same = _origin(here) == _origin(there)
     except ValueError:
         return None
-    return there._replace(netloc=here.netloc, fragment="").geturl() if same else None
+    return (
+        there._replace(netloc=here.netloc, path=_without_dots(there.path), fragment="").geturl() if same else None
+    )
 
 
-def _origin(url: SplitResult) -> tuple[str, str | None, int | None]:
-    return url.scheme, url.hostname, url.port or _PORTS.get(url.scheme)
+def _without_dots(path: str) -> str:
+    """Return *path* without ``.`` and ``..``, which `urljoin` leaves in a whole URL (RFC 3986 §5.2.4)."""
+    return urljoin("/", path) if "/." in path and not path.startswith("//") else path
+
+
+def _origin(url: SplitResult) -> tuple[str, str | None, str]:
+    return url.scheme, url.hostname, str(url.port or DEFAULT_PORTS.get(url.scheme))

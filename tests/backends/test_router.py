@@ -122,6 +122,19 @@ async def test_override_needs_no_default(session: MemoryBackend) -> None:
     assert await where(ToSession({"session": session}), "key", {"session": session}) == ["session"]
 
 
+async def test_override_keeps_the_default(session: MemoryBackend, data: MemoryBackend) -> None:
+    """A subclass that decides for some keys leaves the others to the default that was given."""
+
+    class Some(BackendRouter):
+        def _get_backend_for_key(self, key: str) -> str:
+            return "session" if key == "s" else super()._get_backend_for_key(key)
+
+    backends = {"session": session, "other": data}
+    assert await where(Some(backends, default="other"), "key", backends) == ["other"]
+    own = type("Own", (Some,), {"default": "other"})
+    assert await where(own(backends), "key", backends) == ["other"]
+
+
 async def test_unknown_name(session: MemoryBackend) -> None:
     """A key that is routed to a name without a backend is an error that says which there are."""
 
@@ -198,6 +211,10 @@ async def test_default_timeouts(session: MemoryBackend) -> None:
         (
             {"backends": {"data": TextBackend()}, "routes": [("s:", "x")]},
             r"routes\[0\] must be one of 'data', not 'x'",
+        ),
+        (
+            {"backends": {"default": TextBackend()}, "default": TextBackend()},
+            "default is a backend, and another has the name 'default': give that another",
         ),
     ],
 )

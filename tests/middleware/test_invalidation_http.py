@@ -212,6 +212,20 @@ async def test_by_the_url_of_the_request() -> None:
     assert await forgotten(app, "POST", "/x/changed", "/x") == ["/x"]
 
 
+async def test_beside_a_path_with_a_question_mark_in_it() -> None:
+    """A relative Location is beside the path as it was written, not as it is decoded (RFC 3986 §5.2)."""
+    app = FastAPI()
+    app.get("/{at:path}")(cache(timeout=60)(lambda at: at))
+
+    @app.put("/{at:path}", status_code=201)
+    async def put(at: str, response: Response) -> None:
+        response.headers["location"] = "y"
+
+    put_cache(app)
+    urls = ("/a%3Fb/x", "/a%3Fb/y", "/y", "/a/y")
+    assert await forgotten(app, "PUT", "/a%3Fb/x", *urls) == ["/a%3Fb/x", "/a%3Fb/y"]
+
+
 async def test_a_cached_post_is_forgotten_too() -> None:
     """What is stored for a POST is made invalid as well by another method on its URL."""
     app = FastAPI()

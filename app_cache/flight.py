@@ -49,6 +49,8 @@ REST_S = 1.0
 """Seconds from a refresh that failed to the next of its key; twice as many after each that fails then."""
 MOST_REST_S = 60.0
 MAX_MARKERS = 10_000
+BESIDE_THE_ANSWER = frozenset({"http.response.debug", "http.response.early_hint"})
+"""Messages that come before an answer, and are no part of it."""
 
 
 class Share(Enum):
@@ -136,12 +138,21 @@ class Run(ABC, Generic[OutcomeT]):
         self.on_end: Callable[[asyncio.Task[Any]], None] | None = None
         """Is called when the task has ended."""
         self._led = False
+        self._overdue = False
         self._end_timer: asyncio.TimerHandle | None = None
 
     async def follow(self, timeout: float) -> OutcomeT | None:
-        """Return the outcome, or None if there is none within *timeout* seconds; leaving disturbs nobody."""
+        """Return the outcome, or None if there is none within *timeout* seconds; leaving disturbs nobody.
+
+        Nor is there one of a run that took so long that it was ended, with nothing for others.
+        """
         await asyncio.wait({self.outcome}, timeout=timeout)
-        return self.outcome.result() if self.outcome.done() else None
+        return None if not self.outcome.done() or self.ended_in_vain else self.outcome.result()
+
+    @property
+    def ended_in_vain(self) -> bool:
+        """Whether it was ended since it took too long, so that its outcome says nothing of the next run's."""
+        return self._overdue and self.shared is None
 
     @property
     def shared(self) -> OutcomeT | None:
@@ -164,7 +175,12 @@ class Run(ABC, Generic[OutcomeT]):
 
     def _bound(self) -> None:
         if self.task is not None:
-            self._end_timer = self.loop.call_later(FILL_TIMEOUT_S, self.task.cancel)
+            self._end_timer = self.loop.call_later(FILL_TIMEOUT_S, self._run_out)
+
+    def _run_out(self) -> None:
+        if self.task is not None:
+            self._overdue = True
+            self.task.cancel()
 
     def _settle(self, outcome: OutcomeT) -> None:
         if not self.outcome.done():
@@ -294,6 +310,7 @@ class Fill(Run[Outcome]):
         if self.task is None or self.task.done():
             return
         if self.sharing or self.complete:
+            self._taken.set()
             self._bound()
             return
         if gone is None:
@@ -329,7 +346,7 @@ class Fill(Run[Outcome]):
     async def _send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             await self._send_start(message)
-        elif message["type"] == "http.response.debug":
+        elif message["type"] in BESIDE_THE_ANSWER:
             self._keep(message)
         elif message["type"] == "http.response.body" and self.complete:
             self._send_rest(message)
@@ -509,6 +526,9 @@ class Flight(Generic[RunT]):
     def hung(self, key: str) -> RunT | None:
         """Return the run of *key* if it goes on for longer than anybody waits for one, else None."""
         run = self._runs.get(key)
+        if run is not None and run.loop.is_closed():
+            del self._runs[key]
+            return None
         return run if run is not None and not run.outcome.done() and self._hangs(run) else None
 
     def _hangs(self, run: RunT) -> bool:
@@ -545,7 +565,9 @@ class Flight(Generic[RunT]):
 
         *refresh*: It is one that nobody waits for; if it fails, the next one must wait a moment.
         """
-        if not alone:
+        if not alone and run.outcome.done():
+            self._land(key, refresh, run)
+        elif not alone:
             self._runs[key] = run
             run.on_outcome = partial(self._land, key, refresh)
         if run.task is not None:
@@ -559,7 +581,7 @@ class Flight(Generic[RunT]):
             self._rest(key)
         elif key in self._resting and not run.failed:
             self._resting.pop(key, None)
-        if run.outcome.result() is run.not_shared:
+        if run.outcome.result() is run.not_shared and not run.ended_in_vain:
             self.mark_unshared(key)
 
     def _rest(self, key: str) -> None:
@@ -584,14 +606,26 @@ class Flight(Generic[RunT]):
             until = None
         return until is not None
 
-    async def close(self, timeout: float) -> None:
-        """Wait *timeout* seconds for what is under way in the running loop, then cancel it."""
+    def tasks(self) -> set[asyncio.Task[Any]]:
+        """Return the tasks of the runs that are under way in the running loop."""
         loop = asyncio.get_running_loop()
-        tasks = {task for task in self._tasks if task.get_loop() is loop}
-        if not tasks:
-            return
-        _, late = await asyncio.wait(tasks, timeout=timeout)
-        for task in late:
+        return {task for task in [*self._tasks] if task.get_loop() is loop and not task.done()}
+
+
+async def land(flights: Iterable[Flight[Any]], timeout: float) -> None:
+    """Wait *timeout* seconds for what is under way in the running loop, and what that begins; then cancel it."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + timeout
+    while (tasks := under_way(flights)) and loop.time() < until:
+        await asyncio.wait(tasks, timeout=until - loop.time())
+    for _ in range(2):  # what is ended may have begun something
+        tasks = under_way(flights)
+        for task in tasks:
             task.cancel()
-        if late:
-            await asyncio.wait(late, timeout=timeout)
+        if tasks:
+            await asyncio.wait(tasks, timeout=timeout)
+
+
+def under_way(flights: Iterable[Flight[Any]]) -> set[asyncio.Task[Any]]:
+    """Return the tasks of all runs of *flights* in the running loop."""
+    return {task for flight in flights for task in flight.tasks()}

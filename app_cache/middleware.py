@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
     Send = Callable[[Message], Awaitable[None]]
     App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+ENDS = frozenset({"http.response.body", "http.response.pathsend"})
+"""Messages that end an answer, the body only where no more of it follows."""
 ANNOUNCED_FOR = "app_cache.announced_for"
 """The routes whose cache is announced in the scope: another for the same routes, further in, is passed through."""
 ASKED_IN_VAIN = "app_cache.asked_in_vain"
@@ -218,11 +221,12 @@ class CacheMiddleware:
     ) -> None:
         may_be_kept = scope["method"] == "POST" and (plan is None or plan.policy is None)
         posted = await self._posted(services, scope) if may_be_kept else None
-        send_after, once_more = self._invalidating(services, plan, posted, scope, send)
+        request = dict(scope)
+        change = _Change(services, partial(self._order, services, plan, request), request, posted, send)
         try:
-            await self._answer(services, plan, scope, receive, send_after)
+            await self._answer(services, plan, scope, receive, change.send)
         finally:
-            await once_more()
+            await change.end()
 
     async def _posted(self, services: CacheServices, scope: Scope) -> PostedAnswer | None:
         """Return what stores the answer to a POST for later GETs, where those are cached by the RFC alone."""
@@ -231,44 +235,6 @@ class CacheMiddleware:
             return None
         keys = plan.policy.key or self._own_keys or services.key_generator()
         return await PostedAnswer.begin(services.store(), plan, plan.policy, keys, scope)
-
-    def _invalidating(
-        self, services: CacheServices, plan: Plan | None, posted: PostedAnswer | None, scope: Scope, send: Send
-    ) -> tuple[Send, Callable[[], Awaitable[None]]]:
-        """Return *send*, which invalidates what the answer makes invalid before it is sent (RFC 9111 §4.4).
-
-        And what to call when the application has ended. What it still did after the answer, the commit of a
-        dependency for one, an entry that was filled meanwhile does not know of: then it is invalidated once more.
-        """
-        request = dict(scope)
-        order: Order | None = None
-        went_on = False
-
-        def note() -> None:
-            nonlocal went_on
-            went_on = True
-
-        async def once_more() -> None:
-            if went_on and order is not None and not (posted is not None and posted.is_stored):
-                await services.invalidation().carry_out(order)
-
-        async def send_after(message: Message) -> None:
-            nonlocal order
-            if message["type"] == "http.response.start" and 200 <= message["status"] < 400:
-                headers = fields_of(message)
-                order = await self._order(services, plan, request, message["status"], headers)
-                if order is not None:
-                    await services.invalidation().carry_out(order)
-                if posted is not None:
-                    await posted.started(message["status"], headers)
-                message = {**message, "headers": [*headers]}
-            elif message["type"] == "http.response.body" and posted is not None:
-                await posted.sent(bytes(message.get("body", b"")), last=not message.get("more_body", False))
-            await send(message)
-            if message["type"] == "http.response.body" and not message.get("more_body", False):
-                asyncio.get_running_loop().call_soon(note)
-
-        return send_after, once_more
 
     async def _order(
         self, services: CacheServices, plan: Plan | None, scope: Scope, status: int, headers: Headers
@@ -311,6 +277,64 @@ class CacheMiddleware:
         """Return whether an answer for *path* may be stored."""
         plans = (self._table.find({**scope, "path": path}, method) for method in sorted(CACHEABLE_METHODS))
         return any(plan is not None and plan.policy is not None for plan in plans)
+
+
+class _Change:
+    """Invalidates what an answer makes invalid before it is sent (RFC 9111 §4.4), and once more at the end.
+
+    What the application still did after the answer, the commit of a dependency for one, an entry that was filled
+    meanwhile does not know of. Where only this process fills, there is none unless other tasks had a turn.
+    """
+
+    def __init__(
+        self,
+        services: CacheServices,
+        order_of: Callable[[int, Headers], Awaitable[Order | None]],
+        request: Scope,
+        posted: PostedAnswer | None,
+        send: Send,
+    ) -> None:
+        self._services = services
+        self._order_of = order_of
+        self._request = request
+        self._posted = posted
+        self._send = send
+        self._order: Order | None = None
+        self._others_had_turns = not services.store().is_local
+
+    async def send(self, message: Message) -> None:
+        """Send *message*, once what it makes invalid is invalidated and what it makes valid is stored."""
+        ends = message["type"] in ENDS and not message.get("more_body", False)
+        if message["type"] == "http.response.start" and 200 <= message["status"] < 400:
+            message = await self._started(message)
+        elif message["type"] == "http.response.body" and self._posted is not None:
+            await self._posted.sent(bytes(message.get("body", b"")), last=ends)
+        await self._send(message)
+        if ends:
+            asyncio.get_running_loop().call_soon(self._note)
+
+    async def _started(self, message: Message) -> Message:
+        status, headers = message["status"], fields_of(message)
+        self._order = await self._order_of(status, headers)
+        if self._order is not None:
+            await self._services.invalidation().carry_out(self._order)
+        if self._posted is not None:
+            await self._posted.started(status, headers)
+        return {**message, "headers": [*headers]}
+
+    def _note(self) -> None:
+        self._others_had_turns = True
+
+    async def end(self) -> None:
+        """Invalidate once more, but for the answer itself where that is stored."""
+        order = self._order
+        if order is None or not self._others_had_turns:
+            return
+        if self._posted is not None and self._posted.is_stored:
+            own = url_stamp(full_path(self._request), origin_of(self._request))
+            order = replace(order, tags=tuple(tag for tag in order.tags if tag != own))
+        if order != Order():
+            await self._services.invalidation().carry_out(order)
 
 
 class _OwnKeys(KeyGenerator):

@@ -18,13 +18,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from app_cache.backends.base import BatchingBackend, BytesBackend, LocalBackend, WatchedBackend, capability
+from app_cache.backends.base import (
+    BatchingBackend,
+    BytesBackend,
+    LocalBackend,
+    WatchedBackend,
+    capability,
+    given_text,
+)
 from app_cache.breaker import OUTCOMES, Breaker, Outcome, Troubles, fault_of
 from app_cache.clock.base import InvalidationResult, Order, Subject, Verdict, end, other_url
 from app_cache.clock.choose import clock_for
 from app_cache.codec import Entry, Mark, Value, Variants, decode, encode, from_text, to_text
 from app_cache.errors import LAST_LOOK_S, STALLED_S, BackendError, Fault
-from app_cache.flight import Flight
+from app_cache.flight import Flight, land
 from app_cache.keys import checked_namespace, digest
 from app_cache.logger_config import SparingLogger, logger
 from app_cache.rules.glob import compile_glob
@@ -128,8 +135,8 @@ class _TextShelf:
         self._backend = backend
 
     async def read(self, key: str) -> bytes | None:
-        text = await self._backend.get(key)
-        return from_text(text) if isinstance(text, str) else None
+        text = given_text(await self._backend.get(key))
+        return None if text is None else from_text(text)
 
     async def write(self, key: str, value: bytes, timeout: float) -> None:
         await self._backend.set(key, to_text(value), max(1, int(timeout)))
@@ -205,6 +212,11 @@ class StoredResponses:
         watched = capability(backend, WatchedBackend)
         if watched is not None:
             _watch(watched, self)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether nobody but this process has what is stored."""
+        return self._local
 
     async def look_up(self, key: str, subject: Subject, request: Headers) -> Found:
         """Return what is stored for *request* under *key*; a backend that fails gives a miss without a reading."""
@@ -530,7 +542,7 @@ class StoredResponses:
 
     def _start_writer(self) -> None:
         loop = asyncio.get_running_loop()
-        if sum(task.get_loop() is loop for task in self._writers) < WRITERS:
+        if sum(task.get_loop() is loop for task in [*self._writers]) < WRITERS:
             task = loop.create_task(self._write_pending())
             self._writers.add(task)
             task.add_done_callback(self._writers.discard)
@@ -552,7 +564,7 @@ class StoredResponses:
 
     def _next_pending(self, loop: asyncio.AbstractEventLoop) -> _Pending | None:
         """Return the oldest that nobody sends yet; of one key, one after the other, so that the newest wins."""
-        for key, pending in self._pending.items():
+        for key, pending in [*self._pending.items()]:
             if not pending.sent and (loop, key) not in self._writing:
                 return pending
         return None
@@ -690,9 +702,9 @@ class StoredResponses:
 
     async def close(self) -> None:
         """Wait a bounded time for fills and writes under way in the running loop, then end them."""
-        await asyncio.gather(self.flight.close(PENDING_S), self.value_flight.close(PENDING_S))
+        await land((self.flight, self.value_flight), PENDING_S)
         loop = asyncio.get_running_loop()
-        writers = {task for task in self._writers if task.get_loop() is loop}
+        writers = {task for task in [*self._writers] if task.get_loop() is loop}
         if writers:
             _, late = await asyncio.wait(writers, timeout=PENDING_S)
             await end(late)
@@ -774,12 +786,19 @@ async def _in_time(work: Coroutine[Any, Any, T], timeout: float) -> T:
         for seconds in (timeout, LAST_LOOK_S):
             await asyncio.wait({task}, timeout=seconds)
             if task.done():
-                return task.result()
+                return _result(task)
     except asyncio.CancelledError:
         _give_up(task)
         raise
     _give_up(task)
     raise BackendError(f"no answer within {timeout:g} s")
+
+
+def _result(task: asyncio.Task[T]) -> T:
+    """Return what *task* gives; that it was cancelled, which nobody did here, is a failure like another."""
+    if task.cancelled():
+        raise BackendError("the call was cancelled within the backend", fault=Fault.UNKNOWN)
+    return task.result()
 
 
 async def _ended_in_time(work: Coroutine[Any, Any, T], timeout: float) -> T:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from app_cache.codec import Mark
-from app_cache.flight import FEW, MARKER_S, NOT_SHARED, REST_S, Fill, Flight, Outcome, Share
+from app_cache.flight import FEW, MARKER_S, NOT_SHARED, REST_S, Fill, Flight, Outcome, Share, land
 from app_cache.testing import FakeClock
 from tests.stored import Page
 
@@ -655,8 +655,11 @@ async def test_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch, led: bool)
         await turns()
         leader.cancel()
         await asyncio.wait({leader})
-    assert await fill.follow(30) is NOT_SHARED
+    flight: Flight[Fill] = Flight()
+    flight.take_off("key", fill)
+    assert await fill.follow(30) is None
     assert isinstance(handler.ended, asyncio.CancelledError)
+    assert not flight.is_unshared("key")
 
 
 async def test_background_run_that_has_answered(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -688,6 +691,19 @@ async def test_found_until_it_has_its_outcome(scene: Scene) -> None:
     assert not scene.flight._runs
 
 
+async def test_message_that_a_client_never_takes(scene: Scene) -> None:
+    """What comes after the whole body holds up the run only as long as its client is there (F14)."""
+    await scene.handler.send(START)
+    await scene.handler.send(END)
+    scene.client.takes.clear()
+    sent = scene.handler.send({"type": "of.another.kind"})
+    await turns()
+    assert not sent.done()
+    scene.leader.cancel()
+    await sent
+    await scene.handler.end()
+
+
 async def test_alone() -> None:
     """A fill that flies alone is not found, marks nothing, and is drained with the others."""
     flight: Flight[Fill] = Flight()
@@ -697,7 +713,7 @@ async def test_alone() -> None:
     assert flight.under_way("key") is None
     await handler.send(START)
     assert not flight.is_unshared("key")
-    await flight.close(0)
+    await land([flight], 0)
     assert isinstance(handler.ended, asyncio.CancelledError)
 
 
@@ -713,7 +729,7 @@ async def test_a_later_fill(scene: Scene, monkeypatch: pytest.MonkeyPatch, slow:
     later.start(scene.handler, {}, b"", None)
     scene.flight.take_off("key", later)
     assert scene.flight.under_way("key") is later
-    await scene.flight.close(0)
+    await land([scene.flight], 0)
 
 
 async def test_an_earlier_fill_ends(scene: Scene) -> None:
@@ -726,8 +742,40 @@ async def test_an_earlier_fill_ends(scene: Scene) -> None:
     await scene.outcomes()
     assert scene.flight.under_way("key") is later
     await scene.handler.end()
-    await scene.flight.close(0)
+    await land([scene.flight], 0)
     await scene.leader
+
+
+async def test_run_that_ended_before_it_took_off() -> None:
+    """A run that had its outcome before it could be found is not kept: some loops begin tasks at once."""
+    flight: Flight[Fill] = Flight()
+    handler, fill = Handler(), Fill(Answers(Share.REFUSE))
+    fill.start(handler, {}, b"", None)
+    await handler.send(START)
+    flight.take_off("key", fill)
+    assert not flight._runs
+    assert flight.is_unshared("key")
+    await land([flight], 0)
+
+
+def test_run_that_hung_in_a_loop_that_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run whose event loop was closed in its midst hangs for nobody (F32)."""
+    monkeypatch.setattr("app_cache.flight.FILL_TIMEOUT_S", 0)
+    flight: Flight[Fill] = Flight()
+
+    async def take_off() -> Fill:
+        fill = Fill(Answers())
+        fill.start(Handler(), {}, b"", None)
+        flight.take_off("key", fill)
+        assert flight.hung("key") is fill
+        return fill
+
+    loop = asyncio.new_event_loop()
+    fill = loop.run_until_complete(take_off())
+    loop.close()
+    assert flight.hung("key") is None
+    assert fill.task is not None
+    fill.task._log_destroy_pending = False  # type: ignore[attr-defined]
 
 
 async def test_another_loop_does_not_wait(scene: Scene) -> None:
@@ -741,7 +789,7 @@ async def test_another_loop_does_not_wait(scene: Scene) -> None:
 
     assert await asyncio.to_thread(in_another_loop, found) is None
     assert await found() is scene.fill
-    await scene.flight.close(0)
+    await land([scene.flight], 0)
 
 
 def test_one_loop_after_another() -> None:
@@ -900,7 +948,7 @@ async def test_what_leaves_a_marker(judge: Answers, marked: bool) -> None:
 
 async def test_close_waits(scene: Scene) -> None:
     """Closing waits for what is under way (F29)."""
-    closing = asyncio.create_task(scene.flight.close(30))
+    closing = asyncio.create_task(land([scene.flight], 30))
     await turns()
     assert not closing.done()
     await scene.handler.send(START)
@@ -909,6 +957,25 @@ async def test_close_waits(scene: Scene) -> None:
     await closing
     assert scene.handler.ended == "returned"
     await scene.leader
+
+
+async def test_close_waits_for_what_begins_meanwhile(scene: Scene) -> None:
+    """What a run begins in another flight while both are closed is waited for too (F29)."""
+    values: Flight[Fill] = Flight()
+    closing = asyncio.create_task(land([scene.flight, values], 30))
+    await turns()
+    handler, inner = Handler(), Fill(Answers())
+    inner.start(handler, {}, b"", None)
+    values.take_off("value", inner)
+    await scene.handler.send(START)
+    await scene.handler.send(END)
+    await scene.handler.end()
+    await scene.leader
+    await turns()
+    assert not closing.done()
+    await handler.end()
+    await closing
+    assert handler.ended == "returned"
 
 
 async def test_close_does_not_wait_for_ever() -> None:
@@ -927,7 +994,7 @@ async def test_close_does_not_wait_for_ever() -> None:
     stubborn.start(app, {}, b"", None)
     flight.take_off("key", stubborn)
     await turns()
-    await flight.close(0.01)
+    await land([flight], 0.01)
     assert stubborn.task is not None
     assert not stubborn.task.done()
     released.set()
@@ -954,7 +1021,7 @@ def test_close_in_another_loop() -> None:
     with asyncio.Runner() as runner:
         fill = runner.run(take_off())
         with ThreadPoolExecutor() as threads:
-            threads.submit(asyncio.run, flight.close(0)).result()
+            threads.submit(asyncio.run, land([flight], 0)).result()
         runner.run(end(fill))
     assert handler.ended == "returned"
 
@@ -976,7 +1043,7 @@ async def test_nothing_is_left(caplog: pytest.LogCaptureFixture) -> None:
                 scene.handler.send(END)
                 scene.handler.end()
             await turns()
-            await scene.flight.close(0)
+            await land([scene.flight], 0)
             await asyncio.gather(scene.leader, *scene.waiters, return_exceptions=True)
             timers = (scene.fill._timer, scene.fill._end_timer)
             assert not scene.unheard

@@ -219,6 +219,28 @@ async def test_a_loop_that_stands_still(backend: Unsteady, store: StoredResponse
     assert (store.stats["failed_stalled"], store.stats["failed_away"]) == (2 * FAILURES, 0)
 
 
+async def test_a_call_that_the_backend_cancels(backend: Unsteady, store: StoredResponses) -> None:
+    """What a backend cancels itself has failed; it does not end who asked, nor what writes."""
+    backend.failure = asyncio.CancelledError()  # type: ignore[assignment]
+    assert (await look_up(store, PAGE)).reading is None
+    assert not (await store.invalidate(Order(tags=("tag",)))).durable
+    await store.close()
+    assert store.stats["failed_unknown"] >= 2
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [pytest.param(b"bytes", "not bytes", id="bytes"), pytest.param(7, "not int", id="a number")],
+)
+async def test_what_is_no_text(
+    backend: Unsteady, store: StoredResponses, given: Any, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A backend whose `get` gives something else than text is a miss, and the log says what it gave."""
+    backend.get = lambda key: asyncio.sleep(0, given)  # type: ignore[method-assign]
+    assert (await look_up(store, PAGE)).reading is None
+    assert f"get must give str or None, {said}" in caplog.text
+
+
 @pytest.mark.parametrize("fault", [Fault.FULL, Fault.READ_ONLY, Fault.REFUSED, Fault.BUSY])
 async def test_what_answers_is_there(
     backend: Unsteady, store: StoredResponses, fault: Fault, caplog: pytest.LogCaptureFixture

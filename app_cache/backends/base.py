@@ -12,6 +12,8 @@ from abc import ABC, abstractmethod
 from math import inf
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from app_cache.errors import BackendError, Fault
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
@@ -230,3 +232,14 @@ def checked_timeout(timeout: object) -> float:
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < inf:
         raise ValueError(f"timeout must be a positive number of seconds, not {timeout!r}")
     return float(timeout)
+
+
+def given_text(value: object) -> str | None:
+    """Return what the `get` of any backend gave, as a plain str, or None.
+
+    Raises:
+        BackendError: If it is neither.
+    """
+    if value is None or isinstance(value, str):
+        return None if value is None else str.__str__(value)
+    raise BackendError(f"get must give str or None, not {type(value).__name__}", fault=Fault.UNKNOWN)

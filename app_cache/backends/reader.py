@@ -180,7 +180,7 @@ class Reader:
 
     def _fill_lanes(self) -> None:
         while len(self._lanes) < self._most and (batch := self._next()) is not None:
-            lane = batch.lane = self._loop.create_task(self._serve(batch), context=self._context)
+            lane = batch.lane = self._loop.create_task(self._serve(batch), context=self._context.copy())
             self._lanes.add(lane)
             lane.add_done_callback(self._ended, context=self._context)
 

@@ -262,10 +262,16 @@ class InvalidationClock(ABC):
         """End what was begun beside others in the running loop; the clock can be used again."""
 
 
+ENDS_WITHIN_S = 1.0
+"""Seconds in which what is cancelled ends, if a backend lets it."""
+
+
 async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Cancel those of *tasks* that live in the running loop, and return when they have ended."""
+    """Cancel those of *tasks* that live in the running loop, and return when they have ended, or soon."""
     loop = asyncio.get_running_loop()
     own = [task for task in tasks if task.get_loop() is loop]
     for task in own:
         task.cancel()
-    await asyncio.gather(*own, return_exceptions=True)
+    ended, _ = await asyncio.wait(own, timeout=ENDS_WITHIN_S) if own else ((), ())
+    for task in ended:
+        _ = task.cancelled() or task.exception()

@@ -15,9 +15,11 @@ from __future__ import annotations
 import asyncio
 import functools
 import hashlib
+import re
 import secrets
 from typing import TYPE_CHECKING, cast
 
+from app_cache.backends.base import given_text
 from app_cache.clock.base import InvalidationClock, InvalidationResult, Reading, Verdict, end, named_by, short
 from app_cache.codec import Mark
 from app_cache.keys import prefix
@@ -39,6 +41,7 @@ MAX_KEY = 250
 MAX_NAMESPACE = 100
 """Characters of a namespace that stands in the keys of stamps; a digest stands there for a longer one."""
 
+_TOKEN = re.compile("[0-9a-f]{16}")
 _EVERYTHING = "*"
 _ACTIVITY = "!"
 
@@ -89,7 +92,7 @@ class TokenClock(InvalidationClock):
 
     async def _tokens(self, names: list[str]) -> dict[str, str | None]:
         values = await asyncio.gather(*(self._backend.get(self._key(name)) for name in names))
-        return {name: value if isinstance(value, str) else None for name, value in zip(names, values, strict=True)}
+        return {name: _token(given_text(value)) for name, value in zip(names, values, strict=True)}
 
     def _key(self, name: str) -> str:
         return self._prefix + _plain(name, self._room)
@@ -169,6 +172,11 @@ class TokenClock(InvalidationClock):
 
     async def close(self) -> None:
         await end([*self._making.values()])
+
+
+def _token(text: str | None) -> str | None:
+    """Return *text* if it is a token; what else stands there is none."""
+    return text if text is not None and _TOKEN.fullmatch(text) else None
 
 
 def _plain(name: str, room: int) -> str:

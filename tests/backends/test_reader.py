@@ -16,6 +16,7 @@ from app_cache.errors import STALLED_S, BackendError, Fault
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextvars import Context
 
     from tests.backends.conftest import Connect
     from tests.servers import Server
@@ -250,6 +251,22 @@ async def test_a_loop_that_stands_still(wire: Wire) -> None:
     time.sleep(BUDGET_S + STALLED_S + 0.02)  # noqa: ASYNC251 - this is what is tested
     (failure,) = await answers(asked)
     assert failure.fault is Fault.STALLED
+
+
+async def test_tasks_that_begin_at_once(reader: Reader) -> None:
+    """Each command has a context of its own, which a loop that begins tasks at once can enter."""
+    loop = asyncio.get_running_loop()
+
+    def begin(loop: asyncio.AbstractEventLoop, work: Any, context: Context | None = None) -> asyncio.Task[Any]:
+        if context is not None:
+            context.run(bool)
+        return asyncio.Task(work, loop=loop, context=context)
+
+    loop.set_task_factory(begin)
+    try:
+        assert await answers(reader.ask(["a"])) == [[b"a"]]
+    finally:
+        loop.set_task_factory(None)
 
 
 async def test_close(reader: Reader, wire: Wire) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -65,6 +66,54 @@ def clock_over(backend: FourMethods) -> InvalidationClock:
     clock = StoredResponses(backend).clock
     assert isinstance(clock, TokenClock)
     return clock
+
+
+class Text(str):
+    """A text of some client's own."""
+
+    __slots__ = ()
+
+
+async def test_tokens_of_a_class_of_their_own() -> None:
+    """A backend may give its texts as a class of its own: what carries their tokens is stored and found (F12)."""
+    backend, page = FourMethods(), Page("/users/7", tags=("user",))
+    clock = clock_over(backend)
+    await begun(clock, page)
+    backend.values = {name: Text(value) for name, value in backend.values.items()}
+    mark = await begun(clock, page)
+    assert {type(token) for token in mark.tokens.values()} == {str}
+    assert await verdict(clock, page, mark) is VALID
+
+
+@pytest.mark.parametrize("damaged", ["\udcff" * 16, "", "x" * 16, "0" * 17])
+async def test_what_is_no_token(damaged: str) -> None:
+    """What stands where a token belongs, and is none, is replaced by one (F12)."""
+    backend = FourMethods()
+    backend.values[TAG] = damaged
+    mark = await begun(clock_over(backend), PAGE)
+    assert mark.tokens[tag_stamp("user")] == backend.values[TAG] != damaged
+
+
+async def test_close_ends_though_the_backend_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closing does not wait for a backend that takes no notice of being cancelled (F29)."""
+    monkeypatch.setattr("app_cache.clock.base.ENDS_WITHIN_S", 0)
+    setting, released = asyncio.Event(), asyncio.Event()
+
+    class Stubborn(FourMethods):
+        async def set(self, key: str, value: str, timeout: int) -> None:
+            setting.set()
+            while not released.is_set():
+                with suppress(asyncio.CancelledError):
+                    await released.wait()
+
+    clock = clock_over(Stubborn())
+    filling = asyncio.create_task(begun(clock, PAGE))
+    await setting.wait()
+    async with asyncio.timeout(5):
+        await clock.close()
+    assert not filling.done()
+    released.set()
+    await asyncio.wait({filling})
 
 
 async def test_a_token_is_used_once_the_backend_has_it() -> None:

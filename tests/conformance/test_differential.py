@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
 from app_cache import CacheMiddleware, CachePolicy, MemoryBackend
+from app_cache.flight import land
 from app_cache.services import PlainServices
 from app_cache.testing import FakeClock
 from tests.conformance.oracle import (
@@ -83,7 +84,7 @@ async def play(world: World, sequence: list[Step], policy: CachePolicy, word: Po
         behind.log.clear()
         got = await ask(cached, request)
         at = clock()
-        await services.store().flight.close(5.0)
+        await land([services.store().flight], 5.0)
         client.learn(step.target, got)
         wrong = oracle.complaints(request, got, behind.log, alone, whole, now, at)
         text.append(f"--- at {now - START:g} s\n{written_request('>', request)}")

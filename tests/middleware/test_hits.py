@@ -358,6 +358,21 @@ async def test_failing_background_task() -> None:
         assert told(await client.get("/")) == "hit"
 
 
+async def test_early_hints() -> None:
+    """What a handler sends before its answer is passed on, and the answer is stored."""
+    hint = {"type": "http.response.early_hint", "links": [b"</style.css>; rel=preload"]}
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        await send(hint)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1")]})
+        await send({"type": "http.response.body", "body": b"a"})
+
+    app = CacheMiddleware(answer, MemoryBackend(), default_policy=CachePolicy(timeout=60))
+    assert (await messages_of(app, scope_of("/")))[0] == hint
+    async with client_of(app) as client:
+        assert told(await client.get("/")) == "hit"
+
+
 async def test_pathsend(tmp_path: Path) -> None:
     """A body that the server sends from a file is passed on as it is, and nothing is stored."""
     path = tmp_path / "file"

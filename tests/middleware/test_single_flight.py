@@ -385,6 +385,20 @@ async def test_slow_run_for_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None
     assert (max(at_once), len(app.runs)) == (FEW, 20)
 
 
+async def test_slow_run_that_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a run that nobody reads took too long and is ended, who waits runs the handler, few at once (F17)."""
+    app = Eventful()
+    asked = await app.ask(20)
+    monkeypatch.setattr("app_cache.flight.FILL_TIMEOUT_S", 0)
+    asked[0].cancel()
+    await all_blocked()
+    assert len(app.runs) == 1 + FEW
+    for gate in app.gates:
+        gate.set()
+    assert {(await each).status_code for each in asked[1:]} == {200}
+    assert len(app.runs) == 1 + FEW
+
+
 async def test_slow_run_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits for one of few places has the failure of the run that was too slow (F16)."""
     app = Eventful(lambda _: Response("failed", 500))

@@ -27,6 +27,7 @@ from app_cache.identity import Identity, identify
 from app_cache.policy import LATE_TAGS
 from app_cache.rules.cache_status import CacheStatus
 from app_cache.rules.decisions import (
+    FAILURES,
     Forward,
     Fwd,
     Hit,
@@ -247,7 +248,10 @@ class Exchange:
 
         *waited*: It has waited for another fill before, so that one under way began after this request came.
         """
-        if self.asked.only_if_cached or self.request.method == "HEAD":
+        is_head = self.request.method == "HEAD"
+        if is_head and self.decision.rescue and not self.asked.only_if_cached:
+            await self._forward_head(receive, send)
+        elif is_head or self.asked.only_if_cached:
             await self._forward_alone(receive, send)
         elif self._keeps_to_itself():
             await self._lead(receive, send, alone=True)
@@ -277,6 +281,37 @@ class Exchange:
 
         with Guarding(None):
             await self.app(self.scope, receive, send_told)
+
+    async def _forward_head(self, receive: Receive, send: Send) -> None:
+        """Let the application answer a HEAD, and what is stored stand in where it fails (RFC 5861 §4)."""
+        guard = Guard() if self.policy.guarded else None
+        learn, failed_with = await self._learner(), None
+
+        async def send_told(message: Message) -> None:
+            nonlocal failed_with
+            starts, admitted = message["type"] == "http.response.start", guard is None or guard.passed
+            if starts and admitted and message["status"] in FAILURES:
+                failed_with = message["status"]
+            elif starts:
+                headers = fields_of(message)
+                self.started = True
+                await learn(message["status"], headers)
+                detail = self.decision.detail if admitted else Refusal.GUARD
+                status = self._tell(CacheStatus(fwd=self.decision.fwd, detail=detail))
+                await send_start(send, message["status"], headers, status, message)
+            elif failed_with is None:
+                await send(message)
+
+        try:
+            with Guarding(guard):
+                await self.app(self.scope, receive, send_told)
+        except Exception as error:
+            if self.started or (guard is not None and not guard.passed):
+                raise
+            failed_with = RAISED
+            self.store.log.failed("cache.rescued", self.plan.route, error)
+        if failed_with is not None:
+            await self._rescue(failed_with, send)
 
     async def _learner(self) -> Callable[[int, Headers], Awaitable[None]]:
         """Return what learns from the answer to a HEAD of what is stored (RFC 9111 §4.3.5)."""

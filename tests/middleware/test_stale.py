@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 from dependency_injector import providers
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.background import BackgroundTask
 
@@ -323,6 +323,34 @@ async def test_an_error_is_no_rescue(clock: FakeClock) -> None:
     assert await app.get() == (503, "first", "hit")
     clock.advance(6)
     assert (await app.get())[:2] == (503, "second")
+
+
+@pytest.mark.parametrize("guarded", [False, True], ids=["open", "guarded"])
+@pytest.mark.parametrize("how", ["503", "raises", "the guard answers 503"])
+async def test_head_of_what_fails(clock: FakeClock, how: str, guarded: bool) -> None:
+    """What stands in for a failure to GET does so for HEAD; a failure of the guards is the client's own."""
+    app, works = FastAPI(), [True]
+
+    def guard() -> None:
+        if not works[0] and how == "the guard answers 503":
+            raise HTTPException(503)
+
+    @app.api_route("/", methods=["GET", "HEAD"], dependencies=[Depends(guard)])
+    @cache(timeout=60, stale_if_error=30, guarded=guarded)
+    def answer() -> Any:
+        if not works[0] and how == "raises":
+            raise RuntimeError("broken")
+        return "text" if works[0] else Response(status_code=503)
+
+    put_cache(app, clock)
+    async with client_of(app) as client:
+        await client.get("/")
+        clock.advance(61)
+        works[0] = False
+        answers = [await client.head("/"), await client.get("/")]
+    own = guarded and how == "the guard answers 503"
+    assert [each.status_code for each in answers] == [503 if own else 200] * 2
+    assert [told(each) for each in answers] == [told(answers[1])] * 2
 
 
 @pytest.mark.parametrize("status", [400, 404, 429])

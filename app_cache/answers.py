@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from starlette.responses import Response
 
-from app_cache.rules.messages import combined, has_field, without
+from app_cache.rules.messages import has_field, without
 from app_cache.rules.ranges import ranged
 from app_cache.rules.validators import fields_of_304, not_modified
 from app_cache.rules.variants import announced
@@ -108,11 +108,11 @@ async def _send_body(send: Send, body: bytes) -> None:
 
 
 def for_client(headers: Headers, policy: CachePolicy) -> Headers:
-    """Return *headers* with the Cache-Control that the policy has for clients, where they have none.
+    """Return *headers* with the Cache-Control that the policy has for clients, where they say no lifetime.
 
     Where more than the URL and the fields in Vary decides what a client gets, caches on its way keep nothing.
     """
-    if policy.client_max_age is None or combined(headers, b"cache-control") is not None:
+    if policy.client_max_age is None or has_field(headers, b"cache-control") or has_field(headers, b"expires"):
         return headers
     is_own = policy.guarded or policy.vary_by is not None or policy.key is not None
     return (*headers, (b"cache-control", b"%bmax-age=%d" % (b"private, " * is_own, policy.client_max_age)))

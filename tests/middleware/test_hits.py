@@ -198,9 +198,11 @@ async def test_client_max_age() -> None:
     said = {"cache-control": "public"}
     app.get("/said")(cache(timeout=60, client_max_age=5)(lambda: Response("", headers=said)))
     app.get("/none")(cache(timeout=60)(lambda: "text"))
+    ended = {"expires": "0", "etag": '"a"'}
+    app.get("/expires")(cache(timeout=60, client_max_age=5)(lambda: Response("", headers=ended)))
     put_cache(app)
     async with client_of(app) as client:
-        for path, expected in (("/silent", ["max-age=5"]), ("/said", ["public"]), ("/none", [])):
+        for path, expected in (("/silent", ["max-age=5"]), ("/said", ["public"]), ("/none", []), ("/expires", [])):
             for _ in range(2):
                 assert (await client.get(path)).headers.get_list("cache-control") == expected
 

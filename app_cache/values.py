@@ -11,6 +11,7 @@ import inspect
 import math
 import types
 from collections.abc import Iterable
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import Enum
@@ -31,7 +32,7 @@ from app_cache.rules.freshness import is_ahead
 from app_cache.typed import decode_value, encode_value, function_of, name_of, returned_by, settled
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection
+    from collections.abc import Awaitable, Callable, Collection, Iterator
     from datetime import timedelta
 
     from typing_extensions import TypeForm
@@ -339,7 +340,8 @@ class ValueCache:
 
     async def _follow(self, run: _Making, asked: _Asked, miss: _Miss, *, waited: bool) -> Any:
         """Wait for what another call has made; go alone if that is not for this one."""
-        made = await run.follow(FILL_TIMEOUT_S)
+        with _one_thread_more():
+            made = await run.follow(FILL_TIMEOUT_S)
         if made is not None:
             return await self._use(run, made, asked, miss, waited=waited)
         if miss.rescue is not _NOTHING:
@@ -497,6 +499,20 @@ def _places() -> CapacityLimiter:
     except LookupError:
         _threads.set(CapacityLimiter(THREADS))
         return _threads.get()
+
+
+@contextmanager
+def _one_thread_more() -> Iterator[None]:
+    """Bound the threads by one more while a factory that has one waits for another, which may wait for one."""
+    limiter = _threads.get(None)
+    if limiter is None or all(runs_in_loop(run.asked.factory) for run in _inside.get()):
+        yield
+        return
+    limiter.total_tokens += 1
+    try:
+        yield
+    finally:
+        limiter.total_tokens -= 1
 
 
 def own_copy(error: Exception) -> Exception | None:

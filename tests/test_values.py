@@ -437,6 +437,26 @@ async def test_plain_factories_that_wait_for_others() -> None:
         assert await asyncio.gather(*asked) == [*range(THREADS)]
 
 
+async def test_plain_factories_that_wait_for_one_that_waits() -> None:
+    """Nor do those hang that wait for one value, whose own plain factory still waits for a thread."""
+    values = ValueCache(StoredResponses(MemoryBackend()))
+    inside, gate = set[int](), threading.Event()
+
+    def outer(number: int) -> int:
+        inside.add(number)
+        gate.wait(10)
+        return anyio.from_thread.run(lambda: values.get_or_set("settings", lambda: 1, 60))
+
+    asked = [values.get_or_set(f"outer {each}", functools.partial(outer, each), 60) for each in range(THREADS)]
+    tasks = [asyncio.create_task(each) for each in asked]
+    await until(lambda: len(inside) == THREADS)
+    tasks.append(asyncio.create_task(values.get_or_set("settings", lambda: 1, 60)))
+    await all_blocked()
+    gate.set()
+    async with asyncio.timeout(20):
+        assert await asyncio.gather(*tasks) == [1] * len(tasks)
+
+
 async def test_threads_are_bounded() -> None:
     """Plain factories of many keys take turns in a bounded number of threads."""
     values, inside, gate = ValueCache(StoredResponses(MemoryBackend())), set[int](), threading.Event()

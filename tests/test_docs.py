@@ -422,7 +422,7 @@ def test_libraries_are_imported_where_the_plan_says() -> None:
             str(path.relative_to(ROOT)).removeprefix("app_cache/")
             for package in ("app_cache", "containers")
             for path in (ROOT / package).rglob("*.py")
-            if re.search(rf"^(from|import) ({names})\b", path.read_text(encoding="utf-8"), re.MULTILINE)
+            if re.search(rf"^ *(from|import) ({names})\b", path.read_text(encoding="utf-8"), re.MULTILINE)
         }
         assert {*re.findall(r"`([^`]+)`", files)} == importing, libraries
 

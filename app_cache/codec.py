@@ -39,7 +39,7 @@ class Mark(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     """The state of the invalidation clock that an entry was filled under.
 
     Args:
-        generation: The life of the clock, 0 where the clock has only tokens.
+        generation: The life of the clock, empty where the clock has only tokens.
         epoch: The number of invalidations before the fill began.
         tokens: Stamps by name, where the backend can keep no epoch.
     """
@@ -123,7 +123,7 @@ class Value(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 
     @property
     def path(self) -> str:
-        """None: a value has no URL."""
+        """Empty: a value has no URL."""
         return ""
 
 

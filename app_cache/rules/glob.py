@@ -23,10 +23,8 @@ from app_cache.policy import MAX_PATTERN
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-MAX_LENGTH = MAX_PATTERN
 LONGEST_START = 100
 """Characters of a pattern that is too long which are kept, each of them perhaps escaped."""
-"""The longest pattern that is taken, in characters."""
 
 
 def compile_glob(pattern: str) -> Callable[[str], bool]:
@@ -70,7 +68,7 @@ def fitted(pattern: str) -> str:
     >>> fitted("/users/*"), fitted("/a?" + "b" * 300)
     ('/users/*', '/a*')
     """
-    if len(pattern) <= MAX_LENGTH:
+    if len(pattern) <= MAX_PATTERN:
         return pattern
     start: list[str] = []
     at = 0
@@ -114,9 +112,9 @@ STAR = _Token((), negated=True, repeated=True)
 
 def _parsed(pattern: str) -> list[_Token]:
     """Return what *pattern* asks for, one by one."""
-    if len(pattern) > MAX_LENGTH:
+    if len(pattern) > MAX_PATTERN:
         raise ConfigurationError(
-            f"a pattern may have {MAX_LENGTH} characters, not {len(pattern)}: {pattern[:40]!r}…"
+            f"a pattern may have {MAX_PATTERN} characters, not {len(pattern)}: {pattern[:40]!r}…"
         )
     tokens: list[_Token] = []
     at = 0

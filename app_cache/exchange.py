@@ -438,14 +438,7 @@ class Exchange:
             self.store.log.warning("cache.rescued", self.plan.route, status=filling.status)
             await self._rescue(filling.status, send)
 
-    def _filling(
-        self,
-        *,
-        rescue: bool = False,
-        alone: bool = True,
-        conditional: bool = False,
-        guard: Guard | None = None,
-    ) -> Filling:
+    def _filling(self, *, rescue: bool = False, conditional: bool = False, guard: Guard | None = None) -> Filling:
         return Filling(
             self.store,
             self.request,
@@ -453,7 +446,6 @@ class Exchange:
             self.policy,
             self.found,
             rescue=rescue,
-            alone=alone,
             conditional=conditional,
             guard=guard,
             session_changed=session_watch(self.scope) if "session" in self.scope else None,
@@ -465,7 +457,7 @@ class Exchange:
         validating = self._validating_headers()
         stands_in = self.decision.rescue if rescue is None else rescue
         guard = Guard() if self.policy.guarded else None
-        filling = self._filling(rescue=stands_in, alone=alone, conditional=validating is not None, guard=guard)
+        filling = self._filling(rescue=stands_in, conditional=validating is not None, guard=guard)
         headers = self._own_headers(alone=alone) if validating is None else validating
         self.scope.setdefault("state", {})
         method = "GET" if self.request.method == "HEAD" else self.request.method  # HEAD has nothing to store

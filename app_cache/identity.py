@@ -44,13 +44,11 @@ class Identity(msgspec.Struct, frozen=True):
 
     Args:
         key: The key that it shares with the same requests.
-        logical_key: What a key generator of the application's own gave, or None.
         subject: What an invalidation may name its answer by, as far as that is known before the handler ran.
         origin: Scheme, host and port of its URL (RFC 9110 §4.3.1).
     """
 
     key: str
-    logical_key: str | None
     subject: Subject
     origin: str
 
@@ -93,9 +91,7 @@ async def identify(
     key = storage_key(store.namespace, request.method, logical, request.headers, policy, varied_by)
     logical_key = logical if isinstance(logical, str) else None
     here = origin(scope.get("scheme", "http"), host)
-    return Identity(
-        key, logical_key, _subject(full_path(scope), plan.root_paths, here, key, logical_key, tags), here
-    )
+    return Identity(key, _subject(full_path(scope), plan.root_paths, here, key, logical_key, tags), here)
 
 
 def target_of(scope: Scope) -> str:

@@ -214,15 +214,16 @@ class Exchange:
 
         async def send_told(message: Message) -> None:
             nonlocal gave
-            if message["type"] == "http.response.start":
-                gave = guard.passed and message["status"] == given.status
-                if gave:
-                    await give(send)
-                    return
+            if message["type"] != "http.response.start":
+                if not gave:
+                    await send(message)
+                return
+            gave = guard.passed and message["status"] == given.status
+            if gave:
+                await give(send)
+            else:
                 status = self._tell(CacheStatus(fwd=Fwd.BYPASS, detail=Refusal.GUARD))
-                message = {**message, "headers": [*fields_of(message), (b"cache-status", str(status).encode())]}
-            if not gave:
-                await send(message)
+                await send_start(send, message["status"], fields_of(message), status, message)
 
         self.scope.setdefault("state", {})
         scope = {**self.scope}

@@ -301,7 +301,8 @@ def template_parts(template: str) -> tuple[TemplatePart, ...]:
     """Return the parts of *template*.
 
     Raises:
-        ConfigurationError: If a brace is open, or what stands in one is not a plain name.
+        ConfigurationError: If a brace is open, or what stands in one is not a plain name, perhaps with a
+            conversion and a plain format.
     """
     try:
         parts = tuple(
@@ -313,13 +314,21 @@ def template_parts(template: str) -> tuple[TemplatePart, ...]:
             f"template {template!r} cannot be read: {error}; write {{{{ for a brace"
         ) from None
     for _, name, spec, conversion in parts:
-        if name is None:
-            continue
-        if not name.isidentifier() or "{" in spec or conversion not in (None, "r", "s", "a"):
-            raise ConfigurationError(
-                f"template {template!r} has {{{name}}}: only plain names of parameters are filled in"
-            )
+        wrong = None if name is None else _why_not_filled_in(name, spec, conversion)
+        if wrong is not None:
+            raise ConfigurationError(f"template {template!r} has {wrong}")
     return parts
+
+
+def _why_not_filled_in(name: str, spec: str, conversion: str | None) -> str | None:
+    """Return what stands between braces and cannot, with what can, or None if it can."""
+    if not name.isidentifier():
+        return f"{{{name}}}: only plain names of parameters are filled in"
+    if conversion not in (None, "r", "s", "a"):
+        return f"!{conversion} after {name}: a conversion is !r, !s or !a"
+    if "{" in spec:
+        return f"{spec!r} in the format of {name}: a format has no braces"
+    return None
 
 
 @lru_cache(maxsize=4096)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -413,6 +414,20 @@ def test_wrong_templates(option: str, template: str) -> None:
     with pytest.raises(ConfigurationError) as raised:
         recorded(tags=[template])
     assert repr(template) in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        pytest.param("{a.b}", "has {a.b}: only plain names", id="no plain name"),
+        pytest.param("{a:{b}}", "has '{b}' in the format of a: a format has no braces", id="name in a format"),
+        pytest.param("{a!x}", "has !x after a: a conversion is !r, !s or !a", id="unknown conversion"),
+    ],
+)
+def test_what_is_wrong_in_a_template(template: str, message: str) -> None:
+    """What is said of a template names the part that cannot be, and what can."""
+    with pytest.raises(ConfigurationError, match=re.escape(message)):
+        template_names(template)
 
 
 @pytest.mark.parametrize(

@@ -276,13 +276,14 @@ def checked_tag(tag: object) -> str:
     return tag
 
 
-def checked_tags(tags: Iterable[object]) -> list[str]:
+def checked_tags(tags: object) -> list[str]:
     """Return *tags* as a list if they are names.
 
     Raises:
-        ConfigurationError: If they are one string, which would be taken letter by letter, or one is no name.
+        ConfigurationError: If they are no list, or one string, which would be taken letter by letter, or one is no
+            name.
     """
-    if isinstance(tags, str):
+    if isinstance(tags, str) or not isinstance(tags, Iterable):
         raise _is_no_list("tags", tags)
     return [checked_tag(tag) for tag in tags]
 
@@ -402,8 +403,21 @@ def _names(name: str, value: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(value))
 
 
+_EXAMPLES = {
+    "include_headers": "Accept-Language",
+    "exclude_headers": "Cookie",
+    "tags": "users",
+    "patterns": "/users/*",
+    "urls": "/users",
+    "methods": "GET",
+    "include_query": "page",
+    "exclude_query": "utm_source",
+}
+
+
 def _is_no_list(name: str, value: object) -> ConfigurationError:
-    return ConfigurationError(f"{name} must be a list of names, such as [{str(value)!r}], not {value!r}")
+    example = value if isinstance(value, str) and value else _EXAMPLES.get(name, "name")
+    return ConfigurationError(f"{name} must be a list of names, such as [{example!r}], not {value!r}")
 
 
 def _headers(name: str, value: Any) -> tuple[str, ...]:

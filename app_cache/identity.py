@@ -75,11 +75,12 @@ async def identify(
     """
     try:
         host = host_of(scope, request.headers)
-        varied_by = None if policy.vary_by is None else await _asked(policy.vary_by, plan, scope, body)
+        varied_by = None if policy.vary_by is None else await _asked("vary_by", policy.vary_by, plan, scope, body)
         if type(keys) is DefaultKeyGenerator:
             logical: Any = request_parts(scope, request.headers, host, body, policy)
         else:
-            logical = await _asked(keys.generate_cache_key, plan, {**scope, POLICY: policy}, body)
+            keyed = {**scope, POLICY: policy}
+            logical = await _asked("generate_cache_key", keys.generate_cache_key, plan, keyed, body)
         tags = await tags_of(policy.tags, plan, scope)
     except Exception as error:  # noqa: BLE001  the application's own hooks: what they raise costs the cache alone
         store.log.failed("cache.hook_failed", plan.route, error, path=scope["path"])
@@ -138,8 +139,14 @@ def _routed(scope: Scope, plan: Plan) -> Scope:
     return {**scope, "path_params": {**scope.get("path_params", {}), **plan.path_params}}
 
 
-async def _asked(hook: Callable[[Request], Any], plan: Plan, scope: Scope, body: bytes | None) -> str | None:
-    """Return what *hook* says of the request, which may read its body."""
+async def _asked(
+    name: str, hook: Callable[[Request], Any], plan: Plan, scope: Scope, body: bytes | None
+) -> str | None:
+    """Return what *hook*, called *name*, says of the request, which may read its body.
+
+    Raises:
+        TypeError: If that is neither a string nor None.
+    """
     content: list[Message] = [{"type": "http.request", "body": body or b"", "more_body": False}]
 
     async def receive() -> Message:
@@ -151,5 +158,5 @@ async def _asked(hook: Callable[[Request], Any], plan: Plan, scope: Scope, body:
     if answer is None:
         return None
     if not isinstance(answer, str):
-        raise TypeError(f"a key must be a string or None, not {answer!r}")
+        raise TypeError(f"{name} must give a string or None, not {answer!r}")
     return answer

@@ -47,6 +47,18 @@ def compile_glob(pattern: str) -> Callable[[str], bool]:
     return _Automaton.of(literal, rest).matches
 
 
+def checked_pattern(pattern: object) -> str:
+    """Return *pattern* if it is a glob that may name something.
+
+    Raises:
+        ConfigurationError: If it is no string, is empty, or has more than 256 characters.
+    """
+    if not isinstance(pattern, str) or not pattern:
+        raise ConfigurationError(f"a pattern must be a glob such as '/users/*', not {pattern!r}")
+    _check_length(pattern)
+    return pattern
+
+
 def literal_directory(pattern: str) -> str:
     """Return the longest directory, with its last slash, that every path which matches *pattern* lies in.
 
@@ -112,16 +124,20 @@ STAR = _Token((), negated=True, repeated=True)
 
 def _parsed(pattern: str) -> list[_Token]:
     """Return what *pattern* asks for, one by one."""
-    if len(pattern) > MAX_PATTERN:
-        raise ConfigurationError(
-            f"a pattern may have {MAX_PATTERN} characters, not {len(pattern)}: {pattern[:40]!r}…"
-        )
+    _check_length(pattern)
     tokens: list[_Token] = []
     at = 0
     while at < len(pattern):
         token, at = _token(pattern, at)
         tokens.append(token)
     return tokens
+
+
+def _check_length(pattern: str) -> None:
+    if len(pattern) > MAX_PATTERN:
+        raise ConfigurationError(
+            f"a pattern may have {MAX_PATTERN} characters, not {len(pattern)}: {pattern[:40]!r}…"
+        )
 
 
 def _token(pattern: str, at: int) -> tuple[_Token, int]:

@@ -63,25 +63,19 @@ MAX_FORMS = 32
 HOST, TAGS, DECIDES, AUTHORIZATION, COOKIE, USER = 1, 2, 4, 8, 16, 32
 """What a field of the request is for the decision: a part of the key, a condition by tags, something that is left
 to the exchange, a credential; a user that the application knows is one too."""
+DECIDED_ANEW = frozenset(
+    {
+        *(b"cache-control", b"content-length", b"if-match", b"if-modified-since", b"if-range"),
+        *(b"if-unmodified-since", b"pragma", b"range", b"transfer-encoding"),
+    }
+)
+"""Fields of requests whose answer an exchange decides each time."""
 WATCHED = {
     b"host": HOST,
     b"if-none-match": TAGS,
     b"authorization": AUTHORIZATION,
     b"cookie": COOKIE,
-    **dict.fromkeys(
-        (
-            b"cache-control",
-            b"content-length",
-            b"if-match",
-            b"if-modified-since",
-            b"if-range",
-            b"if-unmodified-since",
-            b"pragma",
-            b"range",
-            b"transfer-encoding",
-        ),
-        DECIDES,
-    ),
+    **dict.fromkeys(DECIDED_ANEW, DECIDES),
 }
 """The fields that an exchange looks at in each request, by name as ASGI has it, in lower case."""
 WATCHED |= {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 
@@ -51,8 +51,9 @@ from app_cache.sessions import has_user, session_watch
 from app_cache.store import Found, variant_key
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, MutableMapping
+    from collections.abc import Awaitable, Callable
 
+    from app_cache.asgi import App, Message, Receive, Scope, Send
     from app_cache.codec import Entry
     from app_cache.keys import KeyGenerator
     from app_cache.policy import CachePolicy
@@ -60,11 +61,6 @@ if TYPE_CHECKING:
     from app_cache.rules.messages import Headers, StoredResponse
     from app_cache.store import StoredResponses
 
-    Scope = MutableMapping[str, Any]
-    Message = MutableMapping[str, Any]
-    Receive = Callable[[], Awaitable[Message]]
-    Send = Callable[[Message], Awaitable[None]]
-    App = Callable[[Scope, Receive, Send], Awaitable[None]]
     Give = Callable[[Send], Awaitable[None]]
     Learn = Callable[["Exchange", StoredResponse, Hit], None]
 

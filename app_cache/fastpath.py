@@ -28,9 +28,10 @@ from app_cache.services import same_parts
 from app_cache.sessions import has_user
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Iterator, MutableMapping
+    from collections.abc import Callable, Hashable, Iterable, Iterator
 
     from app_cache.answers import Answer
+    from app_cache.asgi import Scope
     from app_cache.backends.base import Lent
     from app_cache.clock.base import Basis, Gate
     from app_cache.exchange import Exchange
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from app_cache.rules.messages import Headers, StoredResponse
     from app_cache.services import CacheServices
 
-    Scope = MutableMapping[str, Any]
     Message = dict[str, Any]
     Messages = tuple[Message, Message]
     Selection = tuple[tuple[bytes, tuple[bytes, ...]], ...]

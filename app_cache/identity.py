@@ -28,15 +28,13 @@ from app_cache.policy import checked_tags
 from app_cache.rules.decisions import Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, MutableMapping
+    from collections.abc import Callable, Iterable
 
+    from app_cache.asgi import Message, Scope
     from app_cache.policy import CachePolicy
     from app_cache.routes.table import Plan
     from app_cache.rules.messages import RequestHead
     from app_cache.store import StoredResponses
-
-    Scope = MutableMapping[str, Any]
-    Message = MutableMapping[str, Any]
 
 
 class Identity(msgspec.Struct, frozen=True):

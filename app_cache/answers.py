@@ -14,15 +14,14 @@ from app_cache.rules.validators import fields_of_304, not_modified
 from app_cache.rules.variants import announced
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+    from collections.abc import Mapping
 
+    from app_cache.asgi import Send
     from app_cache.flight import Outcome
     from app_cache.policy import CachePolicy
     from app_cache.rules.cache_status import CacheStatus
     from app_cache.rules.messages import Headers, RequestHead, StoredResponse
 
-    Message = MutableMapping[str, Any]
-    Send = Callable[[Message], Awaitable[None]]
 
 _START: Mapping[str, Any] = {"type": "http.response.start"}
 _AGE = frozenset({b"age"})

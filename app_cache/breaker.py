@@ -71,8 +71,8 @@ def fault_of(error: Exception, *, late: bool = False) -> Fault:
 class Breaker:
     """Lets operations through while their backend is there; when it is away, one each second, to see.
 
-    It opens after 5 failures. Many operations that fail together are one failure: one that began before the last
-    failure was counted says nothing new.
+    It opens after 5 failures, and at once where the backend lets nobody in. Many operations that fail together are
+    one failure: one that began before the last failure was counted says nothing new.
     """
 
     def __init__(self, monotonic: Callable[[], float]) -> None:

@@ -9,7 +9,6 @@ allocated before the length and the checksum agree, and nothing but plain values
 from __future__ import annotations
 
 import base64
-import binascii
 import struct
 from itertools import chain
 from typing import TYPE_CHECKING, Annotated
@@ -39,7 +38,7 @@ class Mark(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     """The state of the invalidation clock that an entry was filled under.
 
     Args:
-        generation: The life of the clock, 0 where the clock has only tokens.
+        generation: The life of the clock, empty where the clock has only tokens.
         epoch: The number of invalidations before the fill began.
         tokens: Stamps by name, where the backend can keep no epoch.
     """
@@ -123,14 +122,14 @@ class Value(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 
     @property
     def path(self) -> str:
-        """None: a value has no URL."""
+        """Empty: a value has no URL."""
         return ""
 
 
 Record = Entry | Variants | Value
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Entry | Variants | Value)
+_decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)
 
 
 def compact(seconds: float) -> float:
@@ -180,7 +179,7 @@ def from_text(text: str) -> bytes:
         return b""
     try:
         return base64.b64decode(text[len(TEXT_MARK) :], validate=True)
-    except (binascii.Error, ValueError):
+    except ValueError:
         return b""
 
 

@@ -124,7 +124,7 @@ def redis_backend(settings: CacheSettings) -> RedisBackend:
 
     What is not given depends on the environment: ``redis://localhost:6379`` and 5 connections in development and
     testing, ``redis://staging-redis:6379`` and 10 in staging. In production, and in an environment that is none of
-    the four, the URL is required, and there are 50 connections, with keepalive and a health check every 30 s.
+    the four, the URL is required, and there are 50 connections.
 
     Raises:
         ConfigurationError: If the URL is required and not given, `RedisBackend` refuses what is, or there are no
@@ -177,12 +177,7 @@ _REDIS_OPTIONS: Mapping[str, dict[str, Any]] = {
     "testing": {"url": "redis://localhost:6379", "max_connections": 5},
     "staging": {"url": "redis://staging-redis:6379", "max_connections": 10},
 }
-_PRODUCTION_OPTIONS: dict[str, Any] = {
-    "max_connections": 50,
-    "retry_on_timeout": True,
-    "socket_keepalive": True,
-    "health_check_interval": 30,
-}
+_PRODUCTION_OPTIONS: dict[str, Any] = {"max_connections": 50}
 
 
 def choose_environment(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 
@@ -52,8 +52,9 @@ from app_cache.sessions import has_user, session_watch
 from app_cache.store import Found, variant_key
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, MutableMapping
+    from collections.abc import Awaitable, Callable
 
+    from app_cache.asgi import App, Message, Receive, Scope, Send
     from app_cache.codec import Entry
     from app_cache.keys import KeyGenerator
     from app_cache.policy import CachePolicy
@@ -61,11 +62,6 @@ if TYPE_CHECKING:
     from app_cache.rules.messages import Headers, StoredResponse
     from app_cache.store import StoredResponses
 
-    Scope = MutableMapping[str, Any]
-    Message = MutableMapping[str, Any]
-    Receive = Callable[[], Awaitable[Message]]
-    Send = Callable[[Message], Awaitable[None]]
-    App = Callable[[Scope, Receive, Send], Awaitable[None]]
     Give = Callable[[Send], Awaitable[None]]
     Learn = Callable[["Exchange", StoredResponse, Hit], None]
 
@@ -215,15 +211,16 @@ class Exchange:
 
         async def send_told(message: Message) -> None:
             nonlocal gave
-            if message["type"] == "http.response.start":
-                gave = guard.passed and message["status"] == given.status
-                if gave:
-                    await give(send)
-                    return
+            if message["type"] != "http.response.start":
+                if not gave:
+                    await send(message)
+                return
+            gave = guard.passed and message["status"] == given.status
+            if gave:
+                await give(send)
+            else:
                 status = self._tell(CacheStatus(fwd=Fwd.BYPASS, detail=Refusal.GUARD))
-                message = {**message, "headers": [*fields_of(message), (b"cache-status", str(status).encode())]}
-            if not gave:
-                await send(message)
+                await send_start(send, message["status"], fields_of(message), status, message)
 
         self.scope.setdefault("state", {})
         scope = {**self.scope}
@@ -473,14 +470,7 @@ class Exchange:
             self.store.log.warning("cache.rescued", self.plan.route, status=filling.status)
             await self._rescue(filling.status, send)
 
-    def _filling(
-        self,
-        *,
-        rescue: bool = False,
-        alone: bool = True,
-        conditional: bool = False,
-        guard: Guard | None = None,
-    ) -> Filling:
+    def _filling(self, *, rescue: bool = False, conditional: bool = False, guard: Guard | None = None) -> Filling:
         return Filling(
             self.store,
             self.request,
@@ -488,7 +478,6 @@ class Exchange:
             self.policy,
             self.found,
             rescue=rescue,
-            alone=alone,
             conditional=conditional,
             guard=guard,
             session_changed=session_watch(self.scope) if "session" in self.scope else None,
@@ -500,7 +489,7 @@ class Exchange:
         validating = self._validating_headers()
         stands_in = self.decision.rescue if rescue is None else rescue
         guard = Guard() if self.policy.guarded else None
-        filling = self._filling(rescue=stands_in, alone=alone, conditional=validating is not None, guard=guard)
+        filling = self._filling(rescue=stands_in, conditional=validating is not None, guard=guard)
         headers = self._own_headers(alone=alone) if validating is None else validating
         self.scope.setdefault("state", {})
         method = "GET" if self.request.method == "HEAD" else self.request.method  # HEAD has nothing to store

@@ -20,7 +20,7 @@ from app_cache.invalidation import InvalidationService, stamp_of_url
 from app_cache.keys import origin_of
 from app_cache.logger_config import logger
 from app_cache.policy import checked_tag, never_cached
-from app_cache.rules.glob import compile_glob
+from app_cache.rules.glob import checked_pattern
 from app_cache.services import services_of
 from app_cache.values import ValueCache
 
@@ -207,12 +207,9 @@ def _order(patterns: list[str], tags: list[str], urls: list[str]) -> Order:
         raise ConfigurationError("name what to invalidate: pattern, tag or url")
     if named > MAX_TARGETS:
         raise ConfigurationError(f"name at most {MAX_TARGETS} targets in one request, not {named}")
-    for pattern in patterns:
-        if not pattern:
-            raise ConfigurationError("a pattern must be a glob such as '/users/*', not ''")
-        compile_glob(pattern)
+    globs = tuple(map(checked_pattern, patterns))
     stamps = [*(tag_stamp(checked_tag(tag)) for tag in tags), *map(stamp_of_url, urls)]
-    return Order(tags=tuple(stamps), patterns=tuple(patterns))
+    return Order(tags=tuple(stamps), patterns=globs)
 
 
 @never_cached

@@ -28,9 +28,10 @@ from app_cache.services import same_parts
 from app_cache.sessions import has_user
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, MutableMapping
+    from collections.abc import Callable, Hashable, Iterable, Iterator
 
     from app_cache.answers import Answer
+    from app_cache.asgi import Scope
     from app_cache.backends.base import Lent
     from app_cache.clock.base import Basis, Gate
     from app_cache.exchange import Exchange
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from app_cache.rules.messages import Headers, StoredResponse
     from app_cache.services import CacheServices
 
-    Scope = MutableMapping[str, Any]
     Message = dict[str, Any]
     Messages = tuple[Message, Message]
     Selection = tuple[tuple[bytes, tuple[bytes, ...]], ...]
@@ -63,25 +63,19 @@ MAX_FORMS = 32
 HOST, TAGS, DECIDES, AUTHORIZATION, COOKIE, USER = 1, 2, 4, 8, 16, 32
 """What a field of the request is for the decision: a part of the key, a condition by tags, something that is left
 to the exchange, a credential; a user that the application knows is one too."""
+DECIDED_ANEW = frozenset(
+    {
+        *(b"cache-control", b"content-length", b"if-match", b"if-modified-since", b"if-range"),
+        *(b"if-unmodified-since", b"pragma", b"range", b"transfer-encoding"),
+    }
+)
+"""Fields of requests whose answer an exchange decides each time."""
 WATCHED = {
     b"host": HOST,
     b"if-none-match": TAGS,
     b"authorization": AUTHORIZATION,
     b"cookie": COOKIE,
-    **dict.fromkeys(
-        (
-            b"cache-control",
-            b"content-length",
-            b"if-match",
-            b"if-modified-since",
-            b"if-range",
-            b"if-unmodified-since",
-            b"pragma",
-            b"range",
-            b"transfer-encoding",
-        ),
-        DECIDES,
-    ),
+    **dict.fromkeys(DECIDED_ANEW, DECIDES),
 }
 """The fields that an exchange looks at in each request, by name as ASGI has it, in lower case."""
 WATCHED |= {
@@ -106,6 +100,31 @@ def _told_of(age: int, ttl: int) -> tuple[CacheStatus, Headers]:
     """Return what is told of a hit of that *age*, fresh for *ttl* seconds: Age and Cache-Status."""
     status = CacheStatus(hit=True, ttl=ttl)
     return status, ((b"age", b"%d" % age), (b"cache-status", str(status).encode("ascii")))
+
+
+class Doorkeeper:
+    """Admits what comes a second time; of what came once it keeps a mark alone.
+
+    Args:
+        most: Marks that it keeps at once; beyond, it begins anew.
+    """
+
+    __slots__ = ("marks", "most")
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.marks: set[int] = set()
+
+    def admits(self, key: Hashable) -> bool:
+        """Return whether *key* came lately; if so it is forgotten, else remembered."""
+        mark = hash(key)
+        if mark in self.marks:
+            self.marks.remove(mark)
+            return True
+        if len(self.marks) >= self.most:
+            self.marks.clear()
+        self.marks.add(mark)
+        return False
 
 
 class Ready:
@@ -304,8 +323,8 @@ class FastPath:
         """Another object after each change of what hits were learned with."""
         self._table = table
         self._ready: dict[Key, Ready] = {}
-        self._hit_once: set[int] = set()
-        """The hashes of requests that were hit while there was no room for them."""
+        self._hit_once = Doorkeeper(MAX_REQUESTS)
+        """What was hit while there was no room for it: to learn costs half a hit, and puts another out."""
         self.paths: Counter[str] = Counter()
         """How many hits there are for a path; requests for others need no look at their fields."""
         self._bytes = 0
@@ -367,7 +386,9 @@ class FastPath:
         Nor is it if *era*, in which the exchange began, is known to be over: it has decided with other parts.
         """
         key = _key_of(exchange.scope)
-        if key is None or not (self._has_room(len(response.body)) or self._is_hit_again(key)):
+        if key is None:
+            return
+        if not (self._has_room(len(response.body)) or key in self._ready or self._hit_once.admits(key)):
             return
         if not _is_plain(exchange, hit) or era is not self.era:
             return
@@ -388,19 +409,6 @@ class FastPath:
     def _has_room(self, body: int) -> bool:
         """Return whether one more fits, as far as the size of its *body* tells."""
         return len(self._ready) < MAX_REQUESTS and self._bytes + 2 * body + OVERHEAD <= MAX_BYTES
-
-    def _is_hit_again(self, key: Key) -> bool:
-        """Return whether the request of *key* was hit lately: to learn costs half a hit, and puts another out."""
-        if key in self._ready:
-            return True
-        mark = hash(key)
-        if mark in self._hit_once:
-            self._hit_once.remove(mark)
-            return True
-        if len(self._hit_once) >= MAX_REQUESTS:
-            self._hit_once.clear()
-        self._hit_once.add(mark)
-        return False
 
     def current_era(self, services: CacheServices) -> object:
         """Return the era of *services*; if another one has begun, all that was learned is forgotten."""

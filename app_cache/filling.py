@@ -51,7 +51,6 @@ class Filling:
         policy: What the endpoint's author asked for.
         found: What the look-up gave: the clock, and the entry to validate or to stand in, if there is one.
         rescue: Whether that entry stands in if the handler fails.
-        alone: Whether nobody may wait for this fill.
         conditional: Whether the handler is asked to validate that entry, so that a 304 is about it.
         guard: What a guarded endpoint asks in this run, or None.
         session_changed: Tells whether the handler has changed the session that middleware further out keeps by a
@@ -67,7 +66,6 @@ class Filling:
         found: Found,
         *,
         rescue: bool,
-        alone: bool,
         conditional: bool = False,
         guard: Guard | None = None,
         session_changed: Callable[[], bool] | None = None,
@@ -78,7 +76,6 @@ class Filling:
         self.policy = policy
         self.found = found
         self.rescue = rescue
-        self.alone = alone
         self.conditional = conditional
         self.guard = guard
         self.session_changed = session_changed

@@ -23,16 +23,11 @@ from app_cache.rules.directives import delta_seconds
 from app_cache.rules.messages import combined, fields_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, MutableMapping
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 
+    from app_cache.asgi import App, Message, Receive, Scope, Send
     from app_cache.codec import Entry
     from app_cache.rules.messages import Headers
-
-    Scope = MutableMapping[str, Any]
-    Message = MutableMapping[str, Any]
-    Receive = Callable[[], Awaitable[Message]]
-    Send = Callable[[Message], Awaitable[None]]
-    App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 OutcomeT = TypeVar("OutcomeT")
 RunT = TypeVar("RunT", bound="Run[Any]")

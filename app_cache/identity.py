@@ -28,15 +28,13 @@ from app_cache.policy import checked_tags
 from app_cache.rules.decisions import Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, MutableMapping
+    from collections.abc import Callable, Iterable
 
+    from app_cache.asgi import Message, Scope
     from app_cache.policy import CachePolicy
     from app_cache.routes.table import Plan
     from app_cache.rules.messages import RequestHead
     from app_cache.store import StoredResponses
-
-    Scope = MutableMapping[str, Any]
-    Message = MutableMapping[str, Any]
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -44,13 +42,11 @@ class Identity(msgspec.Struct, frozen=True):
 
     Args:
         key: The key that it shares with the same requests.
-        logical_key: What a key generator of the application's own gave, or None.
         subject: What an invalidation may name its answer by, as far as that is known before the handler ran.
         origin: Scheme, host and port of its URL (RFC 9110 §4.3.1).
     """
 
     key: str
-    logical_key: str | None
     subject: Subject
     origin: str
 
@@ -77,11 +73,12 @@ async def identify(
     """
     try:
         host = host_of(scope, request.headers)
-        varied_by = None if policy.vary_by is None else await _asked(policy.vary_by, plan, scope, body)
+        varied_by = None if policy.vary_by is None else await _asked("vary_by", policy.vary_by, plan, scope, body)
         if type(keys) is DefaultKeyGenerator:
             logical: Any = request_parts(scope, request.headers, host, body, policy)
         else:
-            logical = await _asked(keys.generate_cache_key, plan, {**scope, POLICY: policy}, body)
+            keyed = {**scope, POLICY: policy}
+            logical = await _asked("generate_cache_key", keys.generate_cache_key, plan, keyed, body)
         tags = await tags_of(policy.tags, plan, scope)
     except Exception as error:  # noqa: BLE001  the application's own hooks: what they raise costs the cache alone
         store.log.failed("cache.hook_failed", plan.route, error, path=scope["path"])
@@ -93,9 +90,7 @@ async def identify(
     key = storage_key(store.namespace, request.method, logical, request.headers, policy, varied_by)
     logical_key = logical if isinstance(logical, str) else None
     here = origin(scope.get("scheme", "http"), host)
-    return Identity(
-        key, logical_key, _subject(full_path(scope), plan.root_paths, here, key, logical_key, tags), here
-    )
+    return Identity(key, _subject(full_path(scope), plan.root_paths, here, key, logical_key, tags), here)
 
 
 def target_of(scope: Scope) -> str:
@@ -142,8 +137,14 @@ def _routed(scope: Scope, plan: Plan) -> Scope:
     return {**scope, "path_params": {**scope.get("path_params", {}), **plan.path_params}}
 
 
-async def _asked(hook: Callable[[Request], Any], plan: Plan, scope: Scope, body: bytes | None) -> str | None:
-    """Return what *hook* says of the request, which may read its body."""
+async def _asked(
+    name: str, hook: Callable[[Request], Any], plan: Plan, scope: Scope, body: bytes | None
+) -> str | None:
+    """Return what *hook*, called *name*, says of the request, which may read its body.
+
+    Raises:
+        TypeError: If that is neither a string nor None.
+    """
     content: list[Message] = [{"type": "http.request", "body": body or b"", "more_body": False}]
 
     async def receive() -> Message:
@@ -155,5 +156,5 @@ async def _asked(hook: Callable[[Request], Any], plan: Plan, scope: Scope, body:
     if answer is None:
         return None
     if not isinstance(answer, str):
-        raise TypeError(f"a key must be a string or None, not {answer!r}")
+        raise TypeError(f"{name} must give a string or None, not {answer!r}")
     return answer

@@ -10,7 +10,7 @@ from app_cache.clock.base import InvalidationResult, Order, key_stamp, tag_stamp
 from app_cache.errors import ConfigurationError
 from app_cache.keys import origin
 from app_cache.policy import checked_tag
-from app_cache.rules.glob import compile_glob
+from app_cache.rules.glob import checked_pattern
 
 if TYPE_CHECKING:
     from starlette.datastructures import URL
@@ -60,12 +60,9 @@ class InvalidationService:
             soft: Mark as stale rather than drop.
 
         Raises:
-            ConfigurationError: If it is empty or has more than 256 characters.
+            ConfigurationError: If it is no string, is empty, or has more than 256 characters.
         """
-        if not pattern or not isinstance(pattern, str):
-            raise ConfigurationError(f"a pattern must be a glob such as '/users/*', not {pattern!r}")
-        compile_glob(pattern)
-        return await self.carry_out(Order(patterns=(pattern,), soft=soft))
+        return await self.carry_out(Order(patterns=(checked_pattern(pattern),), soft=soft))
 
     async def by_url(self, url: str | URL, *, soft: bool = False) -> InvalidationResult:
         """Invalidate what is stored for *url*, whatever its query: absolute, or a path for every host.

@@ -18,8 +18,8 @@ from app_cache.middleware import CacheMiddleware
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from app_cache.asgi import App, Receive, Scope, Send
     from app_cache.fastpath import Messages
-    from app_cache.middleware import App, Receive, Scope, Send
 
 LAYERS = frozenset(
     {

@@ -36,22 +36,17 @@ from app_cache.rules.structured import strings
 from app_cache.services import SCOPE_KEY, PlainServices, checked_key_generator, resolved, serving
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from starlette.requests import Request
 
+    from app_cache.asgi import App, Message, Receive, Scope, Send
     from app_cache.backends.base import CacheBackend
     from app_cache.fastpath import Messages
     from app_cache.policy import CachePolicy, Invalidates
     from app_cache.routes.table import Plan
     from app_cache.rules.messages import Headers
     from app_cache.services import CacheServices
-
-    Scope = MutableMapping[str, Any]
-    Message = MutableMapping[str, Any]
-    Receive = Callable[[], Awaitable[Message]]
-    Send = Callable[[Message], Awaitable[None]]
-    App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 ENDS = frozenset({"http.response.body", "http.response.pathsend"})
 """Messages that end an answer, the body only where no more of it follows."""

@@ -276,13 +276,14 @@ def checked_tag(tag: object) -> str:
     return tag
 
 
-def checked_tags(tags: Iterable[object]) -> list[str]:
+def checked_tags(tags: object) -> list[str]:
     """Return *tags* as a list if they are names.
 
     Raises:
-        ConfigurationError: If they are one string, which would be taken letter by letter, or one is no name.
+        ConfigurationError: If they are no list, or one string, which would be taken letter by letter, or one is no
+            name.
     """
-    if isinstance(tags, str):
+    if isinstance(tags, str) or not isinstance(tags, Iterable):
         raise _is_no_list("tags", tags)
     return [checked_tag(tag) for tag in tags]
 
@@ -301,7 +302,8 @@ def template_parts(template: str) -> tuple[TemplatePart, ...]:
     """Return the parts of *template*.
 
     Raises:
-        ConfigurationError: If a brace is open, or what stands in one is not a plain name.
+        ConfigurationError: If a brace is open, or what stands in one is not a plain name, perhaps with a
+            conversion and a plain format.
     """
     try:
         parts = tuple(
@@ -313,13 +315,21 @@ def template_parts(template: str) -> tuple[TemplatePart, ...]:
             f"template {template!r} cannot be read: {error}; write {{{{ for a brace"
         ) from None
     for _, name, spec, conversion in parts:
-        if name is None:
-            continue
-        if not name.isidentifier() or "{" in spec or conversion not in (None, "r", "s", "a"):
-            raise ConfigurationError(
-                f"template {template!r} has {{{name}}}: only plain names of parameters are filled in"
-            )
+        wrong = None if name is None else _why_not_filled_in(name, spec, conversion)
+        if wrong is not None:
+            raise ConfigurationError(f"template {template!r} has {wrong}")
     return parts
+
+
+def _why_not_filled_in(name: str, spec: str, conversion: str | None) -> str | None:
+    """Return what stands between braces and cannot, with what can, or None if it can."""
+    if not name.isidentifier():
+        return f"{{{name}}}: only plain names of parameters are filled in"
+    if conversion not in (None, "r", "s", "a"):
+        return f"!{conversion} after {name}: a conversion is !r, !s or !a"
+    if "{" in spec:
+        return f"{spec!r} in the format of {name}: a format has no braces"
+    return None
 
 
 @lru_cache(maxsize=4096)
@@ -393,8 +403,21 @@ def _names(name: str, value: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(value))
 
 
+_EXAMPLES = {
+    "include_headers": "Accept-Language",
+    "exclude_headers": "Cookie",
+    "tags": "users",
+    "patterns": "/users/*",
+    "urls": "/users",
+    "methods": "GET",
+    "include_query": "page",
+    "exclude_query": "utm_source",
+}
+
+
 def _is_no_list(name: str, value: object) -> ConfigurationError:
-    return ConfigurationError(f"{name} must be a list of names, such as [{str(value)!r}], not {value!r}")
+    example = value if isinstance(value, str) and value else _EXAMPLES.get(name, "name")
+    return ConfigurationError(f"{name} must be a list of names, such as [{example!r}], not {value!r}")
 
 
 def _headers(name: str, value: Any) -> tuple[str, ...]:

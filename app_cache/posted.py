@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from app_cache.filling import Filling
 from app_cache.flight import Share
@@ -12,16 +12,13 @@ from app_cache.rules.messages import RequestHead, ResponseHead, fields_of
 from app_cache.sessions import session_watch
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
-
+    from app_cache.asgi import Scope
     from app_cache.codec import Mark
     from app_cache.keys import KeyGenerator
     from app_cache.policy import CachePolicy
     from app_cache.routes.table import Plan
     from app_cache.rules.messages import Headers
     from app_cache.store import StoredResponses
-
-    Scope = MutableMapping[str, Any]
 
 
 class PostedAnswer:
@@ -59,14 +56,7 @@ class PostedAnswer:
             return None
         found = await store.look_up(identity.key, identity.subject, request.headers)
         filling = Filling(
-            store,
-            request,
-            identity,
-            policy,
-            found,
-            rescue=False,
-            alone=True,
-            session_changed=session_watch(scope),
+            store, request, identity, policy, found, rescue=False, session_changed=session_watch(scope)
         )
         await filling.begin()
         return cls(filling, target_of(scope))

@@ -21,9 +21,10 @@ def has_user(scope: Mapping[str, Any]) -> bool:
 
 
 def session_watch(scope: Mapping[str, Any]) -> Callable[[], bool] | None:
-    """Return what tells whether ``scope["session"]`` was changed since, so that a Set-Cookie follows.
+    """Return what tells whether ``scope["session"]`` has other values since, or says that it was modified.
 
-    None: there is no session.
+    A Set-Cookie follows then. A change inside of a value is seen only where the session says so. None: there is no
+    session.
     """
     session = scope.get("session")
     if not isinstance(session, dict):

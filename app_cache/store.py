@@ -39,7 +39,6 @@ from app_cache.rules.variants import precedence, variant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
-    from typing import Any
 
     from app_cache.backends.base import CacheBackend
     from app_cache.clock.base import Basis, Reading, Shelf
@@ -301,7 +300,7 @@ class StoredResponses:
         key = variant_key(key, frozenset(fields), request)
         subject = msgspec.structs.replace(subject, key=key)
         record, reading, value = await self._read(key, subject)
-        return await self._judged(key, record if isinstance(record, Entry) else None, reading, subject, value)
+        return await self._judged(key, record, reading, subject, value)
 
     async def _read(self, key: str, subject: Subject) -> tuple[Record | None, Reading, bytes | None]:
         """Return what stands under *key*, the clock, and the bytes of it."""
@@ -449,7 +448,7 @@ class StoredResponses:
     async def discard(self, key: str) -> None:
         """Take what stands under *key* out of the backend, as far as that can be done now."""
         self._drop_pending(key)
-        await self._attempt("delete", self.backend.delete(key))
+        await self._attempt("delete", self._delete(key))
 
     def fields_that_select(self, key: str) -> frozenset[str]:
         """Return the request fields that the responses under *key* are known to vary by."""

@@ -10,7 +10,6 @@ import copy
 import inspect
 import math
 import types
-from collections.abc import Iterable
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from app_cache.codec import Mark, Value
 from app_cache.errors import ConfigurationError, EncodingError
 from app_cache.flight import FILL_TIMEOUT_S, Run
 from app_cache.keys import digest, prefix
-from app_cache.policy import checked_seconds, checked_tag
+from app_cache.policy import checked_seconds, checked_tags
 from app_cache.rules.freshness import is_ahead
 from app_cache.typed import decode_value, encode_value, function_of, name_of, returned_by, settled
 
@@ -275,7 +274,7 @@ class ValueCache:
         if not key or not _is_text(key):
             raise ConfigurationError(f"a key must be a text that is not empty, not {key!r}")
         key = str.__str__(key)  # plain text, of whatever class it was
-        stamps = frozenset([key_stamp(key), *(tag_stamp(checked_tag(tag)) for tag in _names(tags))])
+        stamps = frozenset([key_stamp(key), *map(tag_stamp, checked_tags(tags))])
         return Subject(stamps, "", key, f"{prefix(self._store.namespace)}v:{digest(['value', key])}")
 
     def _judged(self, found: FoundValue, kind: Any) -> tuple[Use, Any]:
@@ -540,13 +539,6 @@ def _is_text(key: object) -> bool:
         return isinstance(key, str) and key.encode() is not None
     except UnicodeEncodeError:
         return False
-
-
-def _names(tags: object) -> Iterable[object]:
-    if isinstance(tags, str) or not isinstance(tags, Iterable):
-        example = tags if isinstance(tags, str) else "name"
-        raise ConfigurationError(f"tags must be a list of names, such as [{example!r}], not {tags!r}")
-    return tags
 
 
 def _check_factory(factory: object) -> None:

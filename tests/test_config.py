@@ -42,12 +42,6 @@ VARIABLES = (
     "REDIS_SSL_CA_CERTS",
 )
 LOCAL = "redis://localhost:6379"
-PRODUCTION_OPTIONS = {
-    "max_connections": 50,
-    "retry_on_timeout": True,
-    "socket_keepalive": True,
-    "health_check_interval": 30,
-}
 
 
 class Recorded:
@@ -214,7 +208,7 @@ class TestChoice:
             ),
             pytest.param(
                 {"ENVIRONMENT": "production", "REDIS_URL": "rediss://h"},
-                PRODUCTION_OPTIONS | {"url": "rediss://h", "url_source": "REDIS_URL"},
+                {"url": "rediss://h", "url_source": "REDIS_URL", "max_connections": 50},
                 id="production",
             ),
             pytest.param(
@@ -226,8 +220,7 @@ class TestChoice:
                     "REDIS_SSL_CA_CERTS": certifi.where(),
                     "USE_REDIS": "false",
                 },
-                PRODUCTION_OPTIONS
-                | {
+                {
                     "url": "redis://h",
                     "url_source": "REDIS_URL",
                     "max_connections": 80,

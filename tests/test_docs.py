@@ -38,6 +38,9 @@ import app_cache.backends.base
 import app_cache.fastapi
 import app_cache.helpers
 import app_cache.logger_config
+import app_cache.offers
+import app_cache.rules.cache_status
+import app_cache.server
 import app_cache.testing
 import containers
 from app_cache import CachePolicy, CacheSettings, RedisBackend
@@ -294,6 +297,9 @@ PUBLIC = {
     **dict.fromkeys(app_cache.testing.__all__, app_cache.testing),
     **{kind.__name__: app_cache.backends.base for kind in VERBS},
     "capability": app_cache.backends.base,
+    "CacheStatus": app_cache.rules.cache_status,
+    **dict.fromkeys(app_cache.server.__all__, app_cache.server),
+    **dict.fromkeys(("EXTENSION", "Offer"), app_cache.offers),
 }
 
 
@@ -314,7 +320,9 @@ def parameters_of(subject: Callable[..., Any]) -> list[str]:
     except ValueError:
         return []
     return [
-        name for name in signature.parameters if name not in ("args", "kwargs", "values", "endpoint", "options")
+        name
+        for name in signature.parameters
+        if name not in ("args", "kwargs", "values", "endpoint", "options") and not name.startswith("_")
     ]
 
 
@@ -327,9 +335,8 @@ def test_every_option_of_a_policy(page: str) -> None:
 
 def test_defaults_of_a_policy() -> None:
     """The reference states the default of each option as it is."""
-    values = {each.name: getattr(CachePolicy(), each.name) for each in fields(CachePolicy)}
-    plain = {name: value if isinstance(value, bool | int | float) else None for name, value in values.items()}
-    assert rows(sections()["CachePolicy"]) == plain
+    defaults = {each.name: repr(getattr(CachePolicy(), each.name)) for each in fields(CachePolicy)}
+    assert dict(ROW.findall(sections()["CachePolicy"])) == defaults
 
 
 def rows(text: str) -> dict[str, Any]:
@@ -415,7 +422,7 @@ def test_libraries_are_imported_where_the_plan_says() -> None:
             str(path.relative_to(ROOT)).removeprefix("app_cache/")
             for package in ("app_cache", "containers")
             for path in (ROOT / package).rglob("*.py")
-            if re.search(rf"^(from|import) ({names})\b", path.read_text(encoding="utf-8"), re.MULTILINE)
+            if re.search(rf"^ *(from|import) ({names})\b", path.read_text(encoding="utf-8"), re.MULTILINE)
         }
         assert {*re.findall(r"`([^`]+)`", files)} == importing, libraries
 

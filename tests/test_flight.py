@@ -17,7 +17,7 @@ from tests.stored import Page
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
-    from app_cache.flight import App, Message, Receive, Send
+    from app_cache.asgi import App, Message, Receive, Send
     from app_cache.rules.messages import Headers
 
 pytestmark = pytest.mark.anyio

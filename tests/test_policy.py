@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from app_cache.policy import (
     add_tags,
     cache,
     checked_tag,
+    checked_tags,
     invalidates,
     template_names,
 )
@@ -416,6 +418,20 @@ def test_wrong_templates(option: str, template: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        pytest.param("{a.b}", "has {a.b}: only plain names", id="no plain name"),
+        pytest.param("{a:{b}}", "has '{b}' in the format of a: a format has no braces", id="name in a format"),
+        pytest.param("{a!x}", "has !x after a: a conversion is !r, !s or !a", id="unknown conversion"),
+    ],
+)
+def test_what_is_wrong_in_a_template(template: str, message: str) -> None:
+    """What is said of a template names the part that cannot be, and what can."""
+    with pytest.raises(ConfigurationError, match=re.escape(message)):
+        template_names(template)
+
+
+@pytest.mark.parametrize(
     ("options", "value"),
     [
         pytest.param({}, "@invalidates needs tags, patterns or urls", id="nothing"),
@@ -439,6 +455,28 @@ def test_invalidates() -> None:
     """What is invalidated is kept as it was given; tags may come from a callable."""
     asked = Invalidates(tags=tags_of, patterns=("/users/{user_id}/*",), urls=("/users",))
     assert (asked.tags, asked.patterns, asked.urls) == (tags_of, ("/users/{user_id}/*",), ("/users",))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param({"tags": 5}, "tags must be a list of names, such as ['users'], not 5", id="number"),
+        pytest.param({"methods": True}, "such as ['GET'], not True", id="bool"),
+        pytest.param({"exclude_headers": "Cookie"}, "such as ['Cookie'], not 'Cookie'", id="text"),
+        pytest.param({"tags": ""}, "such as ['users'], not ''", id="empty text"),
+    ],
+)
+def test_no_list(options: dict[str, Any], message: str) -> None:
+    """What is no list is refused with a list that would do: of the one name, or of an example."""
+    with pytest.raises(ConfigurationError, match=f"{re.escape(message)}$"):
+        recorded(**options)
+
+
+@pytest.mark.parametrize("tags", [pytest.param(5, id="number"), pytest.param(None, id="None")])
+def test_tags_that_are_no_list(tags: Any) -> None:
+    """What a callable gives as tags is refused in the words of the option."""
+    with pytest.raises(ConfigurationError, match=rf"such as \['users'\], not {tags}$"):
+        checked_tags(tags)
 
 
 @pytest.mark.parametrize("wrong", [pytest.param("", id="empty"), pytest.param(5, id="number")])

@@ -333,7 +333,7 @@ async def test_keys_of_other_classes(key: Any) -> None:
         pytest.param(lambda values: values.set("key", 1, True), "timeout must be a positive number", id="bool"),
         pytest.param(lambda values: values.set("key", 1, 1, tags="a"), r"such as \['a'\]", id="tags in a string"),
         pytest.param(
-            lambda values: values.set("key", 1, 1, tags=None), r"such as \['name'\], not None", id="None"
+            lambda values: values.set("key", 1, 1, tags=None), r"such as \['users'\], not None", id="None"
         ),
         pytest.param(lambda values: values.get_or_set("key", dict, 1, tags=7), "names, .* not 7", id="no tags"),
         pytest.param(lambda values: values.get_or_set("key", build(), 1), r"build, not build\(\)", id="coroutine"),

@@ -1,4 +1,4 @@
-"""How a value that was kept as text is read as bytes, and the other way round, in every backend of ours."""
+"""How a value that was kept as text is read as bytes, and the other way round: in memory, and compressed."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from app_cache.clock.base import Order, Shelf, Subject
 
 MAX_DIRECTORIES = 8
-"""Directories of a path that have a stamp of their own."""
+"""Directories of a path that have a stamp, the root among them: its stamp is that of everything."""
 TOKEN_TIMEOUT_S = 7 * 86_400
 """Seconds that a token lives at least; its end is a miss for what carries it."""
 

@@ -15,12 +15,12 @@ from starlette.requests import Request
 from app_cache.policy import is_header_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, MutableMapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from fastapi.dependencies.models import Dependant
     from pydantic.fields import FieldInfo
 
-    Scope = MutableMapping[str, Any]
+    from app_cache.asgi import Scope
 
 ANY = "*"
 """Stands for all names: those of a model that allows, or forbids, fields it does not name."""

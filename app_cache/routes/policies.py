@@ -14,9 +14,9 @@ from app_cache.routes.parameters import ANY
 from app_cache.rules.glob import compile_glob
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, MutableMapping
+    from collections.abc import Callable, Iterable
 
-    Scope = MutableMapping[str, Any]
+    from app_cache.asgi import Scope
 
 SAFE_AND_CACHED = frozenset({"GET", "QUERY"})
 

@@ -34,14 +34,13 @@ from app_cache.routes.ways import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from app_cache.asgi import Scope
     from app_cache.policy import CachePolicy, Invalidates
     from app_cache.routes.parameters import Parameters
     from app_cache.routes.policies import Fallbacks
     from app_cache.routes.ways import Way
-
-    Scope = MutableMapping[str, Any]
 
 MAX_PLANS = 1_024
 """Methods and paths remembered at once."""

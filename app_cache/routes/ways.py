@@ -22,11 +22,10 @@ from app_cache.policy import INVALIDATES_ATTRIBUTE, NEVER_ATTRIBUTE, POLICY_ATTR
 from app_cache.routes.parameters import Parameters
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
+    from app_cache.asgi import Scope
     from app_cache.policy import CachePolicy, Invalidates
-
-    Scope = MutableMapping[str, Any]
 
 _ROUTES = (Route, APIRoute, WebSocketRoute, APIWebSocketRoute, Mount, Host)
 _KNOWN_MATCHERS = {cls.matches for cls in _ROUTES}

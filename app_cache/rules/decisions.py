@@ -261,7 +261,7 @@ def why_not_store(
         return Refusal.SET_COOKIE
     if vary_fields(response.headers) is None:
         return Refusal.VARY_STAR
-    if _is_event_stream(response.headers):
+    if _is_stream(response.headers):
         return Refusal.STREAM
     lifetime = freshness_lifetime(response, said, policy, received_at)
     if lifetime is None:
@@ -282,7 +282,7 @@ def withheld_fields(said: ResponseDirectives, policy: CachePolicy) -> frozenset[
     return said.withheld | {b"set-cookie"} if "set-cookie" in policy.exclude_headers else said.withheld
 
 
-def _is_event_stream(headers: Headers) -> bool:
+def _is_stream(headers: Headers) -> bool:
     kind = (combined(headers, b"content-type") or "").partition(";")[0].strip().lower()
     return kind in ("text/event-stream", "application/x-ndjson", "application/jsonl", "application/json-seq")
 

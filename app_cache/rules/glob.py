@@ -23,10 +23,8 @@ from app_cache.policy import MAX_PATTERN
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-MAX_LENGTH = MAX_PATTERN
 LONGEST_START = 100
 """Characters of a pattern that is too long which are kept, each of them perhaps escaped."""
-"""The longest pattern that is taken, in characters."""
 
 
 def compile_glob(pattern: str) -> Callable[[str], bool]:
@@ -47,6 +45,18 @@ def compile_glob(pattern: str) -> Callable[[str], bool]:
     if rest == [STAR]:
         return lambda text: text.startswith(literal)
     return _Automaton.of(literal, rest).matches
+
+
+def checked_pattern(pattern: object) -> str:
+    """Return *pattern* if it is a glob that may name something.
+
+    Raises:
+        ConfigurationError: If it is no string, is empty, or has more than 256 characters.
+    """
+    if not isinstance(pattern, str) or not pattern:
+        raise ConfigurationError(f"a pattern must be a glob such as '/users/*', not {pattern!r}")
+    _check_length(pattern)
+    return pattern
 
 
 def literal_directory(pattern: str) -> str:
@@ -70,7 +80,7 @@ def fitted(pattern: str) -> str:
     >>> fitted("/users/*"), fitted("/a?" + "b" * 300)
     ('/users/*', '/a*')
     """
-    if len(pattern) <= MAX_LENGTH:
+    if len(pattern) <= MAX_PATTERN:
         return pattern
     start: list[str] = []
     at = 0
@@ -114,16 +124,20 @@ STAR = _Token((), negated=True, repeated=True)
 
 def _parsed(pattern: str) -> list[_Token]:
     """Return what *pattern* asks for, one by one."""
-    if len(pattern) > MAX_LENGTH:
-        raise ConfigurationError(
-            f"a pattern may have {MAX_LENGTH} characters, not {len(pattern)}: {pattern[:40]!r}…"
-        )
+    _check_length(pattern)
     tokens: list[_Token] = []
     at = 0
     while at < len(pattern):
         token, at = _token(pattern, at)
         tokens.append(token)
     return tokens
+
+
+def _check_length(pattern: str) -> None:
+    if len(pattern) > MAX_PATTERN:
+        raise ConfigurationError(
+            f"a pattern may have {MAX_PATTERN} characters, not {len(pattern)}: {pattern[:40]!r}…"
+        )
 
 
 def _token(pattern: str, at: int) -> tuple[_Token, int]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+from app_cache.fastpath import DECIDED_ANEW
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -15,14 +17,11 @@ if TYPE_CHECKING:
 
 MAX_HEAD: Final = 8_192
 """Bytes of a request beyond which it is not looked at."""
-NEVER = frozenset(
-    {
-        *(b"cache-control", b"content-length", b"expect", b"forwarded", b"http2-settings", b"if-match"),
-        *(b"if-modified-since", b"if-range", b"if-unmodified-since", b"pragma", b"range", b"trailer"),
-        *(b"transfer-encoding", b"upgrade", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"),
-    }
-)
-"""Fields of requests whose answer is decided each time; so is that of others that begin with ``x-forwarded-``."""
+NEVER = DECIDED_ANEW | {
+    *(b"expect", b"forwarded", b"http2-settings", b"trailer", b"upgrade"),
+    *(b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"),
+}
+"""Fields of requests that are left to the server; so are others that begin with ``x-forwarded-``."""
 
 _END = b"\r\n\r\n"
 _REQUEST = re.compile(rb"GET [!-~\x80-\xff]+ HTTP/1\.1")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from app_cache.fastpath import Doorkeeper
 from app_cache.server.front import stands_first
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class Memo:
         """Questions that may yet be asked while the server adds the fields under which the last one was."""
         self._served = served
         self._status_lines = status_lines
-        self._seen: set[int] = set()
+        self._seen = Doorkeeper(MAX_SEEN)
 
     def renew(self, fields: list[tuple[bytes, bytes]]) -> None:
         """Take *fields* for those that the server adds, and forget what stands no longer first."""
@@ -126,7 +127,7 @@ class Memo:
         if fields is not self.fields:
             self.renew(fields)
         self._forget(head)
-        if self.bytes_held + known.size > self.max_bytes and not self._is_seen_again(head):
+        if self.bytes_held + known.size > self.max_bytes and not self._seen.admits(head):
             return
         while self.known and self.bytes_held + known.size > self.max_bytes:
             self._evict()
@@ -136,16 +137,6 @@ class Memo:
         status = known.offer.status
         if status not in self.starts:
             self.starts[status] = self._status_lines[status] + encoded(fields)
-
-    def _is_seen_again(self, head: bytes) -> bool:
-        mark = hash(head)
-        if mark in self._seen:
-            self._seen.remove(mark)
-            return True
-        if len(self._seen) >= MAX_SEEN:
-            self._seen.clear()
-        self._seen.add(mark)
-        return False
 
     def _evict(self) -> None:
         """Forget the oldest that was not given since it was last passed over."""

@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from app_cache.errors import ConfigurationError
-from app_cache.policy import CachePolicy
+from app_cache.policy import MAX_PATTERN, CachePolicy
 from app_cache.rules.cache_status import NAME, CacheStatus
 from app_cache.rules.decisions import (
     Forward,
@@ -37,7 +37,7 @@ from app_cache.rules.directives import (
     response_directives,
 )
 from app_cache.rules.freshness import age_value, current_age, date_value, parse_http_date
-from app_cache.rules.glob import MAX_LENGTH, compile_glob, fitted, literal_directory
+from app_cache.rules.glob import compile_glob, fitted, literal_directory
 from app_cache.rules.messages import (
     Headers,
     RequestHead,
@@ -267,11 +267,11 @@ def fuzz_globs(data: bytes) -> None:
     """A pattern that is cut matches all that it did, and all that it matches is in its directory."""
     pattern, _, text = data.decode("utf-8", "replace").partition("\n")
     cut = fitted(pattern)
-    assert len(cut) <= MAX_LENGTH
+    assert len(cut) <= MAX_PATTERN
     try:
         matches = compile_glob(pattern)
     except ConfigurationError:
-        assert len(pattern) > MAX_LENGTH
+        assert len(pattern) > MAX_PATTERN
         return
     path = f"/{text}"
     if matches(path):

@@ -8,7 +8,7 @@ import pytest
 from dependency_injector import providers
 from fastapi import FastAPI, Request, Response
 
-from app_cache import MemoryBackend, cache, invalidates
+from app_cache import KeyGenerator, MemoryBackend, cache, invalidates
 from app_cache.store import StoredResponses
 from tests.middleware.apps import client_of, put_cache
 
@@ -53,6 +53,31 @@ async def test_hook_that_raises(clock: FakeClock, caplog: pytest.LogCaptureFixtu
     )
     assert again == "cache.hook_failed place='/items/{number}' path=/items/100 error=KeyError times=100"
     assert store.stats["bypass"] == 101
+
+
+class Numbered(KeyGenerator):
+    """Gives a number for a key."""
+
+    def generate_cache_key(self, request: Request) -> Any:
+        return 7
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        pytest.param({"vary_by": lambda request: 7}, "vary_by", id="vary_by"),
+        pytest.param({"key": Numbered()}, "generate_cache_key", id="key generator"),
+    ],
+)
+async def test_hook_that_gives_no_string(
+    clock: FakeClock, caplog: pytest.LogCaptureFixture, options: dict[str, Any], name: str
+) -> None:
+    """A hook that gives something else than a string is named, and what it gave."""
+    app = FastAPI()
+    app.get("/")(cache(timeout=60, **options)(lambda: "text"))
+    _, client = timed(app, clock)
+    assert (await client.get("/")).json() == "text"
+    assert f"TypeError: {name} must give a string or None, not 7" in caplog.text
 
 
 async def test_each_place(clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:

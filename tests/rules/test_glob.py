@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app_cache.errors import ConfigurationError
-from app_cache.rules.glob import compile_glob, fitted, literal_directory
+from app_cache.rules.glob import checked_pattern, compile_glob, fitted, literal_directory
 from tests.timing import assert_within
 
 ALPHABET = "ab-*?[]^\\/"
@@ -87,6 +87,21 @@ def test_too_long() -> None:
     assert compile_glob("*" * 256)("a")
     with pytest.raises(ConfigurationError, match="256 characters, not 257"):
         compile_glob("a" * 257)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        pytest.param("", "such as '/users/\\*', not ''$", id="empty"),
+        pytest.param(7, "not 7$", id="number"),
+        pytest.param("a" * 257, "256 characters, not 257", id="too long"),
+    ],
+)
+def test_no_pattern(pattern: object, message: str) -> None:
+    """What cannot be a pattern is refused, and what can is given back."""
+    with pytest.raises(ConfigurationError, match=message):
+        checked_pattern(pattern)
+    assert checked_pattern("/users/*") == "/users/*"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import functools
 from contextlib import nullcontext
 from datetime import date, datetime
 from decimal import Decimal
+from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from uuid import UUID
 
@@ -1506,6 +1507,94 @@ async def test_tags_of_a_request(template: Any, url: str, headers: dict[str, str
         assert told(await client.get(url, headers=headers)) == "hit"
         await container.invalidation().by_tag(tag)
         assert told(await client.get(url, headers=headers)) == "fwd=uri-miss; stored"
+
+
+class Model(str, Enum):  # noqa: UP042  that is how FastAPI's documentation writes one
+    alexnet = "alexnet"
+
+
+class Level(Enum):
+    high = "high"
+
+
+TEMPLATES_OF_TYPES = [
+    pytest.param("{value}", Model, "alexnet", "alexnet", "alexnet", id="Enum of text"),
+    pytest.param("{value}", Level, "high", "high", "high", id="Enum"),
+    pytest.param("{value:.1}", Level, "high", "h", "h", id="Enum with a format"),
+    pytest.param("{value}", bool, "true", "True", "true", id="bool"),
+    pytest.param("{value}", bool, "on", "True", "on", id="bool in another spelling"),
+    pytest.param("{value:d}", bool, "true", "1", "1", id="bool with a format"),
+    pytest.param("{value!s}", bool, "true", "True", "True", id="bool with a conversion"),
+    pytest.param("{value}", float, "10", "10.0", "10", id="float"),
+    pytest.param("{value}", int, "007", "7", "7", id="int"),
+    pytest.param("{value}", date, "2020-02-29", "2020-02-29", "2020-02-29", id="date"),
+    pytest.param("{value:%Y/%m}", date, "2020-02-29", "2020/02", "2020/02", id="date with a format"),
+    pytest.param(
+        "{value}", datetime, "2020-02-29T12:00:00", "2020-02-29 12:00:00", "2020-02-29T12:00:00", id="datetime"
+    ),
+    pytest.param("{value:%H:%M}", datetime, "2020-02-29T12:00:00", "12:00", "12:00", id="datetime with a format"),
+]
+
+
+@pytest.mark.parametrize(("template", "annotation", "sent", "tag", "in_url"), TEMPLATES_OF_TYPES)
+async def test_values_as_they_are_written(
+    template: str, annotation: Any, sent: str, tag: str, in_url: str
+) -> None:
+    """A value stands in a tag as `format` writes it, an Enum's as its value, and in a URL as the path had it."""
+
+    async def asked(value: Any) -> None: ...
+
+    asked.__annotations__["value"] = annotation
+    app = FastAPI()
+    app.put("/x/{value}")(invalidates(tags=["t"])(asked))
+    scope = scope_of(f"/x/{sent}", method="PUT")
+    plan = RouteTable(app, Fallbacks(None, None)).find(scope)
+    assert plan is not None
+    assert plan.fill_in([template], scope) == [tag]
+    assert plan.fill_in([template], scope, str) == [in_url]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "sent", "in_url"),
+    [
+        pytest.param(bool, "1", "true", id="bool"),
+        pytest.param(datetime, "2020-02-29 12:00:00", "2020-02-29T12:00:00", id="datetime"),
+        pytest.param(float, "10", "10.0", id="float"),
+    ],
+)
+async def test_values_of_the_query_in_a_url(annotation: Any, sent: str, in_url: str) -> None:
+    """A value that the path has not is written in a URL as paths mostly have it."""
+
+    async def asked(value: Any) -> None: ...
+
+    asked.__annotations__["value"] = annotation
+    app = FastAPI()
+    app.put("/x")(invalidates(tags=["t"])(asked))
+    scope = {**scope_of("/x", method="PUT"), "query_string": f"value={sent}".encode()}
+    plan = RouteTable(app, Fallbacks(None, None)).find(scope)
+    assert plan is not None
+    assert plan.fill_in(["{value}"], scope, str) == [in_url]
+
+
+@pytest.mark.parametrize("asked", [{"urls": ["/models/{model}"]}, {"patterns": ["/models/{model}*"]}], ids=str)
+async def test_url_of_an_enum(asked: dict[str, Any]) -> None:
+    """A URL or pattern with an Enum in it invalidates what is stored for the value that the path has."""
+    app = FastAPI()
+
+    @app.get("/models/{model}")
+    @cache(timeout=60)
+    def read(model: Model) -> str:
+        return model.value
+
+    @app.post("/models/{model}/train")
+    @invalidates(**asked)
+    def train(model: Model) -> None: ...
+
+    put_cache(app)
+    async with client_of(app) as client:
+        assert [told(await client.get("/models/alexnet")) for _ in range(2)] == ["fwd=uri-miss; stored", "hit"]
+        await client.post("/models/alexnet/train")
+        assert told(await client.get("/models/alexnet")) == "fwd=uri-miss; stored"
 
 
 VALUES_IN_A_PATH = st.one_of(

@@ -76,6 +76,11 @@ class Parameters:
         """Return whether the parameter *name* comes from path or query."""
         return name not in self._fields or self._fields[name][0] in ("path", "query")
 
+    def in_path(self, name: str, path_params: Mapping[str, Any]) -> Any:
+        """Return what the router found in the path for the parameter *name*, None where it is not from there."""
+        place, parameter = self._fields.get(name, ("", None))
+        return path_params.get(_name_in_path(parameter)) if place == "path" else None
+
     def sent_as(self, name: str) -> set[str]:
         """Return the names by which clients send the query parameter that the code calls *name*.
 
@@ -106,11 +111,15 @@ class Parameters:
 
 def _value_in_path(parameter: Any, path_params: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any]]:
     """Return what `request_params_to_args` does, without its look at what no parameter in a path can be."""
-    value = path_params.get(parameter.validation_alias or parameter.alias)
+    value = path_params.get(_name_in_path(parameter))
     if value is None:
         return request_params_to_args([parameter], path_params)
     found, errors = parameter.validate(value, {}, loc=())
     return {parameter.name: found}, errors
+
+
+def _name_in_path(parameter: Any) -> Any:
+    return parameter.validation_alias or parameter.alias
 
 
 def _under(

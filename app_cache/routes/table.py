@@ -10,6 +10,8 @@ import re
 import string
 from collections import OrderedDict
 from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -50,6 +52,8 @@ MAX_PATH = 512
 _VERSION = "_routes_version"
 """Where a router of FastAPI counts what is added to it; one of Starlette has no such count."""
 _FORMATTER = string.Formatter()
+_SPELT_OTHERWISE = (bool, float, datetime, timedelta)
+"""Types of values that `str` writes as no path has them, or that a path may have in several ways."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +77,32 @@ class Plan:
     route: str = ""
 
     def fill_in(
-        self, templates: Sequence[str], scope: Scope, escape: Callable[[str], str] = str
+        self, templates: Sequence[str], scope: Scope, escape: Callable[[str], str] | None = None
     ) -> list[str] | None:
         """Return *templates* with the values that the endpoint receives, or None if one of them is not valid.
 
-        *escape* is applied to each value, so that it stays data in what it becomes a part of.
+        *escape* is for templates of URLs, where values are written as paths have them: it is applied to each, so
+        that it stays data in what it becomes a part of.
         """
         names = template_names(*templates)
         values = self.parameters.values(names, scope, self.path_params) if names else {}
-        return None if values is None else [_filled_in(each, values, escape) for each in templates]
+        if values is None:
+            return None
+        if escape is None:
+            return [_filled_in(each, values, values, str) for each in templates]
+        written = {name: self._in_url(name, value) for name, value in values.items()}
+        return [_filled_in(each, values, written, escape) for each in templates]
+
+    def _in_url(self, name: str, value: Any) -> Any:
+        """Return *value* as the path of the request has it, where `str` would write it in another way."""
+        if not isinstance(value, _SPELT_OTHERWISE):
+            return value
+        found = self.parameters.in_path(name, self.path_params)
+        if isinstance(found, str):
+            return found
+        if isinstance(value, bool):
+            return str(value).lower()
+        return value.isoformat() if isinstance(value, datetime) else value
 
     def has_tags_of_url(self, tags: Any) -> bool:
         """Return whether *tags*, names or templates, are filled in with what is in the URL alone."""
@@ -90,12 +111,19 @@ class Plan:
         )
 
 
-def _filled_in(template: str, values: Mapping[str, Any], escape: Callable[[str], str]) -> str:
+def _filled_in(
+    template: str, values: Mapping[str, Any], written: Mapping[str, Any], escape: Callable[[str], str]
+) -> str:
+    """Return *template* with *values* where it says how to format them, and else as they are *written*."""
     pieces: list[str] = []
     for text, name, spec, conversion in template_parts(template):
         pieces.append(text)
         if name is not None:
-            value = values[name] if conversion is None else _FORMATTER.convert_field(values[name], conversion)
+            value = (values if spec or conversion else written)[name]
+            if isinstance(value, Enum):
+                value = value.value
+            if conversion is not None:
+                value = _FORMATTER.convert_field(value, conversion)
             pieces.append(escape(format(value, spec)))
     return "".join(pieces)
 

@@ -1326,6 +1326,11 @@ async def test_tags_of_a_policy_by_path() -> None:
             "default_policy has the tag '{id}'",
             id="a template by default",
         ),
+        pytest.param(
+            {"default_policy": CachePolicy(include_headers=("x_tenant",))},
+            "include_headers of default_policy names 'x_tenant', which clients send as 'x-tenant'",
+            id="a header with an underscore",
+        ),
     ],
 )
 def test_wrong_fallbacks(options: dict[str, Any], message: str) -> None:
@@ -1434,6 +1439,38 @@ async def test_query_that_no_client_sends(endpoint: Any, named: list[str], messa
     app.get("/x")(cache(include_query=named)(_copy(endpoint)))
     put_cache(app)
     with pytest.raises(ConfigurationError, match=message) if message else nullcontext():
+        async with app.router.lifespan_context(app):
+            pass
+
+
+def of_a_header(x_tenant: Annotated[str, Header()] = "") -> str:
+    """Read a header whose name in the code is not the one that is sent."""
+    return x_tenant
+
+
+def of_a_header_with_an_underscore(x_tenant: Annotated[str, Header(convert_underscores=False)] = "") -> str:
+    """Read one that is sent with the underscore."""
+    return x_tenant
+
+
+@pytest.mark.parametrize("option", ["include_headers", "exclude_headers"])
+@pytest.mark.parametrize(
+    ("endpoint", "named", "is_refused"),
+    [
+        pytest.param(of_a_header, "x_tenant", True, id="by its name in the code"),
+        pytest.param(of_a_header, "x-tenant", False, id="as it is sent"),
+        pytest.param(of_a_header_with_an_underscore, "x_tenant", False, id="sent with an underscore"),
+        pytest.param(of_a_header_with_an_underscore, "x_user", True, id="not the one that is"),
+    ],
+)
+async def test_header_that_no_client_sends(option: str, endpoint: Any, named: str, *, is_refused: bool) -> None:
+    """To name a header by the name that only the code has for it is an error at start."""
+    app = FastAPI()
+    options: Any = {option: [named]}
+    app.get("/x")(cache(timeout=60, **options)(_copy(endpoint)))
+    put_cache(app)
+    message = f"^{option} on .* names {named!r}, which clients send as {named.replace('_', '-')!r}: name that$"
+    with pytest.raises(ConfigurationError, match=message) if is_refused else nullcontext():
         async with app.router.lifespan_context(app):
             pass
 

@@ -19,7 +19,7 @@ from starlette.routing import Host
 
 from app_cache.errors import ConfigurationError
 from app_cache.keys import root_paths
-from app_cache.policy import template_names, template_parts
+from app_cache.policy import check_header_names, template_names, template_parts
 from app_cache.routes.parameters import NO_PARAMETERS
 from app_cache.routes.policies import guard_as_asked, keyed_by, methods_of
 from app_cache.routes.ways import (
@@ -290,6 +290,7 @@ def check_routes(app: Any) -> None:
         policy, invalidates = recorded(context)
         if policy is not None:
             _check_policy(policy, context)
+            check_header_names(policy, f"on {_name(context)}", parameters_of(context).headers)
             _check_query(policy, context)
         for templates in _templates(policy, invalidates):
             _check_names(templates, context)

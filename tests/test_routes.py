@@ -16,6 +16,7 @@ from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Path, Qu
 from fastapi.dependencies.utils import get_dependant, request_params_to_args
 from fastapi.exceptions import FastAPIDeprecationWarning
 from fastapi.routing import APIRoute
+from fastapi.security import APIKeyQuery
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import AfterValidator, BaseModel, Field, Json
@@ -1419,6 +1420,38 @@ def of_a_model(search: Annotated[Terms, Query()]) -> str:
     return search.search_term
 
 
+class AnyTerms(BaseModel, extra="allow"):
+    search_term: str = ""
+
+
+def of_a_model_that_takes_all(search: Annotated[AnyTerms, Query()]) -> str:
+    """Read all that there is as fields of a model."""
+    return str(search)
+
+
+def of_the_request(request: Request) -> str:
+    """Read anything."""
+    return str(request.query_params)
+
+
+def of_a_request_further_in(found: Annotated[str, Depends(of_the_request)]) -> str:
+    """Have a dependency that reads anything."""
+    return found
+
+
+def of_a_key(key: Annotated[str, Depends(APIKeyQuery(name="api_key"))]) -> str:
+    """Read the key of an API."""
+    return key
+
+
+def of_nothing() -> str:
+    """Read nothing."""
+    return ""
+
+
+NOT_READ = "names '{}', which is no query parameter that it is declared to read; there are: {}$"
+
+
 @pytest.mark.parametrize(
     ("endpoint", "named", "message"),
     [
@@ -1428,19 +1461,54 @@ def of_a_model(search: Annotated[Terms, Query()]) -> str:
         pytest.param(of_a_model, ["search"], "names 'search', which clients send as 'search-term'", id="model"),
         pytest.param(of_an_alias, ["search-term"], None, id="as it is sent"),
         pytest.param(of_an_alias, ["search_term", "search-term"], None, id="both"),
-        pytest.param(of_an_alias, ["lang"], None, id="one that something else may read"),
+        pytest.param(of_an_alias, ["lang"], NOT_READ.format("lang", "search-term"), id="one that nobody reads"),
+        pytest.param(of_a_model, ["lang"], NOT_READ.format("lang", "search-term"), id="no field of the model"),
+        pytest.param(of_a_model_that_takes_all, ["lang"], None, id="a model that takes all"),
+        pytest.param(of_the_request, ["lang"], None, id="anything may be read, nothing is declared"),
+        pytest.param(of_a_request_further_in, ["lang"], None, id="a dependency may read anything"),
+        pytest.param(of_a_key, ["api_key"], None, id="the key of an API"),
+        pytest.param(of_nothing, ["lang"], NOT_READ.format("lang", "none"), id="nothing is read"),
+        pytest.param(of_nothing, [], None, id="nothing is read, nothing is named"),
         pytest.param(of_an_alias_and_its_name, ["search_term"], None, id="both are read"),
         pytest.param(of_an_alias_and_a_request, ["search_term"], None, id="anything may be read"),
     ],
 )
 async def test_query_that_no_client_sends(endpoint: Any, named: list[str], message: str | None) -> None:
-    """To include a query parameter by the name that only the code has for it is an error at start."""
+    """To include a query parameter that nobody reads, by that name or at all, is an error at start."""
     app = FastAPI()
     app.get("/x")(cache(include_query=named)(_copy(endpoint)))
     put_cache(app)
     with pytest.raises(ConfigurationError, match=message) if message else nullcontext():
         async with app.router.lifespan_context(app):
             pass
+
+
+async def test_query_that_the_class_of_a_route_reads() -> None:
+    """A route of a class that makes its own handler may read any query parameter."""
+
+    class Reading(APIRoute):
+        def get_route_handler(self) -> Any:
+            return super().get_route_handler()
+
+    app = FastAPI()
+    router = APIRouter(route_class=Reading)
+    router.get("/x")(cache(include_query=["lang"])(_copy(of_nothing)))
+    app.include_router(router)
+    put_cache(app)
+    async with app.router.lifespan_context(app):
+        pass
+
+
+@pytest.mark.parametrize("given", ["default_policy", "policies"])
+async def test_query_of_a_policy_for_many_routes(given: str) -> None:
+    """A policy that is not written on an endpoint may include query parameters that some routes do not read."""
+    app = FastAPI()
+    app.get("/x")(_copy(of_nothing))
+    policy = CachePolicy(include_query=frozenset({"lang"}))
+    options: dict[str, Any] = {given: policy if given == "default_policy" else {"/*": policy}}
+    put_cache(app, **options)
+    async with app.router.lifespan_context(app):
+        pass
 
 
 def of_a_header(x_tenant: Annotated[str, Header()] = "") -> str:

@@ -64,6 +64,11 @@ class Parameters:
         """The query parameters that their security schemes, or what overrides them, are declared to read."""
         return self._declared(_keys_in_query)
 
+    @functools.cached_property
+    def query(self) -> frozenset[str]:
+        """The query parameters that they, or what overrides them, are declared to read; `ANY`: others too."""
+        return frozenset({ANY}) if self._dependant is None else self._declared(_query_read)
+
     def _declared(self, read: Callable[[Dependant], frozenset[str]]) -> frozenset[str]:
         return frozenset() if self._dependant is None else _under(self._dependant, self._overrides, read)
 
@@ -87,8 +92,7 @@ class Parameters:
         Empty where no query parameter is called so, or what clients send as *name* may be read as well.
         """
         place, parameter = self._fields.get(name, ("", None))
-        read = self._declared(_query_read) if place == "query" else frozenset({name})
-        return set() if {name, ANY} & read else _names_read([parameter])
+        return set() if place != "query" or {name, ANY} & self.query else _names_read([parameter])
 
     def values(self, names: Iterable[str], scope: Scope, path_params: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return the validated values of *names*, defaults included, or None if one of them is not valid."""

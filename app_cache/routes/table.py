@@ -20,7 +20,7 @@ from starlette.routing import Host
 from app_cache.errors import ConfigurationError
 from app_cache.keys import root_paths
 from app_cache.policy import check_header_names, template_names, template_parts
-from app_cache.routes.parameters import NO_PARAMETERS
+from app_cache.routes.parameters import ANY, NO_PARAMETERS
 from app_cache.routes.policies import guard_as_asked, keyed_by, methods_of
 from app_cache.routes.ways import (
     has_layer,
@@ -28,6 +28,7 @@ from app_cache.routes.ways import (
     match,
     overridable_on,
     parameters_of,
+    reads_as_declared,
     recorded,
     routed_app,
     routers_of,
@@ -316,11 +317,18 @@ def _check_policy(policy: CachePolicy, context: Any) -> None:
 
 def _check_query(policy: CachePolicy, context: Any) -> None:
     named = policy.include_query or frozenset()
+    parameters = parameters_of(context)
+    known = {ANY} if not reads_as_declared(context) else parameters.query
     for name in sorted(named):
-        sent = parameters_of(context).sent_as(name)
+        sent = parameters.sent_as(name)
         if sent and not sent & named:
             raise ConfigurationError(
                 f"include_query on {_name(context)} names {name!r}, which clients send as {min(sent)!r}: name that"
+            )
+        if not sent and not {name, ANY} & known:
+            raise ConfigurationError(
+                f"include_query on {_name(context)} names {name!r}, which is no query parameter that it is "
+                f"declared to read; there are: {', '.join(sorted(known)) or 'none'}"
             )
 
 

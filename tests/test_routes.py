@@ -1386,6 +1386,44 @@ async def test_unknown_names(options: dict[str, Any], url: str, message: str) ->
         assert (await client.get("/x/1")).status_code == 500
 
 
+class Filter(BaseModel):
+    """Query parameters as a model."""
+
+    page: int = 1
+
+
+class Named(Filter):
+    """One that says how it is written."""
+
+    def __str__(self) -> str:
+        return f"page {self.page}"
+
+
+@pytest.mark.parametrize(
+    ("decorator", "model", "message"),
+    [
+        pytest.param(cache(tags=["f_{f}"]), Filter, "give tags as a callable of the request", id="tags"),
+        pytest.param(invalidates(tags=["{f}"]), Filter, "give tags as a callable", id="tags to invalidate"),
+        pytest.param(invalidates(patterns=["/x/{f}"]), Filter, "by Invalidation and by_pattern", id="patterns"),
+        pytest.param(invalidates(urls=["/x/{f}"]), Filter, "by Invalidation and by_url", id="urls"),
+        pytest.param(cache(tags=["f_{f}"]), Named, None, id="a model that has a text"),
+    ],
+)
+async def test_model_in_a_template(decorator: Any, model: Any, message: str | None) -> None:
+    """A template that names a model of several parameters is an error at start, which says what to do instead."""
+
+    async def answer(f: Any) -> str:
+        return "a"
+
+    answer.__annotations__["f"] = Annotated[model, Query()]
+    app = FastAPI()
+    app.get("/x")(decorator(answer))
+    put_cache(app)
+    with pytest.raises(ConfigurationError, match=f"'f'.*: .*{message}") if message else nullcontext():
+        async with app.router.lifespan_context(app):
+            pass
+
+
 async def test_unknown_name_in_invalidates() -> None:
     """An unknown name in what an endpoint invalidates is an error when the application starts."""
     app = FastAPI()
@@ -1551,12 +1589,6 @@ async def test_nothing_to_cache() -> None:
     with pytest.raises(ConfigurationError, match="the route has PUT"):
         async with app.router.lifespan_context(app):
             pass
-
-
-class Filter(BaseModel):
-    """Query parameters as a model."""
-
-    page: int = 1
 
 
 def of_request(request: Request) -> list[str]:

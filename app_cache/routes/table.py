@@ -55,6 +55,11 @@ _VERSION = "_routes_version"
 _FORMATTER = string.Formatter()
 _SPELT_OTHERWISE = (bool, float, datetime, timedelta)
 """Types of values that `str` writes as no path has them, or that a path may have in several ways."""
+_INSTEAD_OF_A_MODEL = {
+    "tags": "give tags as a callable of the request, tags=lambda request: […]",
+    "patterns": "invalidate in the handler, by Invalidation and by_pattern",
+    "urls": "invalidate in the handler, by Invalidation and by_url",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,8 +298,8 @@ def check_routes(app: Any) -> None:
             _check_policy(policy, context)
             check_header_names(policy, f"on {_name(context)}", parameters_of(context).headers)
             _check_query(policy, context)
-        for templates in _templates(policy, invalidates):
-            _check_names(templates, context)
+        for option, templates in _templates(policy, invalidates):
+            _check_names(option, templates, context)
 
 
 def _host(scope: Scope) -> str:
@@ -332,24 +337,32 @@ def _check_query(policy: CachePolicy, context: Any) -> None:
             )
 
 
-def _templates(policy: CachePolicy | None, invalidates: Invalidates | None) -> Iterator[Sequence[str]]:
+def _templates(policy: CachePolicy | None, invalidates: Invalidates | None) -> Iterator[tuple[str, Sequence[str]]]:
+    """Return the templates of both, each with the attribute that they are of."""
     if policy is not None and not callable(policy.tags):
-        yield policy.tags
+        yield "tags", policy.tags
+    if invalidates is not None and not callable(invalidates.tags):
+        yield "tags", invalidates.tags
     if invalidates is not None:
-        yield from (
-            each for each in (invalidates.tags, invalidates.patterns, invalidates.urls) if not callable(each)
-        )
+        yield "patterns", invalidates.patterns
+        yield "urls", invalidates.urls
 
 
-def _check_names(templates: Sequence[str], context: Any) -> None:
-    known = parameters_of(context).names
+def _check_names(option: str, templates: Sequence[str], context: Any) -> None:
+    parameters = parameters_of(context)
     for template in templates:
-        unknown = template_names(template) - known
+        unknown = template_names(template) - parameters.names
         if unknown:
             raise ConfigurationError(
                 f"template {template!r} on {_name(context)} names {min(unknown)!r}, which is no parameter from "
-                f"path, query, header or cookie; there are: {', '.join(sorted(known)) or 'none'}. "
+                f"path, query, header or cookie; there are: {', '.join(sorted(parameters.names)) or 'none'}. "
                 "What is known only in the handler goes to add_tags(request, …)"
+            )
+        models = [*filter(parameters.is_model, sorted(template_names(template)))]
+        if models:
+            raise ConfigurationError(
+                f"template {template!r} on {_name(context)} names {models[0]!r}, which is a model of several "
+                f"parameters: {_INSTEAD_OF_A_MODEL[option]}"
             )
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Depends, HTTPException, Query
+from fastapi.dependencies.models import Dependant
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import HTTPConnection
@@ -20,12 +22,14 @@ from app_cache.invalidation import InvalidationService, stamp_of_url
 from app_cache.keys import origin_of
 from app_cache.logger_config import logger
 from app_cache.policy import checked_tag, never_cached
+from app_cache.routes.parameters import ANY, Parameters
+from app_cache.routes.ways import walk
 from app_cache.rules.glob import compile_glob
 from app_cache.services import services_of
 from app_cache.values import ValueCache
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 MAX_TARGETS = 1_000
 """Patterns, tags and URLs that one request may invalidate."""
@@ -91,7 +95,47 @@ class Targets(BaseModel):
     soft: bool = Field(default=False, description="Mark as stale rather than drop")
 
 
+class Invalidated(BaseModel):
+    """What was done: see `InvalidationResult`."""
+
+    message: str
+    durable: bool = Field(description="Whether the backend has it")
+    epoch: int | None = Field(description="The count of invalidations that it began")
+    widened_to: str | None = Field(default=None, description="What was invalidated in place of what was asked")
+
+
+class Stats(BaseModel):
+    """What the cache of a process did since it started."""
+
+    backend: str
+    namespace: str
+    size: int | None
+    breaker: str | None
+    counts: dict[str, int]
+
+
+class Checked(BaseModel):
+    """What a health check found."""
+
+    status: str = Field(description="healthy, degraded or unhealthy")
+    backend: str | None = None
+    error: str | None = None
+
+
 _NOT_GIVEN: Any = object()
+_TARGETS = frozenset({"pattern", "tag", "url", "soft"})
+_ADMITTED: dict[int | str, dict[str, Any]] = {403: {"description": "Not allowed"}}
+_INVALIDATED: dict[int | str, dict[str, Any]] = {
+    200: {"model": Invalidated, "description": "Invalidated"},
+    202: {
+        "model": Invalidated,
+        "description": "Invalidated in this process; sent again before an entry is trusted",
+    },
+}
+_CHECKED: dict[int | str, dict[str, Any]] = {
+    200: {"model": Checked, "description": "Healthy"},
+    503: {"model": Checked, "description": "Degraded or unhealthy"},
+}
 _NO_STORE = {"Cache-Control": "no-store"}
 """What the endpoints of the router say, for caches further out."""
 _OF_PROXIES = frozenset({"cf-connecting-ip", "forwarded", "true-client-ip", "via", "x-client-ip", "x-real-ip"})
@@ -123,9 +167,24 @@ def cache_router(*, authorize: Callable[..., Any] | None = _NOT_GIVEN, prefix: s
         logger.warning("cache.router_open_to_loopback", because="authorize=None")
     guard = [Depends(_same_site), Depends(_admits(authorize or _from_this_machine))]
     router = APIRouter(prefix=prefix, tags=["cache"])
-    router.add_api_route("/invalidate-cache", _invalidate, methods=["POST"], dependencies=guard)
-    router.add_api_route("/cache-stats", _stats, methods=["GET"], dependencies=guard)
-    router.add_api_route("/health/cache", _health, methods=["GET"])
+    router.add_api_route(
+        "/invalidate-cache",
+        _invalidate,
+        methods=["POST"],
+        name="invalidate_cache",
+        dependencies=[*guard, Depends(_known_targets)],
+        responses=_ADMITTED | _INVALIDATED,
+    )
+    router.add_api_route(
+        "/cache-stats",
+        _stats,
+        methods=["GET"],
+        name="cache_stats",
+        dependencies=guard,
+        response_model=Stats,
+        responses=_ADMITTED,
+    )
+    router.add_api_route("/health/cache", _health, methods=["GET"], name="cache_health", responses=_CHECKED)
     return router
 
 
@@ -153,6 +212,35 @@ async def _from_this_machine(connection: HTTPConnection) -> bool:
         and headers.get("origin") in (None, origin_of(connection.scope))
         and headers.get("sec-fetch-site") in (None, "none", "same-origin")
     )
+
+
+async def _known_targets(connection: HTTPConnection) -> None:
+    """Refuse query parameters that name nothing to invalidate, and that no dependency of the application reads."""
+    read = _query_of_others(connection) | _TARGETS
+    unknown = sorted(connection.query_params.keys() - read)
+    if unknown and ANY not in read:
+        there = ", ".join(sorted(_TARGETS))
+        raise HTTPException(
+            422, f"no query parameter is called {', '.join(map(repr, unknown))}; there are: {there}"
+        )
+
+
+def _query_of_others(connection: HTTPConnection) -> frozenset[str]:
+    """Return the query parameters that dependencies of the application read, `ANY`: nobody knows."""
+    overrides = getattr(connection.app, "dependency_overrides", None)
+    contexts = [each for each in walk(connection.app) if getattr(each, "endpoint", None) is _invalidate]
+    others = [each for context in contexts for each in _dependencies(context.dependant) if each.call not in _OURS]
+    alone = Dependant(dependencies=[replace(each, dependencies=[]) for each in others])
+    return Parameters(alone, (), overrides).query if contexts else frozenset({ANY})
+
+
+def _dependencies(dependant: Dependant) -> Iterator[Dependant]:
+    for each in dependant.dependencies:
+        yield each
+        yield from _dependencies(each)
+
+
+_OURS = (get_invalidation, _same_site, _from_this_machine, _known_targets)
 
 
 def _names_this_machine(host: str) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import pytest
 from dependency_injector import providers
-from fastapi import Depends, FastAPI, Header, HTTPException
+from fastapi import Depends, FastAPI, Header, HTTPException, Request
 
 from app_cache import (
     BackendError,
@@ -55,6 +55,21 @@ async def is_admin(x_key: Annotated[str, Header()] = "") -> bool:
 def user_of(admin: Annotated[bool, Depends(is_admin)]) -> dict[str, bool]:
     """Return a user, whoever it is."""
     return {"admin": admin}
+
+
+def by_token(token: str = "") -> None:
+    """Refuse who does not have the right token in the query."""
+    if token != "right":
+        raise HTTPException(401)
+
+
+def by_user_with_token(user: Annotated[None, Depends(by_token)]) -> None:
+    """Refuse so by a dependency."""
+
+
+def by_request(request: Request) -> None:
+    """Refuse so too, by a look at the request."""
+    by_token(request.query_params.get("token", ""))
 
 
 class TestAuthorize:
@@ -264,6 +279,46 @@ class TestInvalidate:
         response = await post(app, "/invalidate-cache", **request_of)
         assert (response.status_code, bool(response.json()["detail"])) == (422, True)
         assert await told_of(app, "/count") == [HIT]
+
+    @pytest.mark.parametrize("authorize", [lambda: None, None], ids=["authorized", "by this machine"])
+    async def test_unknown_query(self, authorize: Any) -> None:
+        """A query parameter that is no target is refused by its name, and nothing is invalidated."""
+        app = app_with(authorize)
+        await get(app, "/count")
+        response = await post(app, "/invalidate-cache?tag=count&tags=count&x=1", headers=LOCAL)
+        said = "no query parameter is called 'tags', 'x'; there are: pattern, soft, tag, url"
+        assert (response.status_code, response.json()["detail"]) == (422, said)
+        assert await told_of(app, "/count") == [HIT]
+
+    @pytest.mark.parametrize(
+        ("authorize", "included", "override"),
+        [
+            pytest.param(by_token, None, None, id="authorize"),
+            pytest.param(by_user_with_token, None, None, id="a dependency of it"),
+            pytest.param(by_request, None, None, id="authorize, which may read any"),
+            pytest.param(lambda: None, by_token, None, id="a dependency of the router"),
+            pytest.param(refuse, None, by_token, id="what overrides it"),
+        ],
+    )
+    async def test_query_of_a_dependency(self, authorize: Any, included: Any, override: Any) -> None:
+        """A query parameter that a dependency reads is its own affair."""
+        app = app_with(authorize, dependencies=[Depends(included)] if included else [])
+        if override:
+            app.dependency_overrides[authorize] = override
+        assert (await post(app, "/invalidate-cache?tag=count&token=right")).status_code == 200
+
+    def test_described(self) -> None:
+        """The description of the API has names, and each status with what comes with it."""
+        described = app_with().openapi()
+        operations = {
+            path: next(iter(methods.values())) for path, methods in described["paths"].items() if path != "/count"
+        }
+        assert {path: (each["summary"], {*each["responses"]}) for path, each in operations.items()} == {
+            "/invalidate-cache": ("Invalidate Cache", {"200", "202", "403", "422"}),
+            "/cache-stats": ("Cache Stats", {"200", "403"}),
+            "/health/cache": ("Cache Health", {"200", "503"}),
+        }
+        assert not [each["operationId"] for each in operations.values() if each["operationId"].startswith("_")]
 
     @pytest.mark.parametrize("named", [pytest.param(0, id="at the limit"), pytest.param(1, id="beyond it")])
     async def test_many_targets(self, named: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from contextlib import nullcontext
 from datetime import date, datetime
 from decimal import Decimal
@@ -1402,10 +1403,10 @@ class Named(Filter):
 @pytest.mark.parametrize(
     ("decorator", "model", "message"),
     [
-        pytest.param(cache(tags=["f_{f}"]), Filter, "give tags as a callable of the request", id="tags"),
-        pytest.param(invalidates(tags=["{f}"]), Filter, "give tags as a callable", id="tags to invalidate"),
-        pytest.param(invalidates(patterns=["/x/{f}"]), Filter, "by Invalidation and by_pattern", id="patterns"),
-        pytest.param(invalidates(urls=["/x/{f}"]), Filter, "by Invalidation and by_url", id="urls"),
+        pytest.param(cache(tags=["f_{f}"]), Filter, "give a callable, tags=lambda", id="tags"),
+        pytest.param(invalidates(tags=["{f}"]), Filter, "give a callable", id="tags to invalidate"),
+        pytest.param(invalidates(patterns=["/x/{f}"]), Filter, "give it to by_pattern", id="patterns"),
+        pytest.param(invalidates(urls=["/x/{f}"]), Filter, "give it to by_url", id="urls"),
         pytest.param(cache(tags=["f_{f}"]), Named, None, id="a model that has a text"),
     ],
 )
@@ -1424,12 +1425,21 @@ async def test_model_in_a_template(decorator: Any, model: Any, message: str | No
             pass
 
 
-async def test_unknown_name_in_invalidates() -> None:
-    """An unknown name in what an endpoint invalidates is an error when the application starts."""
+@pytest.mark.parametrize(
+    ("decorator", "instead"),
+    [
+        pytest.param(cache(tags=["t_{name}"]), "add_tags(request, …)", id="tags"),
+        pytest.param(invalidates(tags=["t_{name}"]), "by_tag(…) of Invalidation", id="tags to invalidate"),
+        pytest.param(invalidates(patterns=["/users/{name}*"]), "by_pattern(…) of Invalidation", id="patterns"),
+        pytest.param(invalidates(urls=["/users/{name}"]), "by_url(…) of Invalidation", id="urls"),
+    ],
+)
+async def test_what_an_unknown_name_goes_to(decorator: Any, instead: str) -> None:
+    """The error of an unknown name says what does the same in the handler."""
     app = FastAPI()
-    app.post("/x")(invalidates(patterns=["/users/{name}*"])(lambda: "a"))
+    app.get("/x")(decorator(lambda: "a"))
     put_cache(app)
-    with pytest.raises(ConfigurationError, match="there are: none"):
+    with pytest.raises(ConfigurationError, match=f"there are: none. .* goes to {re.escape(instead)}$"):
         async with app.router.lifespan_context(app):
             pass
 

@@ -55,11 +55,6 @@ _VERSION = "_routes_version"
 _FORMATTER = string.Formatter()
 _SPELT_OTHERWISE = (bool, float, datetime, timedelta)
 """Types of values that `str` writes as no path has them, or that a path may have in several ways."""
-_INSTEAD_OF_A_MODEL = {
-    "tags": "give tags as a callable of the request, tags=lambda request: […]",
-    "patterns": "invalidate in the handler, by Invalidation and by_pattern",
-    "urls": "invalidate in the handler, by Invalidation and by_url",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,8 +293,8 @@ def check_routes(app: Any) -> None:
             _check_policy(policy, context)
             check_header_names(policy, f"on {_name(context)}", parameters_of(context).headers)
             _check_query(policy, context)
-        for option, templates in _templates(policy, invalidates):
-            _check_names(option, templates, context)
+        for in_handler, templates in _templates(policy, invalidates):
+            _check_names(in_handler, templates, context)
 
 
 def _host(scope: Scope) -> str:
@@ -338,31 +333,36 @@ def _check_query(policy: CachePolicy, context: Any) -> None:
 
 
 def _templates(policy: CachePolicy | None, invalidates: Invalidates | None) -> Iterator[tuple[str, Sequence[str]]]:
-    """Return the templates of both, each with the attribute that they are of."""
+    """Return the templates of both, each with the function that does the same in a handler."""
     if policy is not None and not callable(policy.tags):
-        yield "tags", policy.tags
+        yield "add_tags", policy.tags
     if invalidates is not None and not callable(invalidates.tags):
-        yield "tags", invalidates.tags
+        yield "by_tag", invalidates.tags
     if invalidates is not None:
-        yield "patterns", invalidates.patterns
-        yield "urls", invalidates.urls
+        yield "by_pattern", invalidates.patterns
+        yield "by_url", invalidates.urls
 
 
-def _check_names(option: str, templates: Sequence[str], context: Any) -> None:
+def _check_names(in_handler: str, templates: Sequence[str], context: Any) -> None:
     parameters = parameters_of(context)
+    by_handler = f"{in_handler}(request, …)" if in_handler == "add_tags" else f"{in_handler}(…) of Invalidation"
     for template in templates:
         unknown = template_names(template) - parameters.names
         if unknown:
             raise ConfigurationError(
                 f"template {template!r} on {_name(context)} names {min(unknown)!r}, which is no parameter from "
                 f"path, query, header or cookie; there are: {', '.join(sorted(parameters.names)) or 'none'}. "
-                "What is known only in the handler goes to add_tags(request, …)"
+                f"What is known only in the handler goes to {by_handler}"
             )
         models = [*filter(parameters.is_model, sorted(template_names(template)))]
         if models:
+            is_of_tags = in_handler in ("add_tags", "by_tag")
+            instead = (
+                "a callable, tags=lambda request: […]" if is_of_tags else f"it to {by_handler} in the handler"
+            )
             raise ConfigurationError(
                 f"template {template!r} on {_name(context)} names {models[0]!r}, which is a model of several "
-                f"parameters: {_INSTEAD_OF_A_MODEL[option]}"
+                f"parameters: give {instead}"
             )
 
 

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Depends, HTTPException, Query
 from fastapi.dependencies.models import Dependant
+from fastapi.params import Depends as DependsParameter
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import HTTPConnection
@@ -159,6 +160,7 @@ def cache_router(*, authorize: Callable[..., Any] | None = _NOT_GIVEN, prefix: s
         raise TypeError(
             "cache_router() needs authorize=…: a dependency that says who may invalidate, or None (this machine)"
         )
+    _check_is_function(authorize)
     if authorize is not None and not callable(authorize):
         raise ConfigurationError(
             f"authorize must be a dependency, or None for this machine alone, not {authorize!r}"
@@ -186,6 +188,12 @@ def cache_router(*, authorize: Callable[..., Any] | None = _NOT_GIVEN, prefix: s
     )
     router.add_api_route("/health/cache", _health, methods=["GET"], name="cache_health", responses=_CHECKED)
     return router
+
+
+def _check_is_function(authorize: object) -> None:
+    if isinstance(authorize, DependsParameter):
+        function = getattr(authorize.dependency, "__name__", "…")
+        raise ConfigurationError(f"authorize takes the function, without Depends: authorize={function}")
 
 
 def _admits(authorize: Callable[..., Any]) -> Callable[..., Any]:

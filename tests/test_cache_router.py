@@ -507,7 +507,12 @@ class TestRouter:
         taken = document["components"]["schemas"]["Targets"]["properties"]
         assert {*taken} == {"pattern", "tag", "url", "soft"}
 
-    @pytest.mark.parametrize("authorize", [True, "admin", Depends(is_admin)], ids=["a flag", "a name", "Depends"])
+    def test_depends(self) -> None:
+        """A dependency that is given within ``Depends`` is refused, and what to give is said."""
+        with pytest.raises(ConfigurationError, match=r"takes the function, without Depends: authorize=is_admin$"):
+            cache_router(authorize=Depends(is_admin))
+
+    @pytest.mark.parametrize("authorize", [True, "admin"], ids=["a flag", "a name"])
     def test_wrong_authorize(self, authorize: Any) -> None:
         """What is no dependency is refused as the router is built."""
         with pytest.raises(ConfigurationError, match="authorize must be a dependency, or None"):

@@ -281,9 +281,10 @@ def current_services() -> CacheServices:
         gc.collect()  # an application that nobody has any more is held by itself until then
     installed = [*_installed.values()]
     if len(installed) != 1:
-        there = "no application has" if not installed else f"{len(installed)} applications have"
+        there, advice = "no application has", "call install(app, CacheContainer())"
+        if installed:
+            there, advice = f"{len(installed)} applications have", "ask the container of one: container.backend()"
         raise NotWiredError(
-            f"outside a request the only application with a cache is meant, but {there} one: "
-            "call install(app, CacheContainer()), or ask the container: container.backend()"
+            f"outside a request the only application with a cache is meant, but {there} one: {advice}"
         )
     return resolved(installed[0])

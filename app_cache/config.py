@@ -148,7 +148,7 @@ def redis_backend(settings: CacheSettings) -> RedisBackend:
 def development_backend(settings: CacheSettings) -> CacheBackend:
     """Return a backend in Redis if ``USE_REDIS`` is true, else in memory, and say so of a URL alone."""
     if settings.use_redis is None and settings.redis_url is not None:
-        logger.info(
+        logger.warning(
             "cache.redis_unused", because="REDIS_URL is given, and development uses it with USE_REDIS=true"
         )
     return redis_backend(settings) if settings.use_redis else memory_backend(settings)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Depends, HTTPException, Query
+from fastapi.params import Depends as DependsParameter
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import HTTPConnection
@@ -91,7 +92,46 @@ class Targets(BaseModel):
     soft: bool = Field(default=False, description="Mark as stale rather than drop")
 
 
+class Invalidated(BaseModel):
+    """What was done: see `InvalidationResult`."""
+
+    message: str
+    durable: bool = Field(description="Whether the backend has it")
+    epoch: int | None = Field(description="The count of invalidations that it began")
+    widened_to: str | None = Field(default=None, description="What was invalidated in place of what was asked")
+
+
+class Stats(BaseModel):
+    """What the cache of a process did since it started."""
+
+    backend: str
+    namespace: str
+    size: int | None
+    breaker: str | None
+    counts: dict[str, int]
+
+
+class Checked(BaseModel):
+    """What a health check found."""
+
+    status: str = Field(description="healthy, degraded or unhealthy")
+    backend: str | None = None
+    error: str | None = None
+
+
 _NOT_GIVEN: Any = object()
+_ADMITTED: dict[int | str, dict[str, Any]] = {403: {"description": "Not allowed"}}
+_INVALIDATED: dict[int | str, dict[str, Any]] = {
+    200: {"model": Invalidated, "description": "Invalidated"},
+    202: {
+        "model": Invalidated,
+        "description": "Invalidated in this process; sent again before an entry is trusted",
+    },
+}
+_CHECKED: dict[int | str, dict[str, Any]] = {
+    200: {"model": Checked, "description": "Healthy"},
+    503: {"model": Checked, "description": "Degraded or unhealthy"},
+}
 _NO_STORE = {"Cache-Control": "no-store"}
 """What the endpoints of the router say, for caches further out."""
 _OF_PROXIES = frozenset({"cf-connecting-ip", "forwarded", "true-client-ip", "via", "x-client-ip", "x-real-ip"})
@@ -115,6 +155,7 @@ def cache_router(*, authorize: Callable[..., Any] | None = _NOT_GIVEN, prefix: s
         raise TypeError(
             "cache_router() needs authorize=…: a dependency that says who may invalidate, or None (this machine)"
         )
+    _check_is_function(authorize)
     if authorize is not None and not callable(authorize):
         raise ConfigurationError(
             f"authorize must be a dependency, or None for this machine alone, not {authorize!r}"
@@ -123,10 +164,31 @@ def cache_router(*, authorize: Callable[..., Any] | None = _NOT_GIVEN, prefix: s
         logger.warning("cache.router_open_to_loopback", because="authorize=None")
     guard = [Depends(_same_site), Depends(_admits(authorize or _from_this_machine))]
     router = APIRouter(prefix=prefix, tags=["cache"])
-    router.add_api_route("/invalidate-cache", _invalidate, methods=["POST"], dependencies=guard)
-    router.add_api_route("/cache-stats", _stats, methods=["GET"], dependencies=guard)
-    router.add_api_route("/health/cache", _health, methods=["GET"])
+    router.add_api_route(
+        "/invalidate-cache",
+        _invalidate,
+        methods=["POST"],
+        name="invalidate_cache",
+        dependencies=guard,
+        responses=_ADMITTED | _INVALIDATED,
+    )
+    router.add_api_route(
+        "/cache-stats",
+        _stats,
+        methods=["GET"],
+        name="cache_stats",
+        dependencies=guard,
+        response_model=Stats,
+        responses=_ADMITTED,
+    )
+    router.add_api_route("/health/cache", _health, methods=["GET"], name="cache_health", responses=_CHECKED)
     return router
+
+
+def _check_is_function(authorize: object) -> None:
+    if isinstance(authorize, DependsParameter):
+        function = getattr(authorize.dependency, "__name__", "…")
+        raise ConfigurationError(f"authorize takes the function, without Depends: authorize={function}")
 
 
 def _admits(authorize: Callable[..., Any]) -> Callable[..., Any]:

@@ -29,9 +29,17 @@ class InvalidationService:
     When a call has returned, this process serves nothing older any more, and other processes on the same Redis
     neither. With ``soft=True`` entries are marked stale rather than dropped: they are served within
     ``stale_while_revalidate`` and ``stale_if_error`` and fetched anew.
+
+    Raises:
+        ConfigurationError: If it is given something else than stored responses.
     """
 
     def __init__(self, store: StoredResponses) -> None:
+        if not callable(getattr(store, "invalidate", None)):
+            raise ConfigurationError(
+                "InvalidationService takes stored responses, container.store() or StoredResponses(backend), "
+                f"not a {type(store).__name__}"
+            )
         self._store = store
 
     async def by_tag(

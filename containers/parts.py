@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dependency_injector import containers, providers
 
@@ -13,9 +13,7 @@ from app_cache.services import changes
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    _Provider = providers.Provider[Any]
-else:
-    _Provider = object
+T = TypeVar("T")
 
 
 def _telling(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -29,7 +27,7 @@ def _telling(method: Callable[..., Any]) -> Callable[..., Any]:
     return told
 
 
-class _Telling(_Provider):
+class _Telling:
     """Tells when it is overridden; until that ends it is asked, and so need not tell of the end."""
 
     tells = True
@@ -49,19 +47,19 @@ class Container(containers.DynamicContainer):
         super().__setattr__(name, value)
 
 
-class Part(_Telling, providers.ThreadSafeSingleton[Any]):
+class Part(_Telling, providers.ThreadSafeSingleton[T]):
     """Gives one object, made when it is first asked for, until it is reset."""
 
     reset = _telling(providers.ThreadSafeSingleton.reset)
 
 
-class Given(_Telling, providers.Object[Any]):
+class Given(_Telling, providers.Object[T]):
     """Gives the object that it was given."""
 
     set_provides = _telling(providers.Object.set_provides)
 
 
-class Found(_Telling, providers.Callable[Any]):
+class Found(_Telling, providers.Callable[T]):
     """Gives what a function finds, by parts, at each call."""
 
     set_provides = _telling(providers.Callable.set_provides)

@@ -265,6 +265,19 @@ class TestInvalidate:
         assert (response.status_code, bool(response.json()["detail"])) == (422, True)
         assert await told_of(app, "/count") == [HIT]
 
+    def test_described(self) -> None:
+        """The description of the API has names, and each status with what comes with it."""
+        described = app_with().openapi()
+        operations = {
+            path: next(iter(methods.values())) for path, methods in described["paths"].items() if path != "/count"
+        }
+        assert {path: (each["summary"], {*each["responses"]}) for path, each in operations.items()} == {
+            "/invalidate-cache": ("Invalidate Cache", {"200", "202", "403", "422"}),
+            "/cache-stats": ("Cache Stats", {"200", "403"}),
+            "/health/cache": ("Cache Health", {"200", "503"}),
+        }
+        assert not [each["operationId"] for each in operations.values() if each["operationId"].startswith("_")]
+
     @pytest.mark.parametrize("named", [pytest.param(0, id="at the limit"), pytest.param(1, id="beyond it")])
     async def test_many_targets(self, named: int) -> None:
         """One request may name a bounded number of targets; beyond, the answer is 422 and says how many."""
@@ -452,7 +465,12 @@ class TestRouter:
         taken = document["components"]["schemas"]["Targets"]["properties"]
         assert {*taken} == {"pattern", "tag", "url", "soft"}
 
-    @pytest.mark.parametrize("authorize", [True, "admin", Depends(is_admin)], ids=["a flag", "a name", "Depends"])
+    def test_depends(self) -> None:
+        """A dependency that is given within ``Depends`` is refused, and what to give is said."""
+        with pytest.raises(ConfigurationError, match=r"takes the function, without Depends: authorize=is_admin$"):
+            cache_router(authorize=Depends(is_admin))
+
+    @pytest.mark.parametrize("authorize", [True, "admin"], ids=["a flag", "a name"])
     def test_wrong_authorize(self, authorize: Any) -> None:
         """What is no dependency is refused as the router is built."""
         with pytest.raises(ConfigurationError, match="authorize must be a dependency, or None"):

@@ -263,8 +263,8 @@ class TestChoice:
     def test_url_that_is_not_used(
         self, caplog: pytest.LogCaptureFixture, environ: dict[str, str], said: int
     ) -> None:
-        """In development a line says that a URL alone does not mean Redis, and what does, without the URL."""
-        caplog.set_level("INFO", "app_cache")
+        """In development a warning says that a URL alone does not mean Redis, and what does, without the URL."""
+        caplog.set_level("WARNING", "app_cache")
         build_backend(CacheSettings(environ))
         line = "cache.redis_unused because='REDIS_URL is given, and development uses it with USE_REDIS=true'"
         assert caplog.messages == [line] * said

@@ -114,3 +114,10 @@ async def test_wrong_arguments(method: str, names: list[Any], options: dict[str,
     service = InvalidationService(StoredResponses(MemoryBackend()))
     with pytest.raises(ConfigurationError, match=message):
         await getattr(service, method)(*names, **options)
+
+
+def test_no_store() -> None:
+    """A service over a backend, which has no stored responses, is refused, and how to get them is said."""
+    given: Any = MemoryBackend()
+    with pytest.raises(ConfigurationError, match=r"container\.store\(\) or .*, not a MemoryBackend$"):
+        InvalidationService(given)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import re
 from contextlib import nullcontext
 from datetime import date, datetime
 from decimal import Decimal
+from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from uuid import UUID
 
@@ -15,6 +17,7 @@ from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Path, Qu
 from fastapi.dependencies.utils import get_dependant, request_params_to_args
 from fastapi.exceptions import FastAPIDeprecationWarning
 from fastapi.routing import APIRoute
+from fastapi.security import APIKeyQuery
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import AfterValidator, BaseModel, Field, Json
@@ -29,7 +32,7 @@ from app_cache import CacheMiddleware, CachePolicy, ConfigurationError, MemoryBa
 from app_cache.fastapi import Backend, Invalidation
 from app_cache.routes.parameters import Parameters
 from app_cache.routes.policies import Fallbacks
-from app_cache.routes.table import MAX_PLANS, RouteTable, escape_for_glob, escape_for_url
+from app_cache.routes.table import MAX_PLANS, RouteTable, _say_unread, escape_for_glob, escape_for_url
 from tests.middleware.apps import client_of, put_cache, scope_of, told
 
 if TYPE_CHECKING:
@@ -1325,6 +1328,11 @@ async def test_tags_of_a_policy_by_path() -> None:
             "default_policy has the tag '{id}'",
             id="a template by default",
         ),
+        pytest.param(
+            {"default_policy": CachePolicy(include_headers=("x_tenant",))},
+            "include_headers of default_policy names 'x_tenant', which clients send as 'x-tenant'",
+            id="a header with an underscore",
+        ),
     ],
 )
 def test_wrong_fallbacks(options: dict[str, Any], message: str) -> None:
@@ -1379,12 +1387,59 @@ async def test_unknown_names(options: dict[str, Any], url: str, message: str) ->
         assert (await client.get("/x/1")).status_code == 500
 
 
-async def test_unknown_name_in_invalidates() -> None:
-    """An unknown name in what an endpoint invalidates is an error when the application starts."""
+class Filter(BaseModel):
+    """Query parameters as a model."""
+
+    page: int = 1
+
+
+class Named(Filter):
+    """One that says how it is written."""
+
+    def __str__(self) -> str:
+        return f"page {self.page}"
+
+
+@pytest.mark.parametrize(
+    ("decorator", "model", "message"),
+    [
+        pytest.param(cache(tags=["f_{f}"]), Filter, "give a callable, tags=lambda", id="tags"),
+        pytest.param(invalidates(tags=["{f}"]), Filter, "give a callable", id="tags to invalidate"),
+        pytest.param(invalidates(patterns=["/x/{f}"]), Filter, "give it to by_pattern", id="patterns"),
+        pytest.param(invalidates(urls=["/x/{f}"]), Filter, "give it to by_url", id="urls"),
+        pytest.param(cache(tags=["f_{f}"]), Named, None, id="a model that has a text"),
+    ],
+)
+async def test_model_in_a_template(decorator: Any, model: Any, message: str | None) -> None:
+    """A template that names a model of several parameters is an error at start, which says what to do instead."""
+
+    async def answer(f: Any) -> str:
+        return "a"
+
+    answer.__annotations__["f"] = Annotated[model, Query()]
     app = FastAPI()
-    app.post("/x")(invalidates(patterns=["/users/{name}*"])(lambda: "a"))
+    app.get("/x")(decorator(answer))
     put_cache(app)
-    with pytest.raises(ConfigurationError, match="there are: none"):
+    with pytest.raises(ConfigurationError, match=f"'f'.*: .*{message}") if message else nullcontext():
+        async with app.router.lifespan_context(app):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("decorator", "instead"),
+    [
+        pytest.param(cache(tags=["t_{name}"]), "add_tags(request, …)", id="tags"),
+        pytest.param(invalidates(tags=["t_{name}"]), "by_tag(…) of Invalidation", id="tags to invalidate"),
+        pytest.param(invalidates(patterns=["/users/{name}*"]), "by_pattern(…) of Invalidation", id="patterns"),
+        pytest.param(invalidates(urls=["/users/{name}"]), "by_url(…) of Invalidation", id="urls"),
+    ],
+)
+async def test_what_an_unknown_name_goes_to(decorator: Any, instead: str) -> None:
+    """The error of an unknown name says what does the same in the handler."""
+    app = FastAPI()
+    app.get("/x")(decorator(lambda: "a"))
+    put_cache(app)
+    with pytest.raises(ConfigurationError, match=f"there are: none. .* goes to {re.escape(instead)}$"):
         async with app.router.lifespan_context(app):
             pass
 
@@ -1413,6 +1468,35 @@ def of_a_model(search: Annotated[Terms, Query()]) -> str:
     return search.search_term
 
 
+class AnyTerms(BaseModel, extra="allow"):
+    search_term: str = ""
+
+
+def of_a_model_that_takes_all(search: Annotated[AnyTerms, Query()]) -> str:
+    """Read all that there is as fields of a model."""
+    return str(search)
+
+
+def of_the_request(request: Request) -> str:
+    """Read anything."""
+    return str(request.query_params)
+
+
+def of_a_request_further_in(found: Annotated[str, Depends(of_the_request)]) -> str:
+    """Have a dependency that reads anything."""
+    return found
+
+
+def of_a_key(key: Annotated[str, Depends(APIKeyQuery(name="api_key"))]) -> str:
+    """Read the key of an API."""
+    return key
+
+
+def of_nothing() -> str:
+    """Read nothing."""
+    return ""
+
+
 @pytest.mark.parametrize(
     ("endpoint", "named", "message"),
     [
@@ -1422,17 +1506,109 @@ def of_a_model(search: Annotated[Terms, Query()]) -> str:
         pytest.param(of_a_model, ["search"], "names 'search', which clients send as 'search-term'", id="model"),
         pytest.param(of_an_alias, ["search-term"], None, id="as it is sent"),
         pytest.param(of_an_alias, ["search_term", "search-term"], None, id="both"),
-        pytest.param(of_an_alias, ["lang"], None, id="one that something else may read"),
         pytest.param(of_an_alias_and_its_name, ["search_term"], None, id="both are read"),
         pytest.param(of_an_alias_and_a_request, ["search_term"], None, id="anything may be read"),
     ],
 )
 async def test_query_that_no_client_sends(endpoint: Any, named: list[str], message: str | None) -> None:
-    """To include a query parameter by the name that only the code has for it is an error at start."""
+    """To include a query parameter by a name that no client sends is an error at start."""
     app = FastAPI()
     app.get("/x")(cache(include_query=named)(_copy(endpoint)))
     put_cache(app)
     with pytest.raises(ConfigurationError, match=message) if message else nullcontext():
+        async with app.router.lifespan_context(app):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "named", "declared"),
+    [
+        pytest.param(of_an_alias, ["lang"], "search-term", id="one that nobody reads"),
+        pytest.param(of_a_model, ["lang"], "search-term", id="no field of the model"),
+        pytest.param(of_nothing, ["lang"], "none", id="nothing is read"),
+        pytest.param(of_nothing, [], None, id="nothing is read, nothing is named"),
+        pytest.param(of_a_model_that_takes_all, ["lang"], None, id="a model that takes all"),
+        pytest.param(of_the_request, ["lang"], None, id="anything may be read, nothing is declared"),
+        pytest.param(of_a_request_further_in, ["lang"], None, id="a dependency may read anything"),
+        pytest.param(of_a_key, ["api_key"], None, id="the key of an API"),
+    ],
+)
+async def test_query_that_nobody_reads(
+    caplog: pytest.LogCaptureFixture, endpoint: Any, named: list[str], declared: str | None
+) -> None:
+    """To include a query parameter that the endpoint is not declared to read is said at start, once."""
+    app = FastAPI()
+    app.get("/x")(cache(include_query=named)(_copy(endpoint)))
+    put_cache(app)
+    _say_unread.cache_clear()
+    for _ in range(2):
+        async with app.router.lifespan_context(app):
+            pass
+    said = [record.getMessage() for record in caplog.records if "query_not_read" in record.getMessage()]
+    assert len(said) == (declared is not None)
+    assert all("include_query=lang" in line and f"declared={declared}" in line for line in said)
+
+
+async def test_query_that_the_class_of_a_route_reads(caplog: pytest.LogCaptureFixture) -> None:
+    """A route of a class that makes its own handler may read any query parameter."""
+
+    class Reading(APIRoute):
+        def get_route_handler(self) -> Any:
+            return super().get_route_handler()
+
+    app = FastAPI()
+    router = APIRouter(route_class=Reading)
+    router.get("/x")(cache(include_query=["lang"])(_copy(of_nothing)))
+    app.include_router(router)
+    put_cache(app)
+    _say_unread.cache_clear()
+    async with app.router.lifespan_context(app):
+        pass
+    assert "query_not_read" not in caplog.text
+
+
+@pytest.mark.parametrize("given", ["default_policy", "policies"])
+async def test_query_of_a_policy_for_many_routes(given: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A policy that is not written on an endpoint may include query parameters that some routes do not read."""
+    app = FastAPI()
+    app.get("/x")(_copy(of_nothing))
+    policy = CachePolicy(include_query=frozenset({"lang"}))
+    options: dict[str, Any] = {given: policy if given == "default_policy" else {"/*": policy}}
+    put_cache(app, **options)
+    _say_unread.cache_clear()
+    async with app.router.lifespan_context(app):
+        pass
+    assert "query_not_read" not in caplog.text
+
+
+def of_a_header(x_tenant: Annotated[str, Header()] = "") -> str:
+    """Read a header whose name in the code is not the one that is sent."""
+    return x_tenant
+
+
+def of_a_header_with_an_underscore(x_tenant: Annotated[str, Header(convert_underscores=False)] = "") -> str:
+    """Read one that is sent with the underscore."""
+    return x_tenant
+
+
+@pytest.mark.parametrize("option", ["include_headers", "exclude_headers"])
+@pytest.mark.parametrize(
+    ("endpoint", "named", "is_refused"),
+    [
+        pytest.param(of_a_header, "x_tenant", True, id="by its name in the code"),
+        pytest.param(of_a_header, "x-tenant", False, id="as it is sent"),
+        pytest.param(of_a_header_with_an_underscore, "x_tenant", False, id="sent with an underscore"),
+        pytest.param(of_a_header_with_an_underscore, "x_user", True, id="not the one that is"),
+    ],
+)
+async def test_header_that_no_client_sends(option: str, endpoint: Any, named: str, *, is_refused: bool) -> None:
+    """To name a header by the name that only the code has for it is an error at start."""
+    app = FastAPI()
+    options: Any = {option: [named]}
+    app.get("/x")(cache(timeout=60, **options)(_copy(endpoint)))
+    put_cache(app)
+    message = f"^{option} on .* names {named!r}, which clients send as {named.replace('_', '-')!r}: name that$"
+    with pytest.raises(ConfigurationError, match=message) if is_refused else nullcontext():
         async with app.router.lifespan_context(app):
             pass
 
@@ -1445,12 +1621,6 @@ async def test_nothing_to_cache() -> None:
     with pytest.raises(ConfigurationError, match="the route has PUT"):
         async with app.router.lifespan_context(app):
             pass
-
-
-class Filter(BaseModel):
-    """Query parameters as a model."""
-
-    page: int = 1
 
 
 def of_request(request: Request) -> list[str]:
@@ -1506,6 +1676,94 @@ async def test_tags_of_a_request(template: Any, url: str, headers: dict[str, str
         assert told(await client.get(url, headers=headers)) == "hit"
         await container.invalidation().by_tag(tag)
         assert told(await client.get(url, headers=headers)) == "fwd=uri-miss; stored"
+
+
+class Model(str, Enum):  # noqa: UP042  that is how FastAPI's documentation writes one
+    alexnet = "alexnet"
+
+
+class Level(Enum):
+    high = "high"
+
+
+TEMPLATES_OF_TYPES = [
+    pytest.param("{value}", Model, "alexnet", "alexnet", "alexnet", id="Enum of text"),
+    pytest.param("{value}", Level, "high", "high", "high", id="Enum"),
+    pytest.param("{value:.1}", Level, "high", "h", "h", id="Enum with a format"),
+    pytest.param("{value}", bool, "true", "True", "true", id="bool"),
+    pytest.param("{value}", bool, "on", "True", "on", id="bool in another spelling"),
+    pytest.param("{value:d}", bool, "true", "1", "1", id="bool with a format"),
+    pytest.param("{value!s}", bool, "true", "True", "True", id="bool with a conversion"),
+    pytest.param("{value}", float, "10", "10.0", "10", id="float"),
+    pytest.param("{value}", int, "007", "7", "7", id="int"),
+    pytest.param("{value}", date, "2020-02-29", "2020-02-29", "2020-02-29", id="date"),
+    pytest.param("{value:%Y/%m}", date, "2020-02-29", "2020/02", "2020/02", id="date with a format"),
+    pytest.param(
+        "{value}", datetime, "2020-02-29T12:00:00", "2020-02-29 12:00:00", "2020-02-29T12:00:00", id="datetime"
+    ),
+    pytest.param("{value:%H:%M}", datetime, "2020-02-29T12:00:00", "12:00", "12:00", id="datetime with a format"),
+]
+
+
+@pytest.mark.parametrize(("template", "annotation", "sent", "tag", "in_url"), TEMPLATES_OF_TYPES)
+async def test_values_as_they_are_written(
+    template: str, annotation: Any, sent: str, tag: str, in_url: str
+) -> None:
+    """A value stands in a tag as `format` writes it, an Enum's as its value, and in a URL as the path had it."""
+
+    async def asked(value: Any) -> None: ...
+
+    asked.__annotations__["value"] = annotation
+    app = FastAPI()
+    app.put("/x/{value}")(invalidates(tags=["t"])(asked))
+    scope = scope_of(f"/x/{sent}", method="PUT")
+    plan = RouteTable(app, Fallbacks(None, None)).find(scope)
+    assert plan is not None
+    assert plan.fill_in([template], scope) == [tag]
+    assert plan.fill_in([template], scope, str) == [in_url]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "sent", "in_url"),
+    [
+        pytest.param(bool, "1", "true", id="bool"),
+        pytest.param(datetime, "2020-02-29 12:00:00", "2020-02-29T12:00:00", id="datetime"),
+        pytest.param(float, "10", "10.0", id="float"),
+    ],
+)
+async def test_values_of_the_query_in_a_url(annotation: Any, sent: str, in_url: str) -> None:
+    """A value that the path has not is written in a URL as paths mostly have it."""
+
+    async def asked(value: Any) -> None: ...
+
+    asked.__annotations__["value"] = annotation
+    app = FastAPI()
+    app.put("/x")(invalidates(tags=["t"])(asked))
+    scope = {**scope_of("/x", method="PUT"), "query_string": f"value={sent}".encode()}
+    plan = RouteTable(app, Fallbacks(None, None)).find(scope)
+    assert plan is not None
+    assert plan.fill_in(["{value}"], scope, str) == [in_url]
+
+
+@pytest.mark.parametrize("asked", [{"urls": ["/models/{model}"]}, {"patterns": ["/models/{model}*"]}], ids=str)
+async def test_url_of_an_enum(asked: dict[str, Any]) -> None:
+    """A URL or pattern with an Enum in it invalidates what is stored for the value that the path has."""
+    app = FastAPI()
+
+    @app.get("/models/{model}")
+    @cache(timeout=60)
+    def read(model: Model) -> str:
+        return model.value
+
+    @app.post("/models/{model}/train")
+    @invalidates(**asked)
+    def train(model: Model) -> None: ...
+
+    put_cache(app)
+    async with client_of(app) as client:
+        assert [told(await client.get("/models/alexnet")) for _ in range(2)] == ["fwd=uri-miss; stored", "hit"]
+        await client.post("/models/alexnet/train")
+        assert told(await client.get("/models/alexnet")) == "fwd=uri-miss; stored"
 
 
 VALUES_IN_A_PATH = st.one_of(

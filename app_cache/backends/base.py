@@ -17,6 +17,8 @@ from app_cache.errors import BackendError, Fault
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from typing_extensions import TypeForm
+
 T = TypeVar("T")
 
 
@@ -194,13 +196,13 @@ NOWHERE = sys.maxsize
 """The place of a verb that no class has, but the object itself, as a wrapper may."""
 
 
-def capability(backend: CacheBackend, kind: type[T]) -> T | None:
+def capability(backend: CacheBackend, kind: TypeForm[T]) -> T | None:
     """Return *backend* as a *kind* if it can do all of that, else None.
 
     A subclass that overrides `get` or `set` but not the verb that would stand for it (`get_bytes`, …) does not
     have that verb: it is asked through text, so that what it wrote is really called.
     """
-    if all(_can(backend, verb) for verb in VERBS[kind]):
+    if all(_can(backend, verb) for verb in VERBS[kind]):  # type: ignore[index]
         return backend  # type: ignore[return-value]
     return None
 

@@ -64,6 +64,11 @@ class Parameters:
         """The query parameters that their security schemes, or what overrides them, are declared to read."""
         return self._declared(_keys_in_query)
 
+    @functools.cached_property
+    def query(self) -> frozenset[str]:
+        """The query parameters that they, or what overrides them, are declared to read; `ANY`: others too."""
+        return frozenset({ANY}) if self._dependant is None else self._declared(_query_read)
+
     def _declared(self, read: Callable[[Dependant], frozenset[str]]) -> frozenset[str]:
         return frozenset() if self._dependant is None else _under(self._dependant, self._overrides, read)
 
@@ -76,14 +81,26 @@ class Parameters:
         """Return whether the parameter *name* comes from path or query."""
         return name not in self._fields or self._fields[name][0] in ("path", "query")
 
+    def in_path(self, name: str, path_params: Mapping[str, Any]) -> Any:
+        """Return what the router found in the path for the parameter *name*, None where it is not from there."""
+        place, parameter = self._fields.get(name, ("", None))
+        return path_params.get(_name_in_path(parameter)) if place == "path" else None
+
+    def is_model(self, name: str) -> bool:
+        """Return whether *name* is a model of several parameters which has no text of its own."""
+        _, parameter = self._fields.get(name, ("", None))
+        models = [] if parameter is None else _models_in(parameter.field_info.annotation)
+        return any(
+            model.__str__ is BaseModel.__str__ and model.__format__ is BaseModel.__format__ for model in models
+        )
+
     def sent_as(self, name: str) -> set[str]:
         """Return the names by which clients send the query parameter that the code calls *name*.
 
         Empty where no query parameter is called so, or what clients send as *name* may be read as well.
         """
         place, parameter = self._fields.get(name, ("", None))
-        read = self._declared(_query_read) if place == "query" else frozenset({name})
-        return set() if {name, ANY} & read else _names_read([parameter])
+        return set() if place != "query" or {name, ANY} & self.query else _names_read([parameter])
 
     def values(self, names: Iterable[str], scope: Scope, path_params: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return the validated values of *names*, defaults included, or None if one of them is not valid."""
@@ -106,11 +123,15 @@ class Parameters:
 
 def _value_in_path(parameter: Any, path_params: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any]]:
     """Return what `request_params_to_args` does, without its look at what no parameter in a path can be."""
-    value = path_params.get(parameter.validation_alias or parameter.alias)
+    value = path_params.get(_name_in_path(parameter))
     if value is None:
         return request_params_to_args([parameter], path_params)
     found, errors = parameter.validate(value, {}, loc=())
     return {parameter.name: found}, errors
+
+
+def _name_in_path(parameter: Any) -> Any:
+    return parameter.validation_alias or parameter.alias
 
 
 def _under(

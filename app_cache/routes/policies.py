@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from app_cache.errors import ConfigurationError
 from app_cache.guards import guarded
 from app_cache.keys import full_path, root_paths, without_root
-from app_cache.policy import CACHEABLE_METHODS, CachePolicy, template_names
+from app_cache.policy import CACHEABLE_METHODS, CachePolicy, check_header_names, template_names
 from app_cache.routes.parameters import ANY
 from app_cache.rules.glob import compile_glob
 
@@ -44,8 +44,8 @@ class Fallbacks:
         default: For all other paths.
 
     Raises:
-        ConfigurationError: If one is no policy, a pattern cannot work, or a tag has to be filled in: there is no
-            endpoint whose parameters could.
+        ConfigurationError: If one is no policy, a pattern cannot work, a header is not named as it is sent, or a
+            tag has to be filled in: there is no endpoint whose parameters could.
     """
 
     def __init__(self, by_path: Mapping[str, CachePolicy | None] | None, default: CachePolicy | None) -> None:
@@ -88,6 +88,7 @@ def _check_path_pattern(pattern: object) -> None:
 def _check_fallback(name: str, policy: object) -> None:
     if not isinstance(policy, CachePolicy):
         raise ConfigurationError(f"{name} must be a CachePolicy, not {policy!r}")
+    check_header_names(policy, f"of {name}")
     filled = [] if callable(policy.tags) else [tag for tag in policy.tags if template_names(tag)]
     if filled:
         raise ConfigurationError(

@@ -5,11 +5,14 @@ The routers are asked once for each method and path; the answer is remembered.
 
 from __future__ import annotations
 
+import functools
 import operator
 import re
 import string
 from collections import OrderedDict
 from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -17,8 +20,9 @@ from starlette.routing import Host
 
 from app_cache.errors import ConfigurationError
 from app_cache.keys import root_paths
-from app_cache.policy import template_names, template_parts
-from app_cache.routes.parameters import NO_PARAMETERS
+from app_cache.logger_config import logger
+from app_cache.policy import check_header_names, template_names, template_parts
+from app_cache.routes.parameters import ANY, NO_PARAMETERS
 from app_cache.routes.policies import guard_as_asked, keyed_by, methods_of
 from app_cache.routes.ways import (
     has_layer,
@@ -26,6 +30,7 @@ from app_cache.routes.ways import (
     match,
     overridable_on,
     parameters_of,
+    reads_as_declared,
     recorded,
     routed_app,
     routers_of,
@@ -49,6 +54,8 @@ MAX_PATH = 512
 _VERSION = "_routes_version"
 """Where a router of FastAPI counts what is added to it; one of Starlette has no such count."""
 _FORMATTER = string.Formatter()
+_SPELT_OTHERWISE = (bool, float, datetime, timedelta)
+"""Types of values that `str` writes as no path has them, or that a path may have in several ways."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +79,32 @@ class Plan:
     route: str = ""
 
     def fill_in(
-        self, templates: Sequence[str], scope: Scope, escape: Callable[[str], str] = str
+        self, templates: Sequence[str], scope: Scope, escape: Callable[[str], str] | None = None
     ) -> list[str] | None:
         """Return *templates* with the values that the endpoint receives, or None if one of them is not valid.
 
-        *escape* is applied to each value, so that it stays data in what it becomes a part of.
+        *escape* is for templates of URLs, where values are written as paths have them: it is applied to each, so
+        that it stays data in what it becomes a part of.
         """
         names = template_names(*templates)
         values = self.parameters.values(names, scope, self.path_params) if names else {}
-        return None if values is None else [_filled_in(each, values, escape) for each in templates]
+        if values is None:
+            return None
+        if escape is None:
+            return [_filled_in(each, values, values, str) for each in templates]
+        written = {name: self._in_url(name, value) for name, value in values.items()}
+        return [_filled_in(each, values, written, escape) for each in templates]
+
+    def _in_url(self, name: str, value: Any) -> Any:
+        """Return *value* as the path of the request has it, where `str` would write it in another way."""
+        if not isinstance(value, _SPELT_OTHERWISE):
+            return value
+        found = self.parameters.in_path(name, self.path_params)
+        if isinstance(found, str):
+            return found
+        if isinstance(value, bool):
+            return str(value).lower()
+        return value.isoformat() if isinstance(value, datetime) else value
 
     def has_tags_of_url(self, tags: Any) -> bool:
         """Return whether *tags*, names or templates, are filled in with what is in the URL alone."""
@@ -89,12 +113,19 @@ class Plan:
         )
 
 
-def _filled_in(template: str, values: Mapping[str, Any], escape: Callable[[str], str]) -> str:
+def _filled_in(
+    template: str, values: Mapping[str, Any], written: Mapping[str, Any], escape: Callable[[str], str]
+) -> str:
+    """Return *template* with *values* where it says how to format them, and else as they are *written*."""
     pieces: list[str] = []
     for text, name, spec, conversion in template_parts(template):
         pieces.append(text)
         if name is not None:
-            value = values[name] if conversion is None else _FORMATTER.convert_field(values[name], conversion)
+            value = (values if spec or conversion else written)[name]
+            if isinstance(value, Enum):
+                value = value.value
+            if conversion is not None:
+                value = _FORMATTER.convert_field(value, conversion)
             pieces.append(escape(format(value, spec)))
     return "".join(pieces)
 
@@ -261,9 +292,10 @@ def check_routes(app: Any) -> None:
         policy, invalidates = recorded(context)
         if policy is not None:
             _check_policy(policy, context)
+            check_header_names(policy, f"on {_name(context)}", parameters_of(context).headers)
             _check_query(policy, context)
-        for templates in _templates(policy, invalidates):
-            _check_names(templates, context)
+        for in_handler, templates in _templates(policy, invalidates):
+            _check_names(in_handler, templates, context)
 
 
 def _host(scope: Scope) -> str:
@@ -286,32 +318,55 @@ def _check_policy(policy: CachePolicy, context: Any) -> None:
 
 def _check_query(policy: CachePolicy, context: Any) -> None:
     named = policy.include_query or frozenset()
+    parameters = parameters_of(context)
+    known = {ANY} if not reads_as_declared(context) else parameters.query
     for name in sorted(named):
-        sent = parameters_of(context).sent_as(name)
+        sent = parameters.sent_as(name)
         if sent and not sent & named:
             raise ConfigurationError(
                 f"include_query on {_name(context)} names {name!r}, which clients send as {min(sent)!r}: name that"
             )
+        if not sent and not {name, ANY} & known:
+            _say_unread(_name(context), name, ", ".join(sorted(known)))
 
 
-def _templates(policy: CachePolicy | None, invalidates: Invalidates | None) -> Iterator[Sequence[str]]:
+@functools.lru_cache(maxsize=1024)
+def _say_unread(route: str, name: str, declared: str) -> None:
+    """Warn once that no answer depends on the parameter *name*, and may on others that do not join the key."""
+    logger.warning("policy.query_not_read", route=route, include_query=name, declared=declared or "none")
+
+
+def _templates(policy: CachePolicy | None, invalidates: Invalidates | None) -> Iterator[tuple[str, Sequence[str]]]:
+    """Return the templates of both, each with the function that does the same in a handler."""
     if policy is not None and not callable(policy.tags):
-        yield policy.tags
+        yield "add_tags", policy.tags
+    if invalidates is not None and not callable(invalidates.tags):
+        yield "by_tag", invalidates.tags
     if invalidates is not None:
-        yield from (
-            each for each in (invalidates.tags, invalidates.patterns, invalidates.urls) if not callable(each)
-        )
+        yield "by_pattern", invalidates.patterns
+        yield "by_url", invalidates.urls
 
 
-def _check_names(templates: Sequence[str], context: Any) -> None:
-    known = parameters_of(context).names
+def _check_names(in_handler: str, templates: Sequence[str], context: Any) -> None:
+    parameters = parameters_of(context)
+    by_handler = f"{in_handler}(request, …)" if in_handler == "add_tags" else f"{in_handler}(…) of Invalidation"
     for template in templates:
-        unknown = template_names(template) - known
+        unknown = template_names(template) - parameters.names
         if unknown:
             raise ConfigurationError(
                 f"template {template!r} on {_name(context)} names {min(unknown)!r}, which is no parameter from "
-                f"path, query, header or cookie; there are: {', '.join(sorted(known)) or 'none'}. "
-                "What is known only in the handler goes to add_tags(request, …)"
+                f"path, query, header or cookie; there are: {', '.join(sorted(parameters.names)) or 'none'}. "
+                f"What is known only in the handler goes to {by_handler}"
+            )
+        models = [*filter(parameters.is_model, sorted(template_names(template)))]
+        if models:
+            is_of_tags = in_handler in ("add_tags", "by_tag")
+            instead = (
+                "a callable, tags=lambda request: […]" if is_of_tags else f"it to {by_handler} in the handler"
+            )
+            raise ConfigurationError(
+                f"template {template!r} on {_name(context)} names {models[0]!r}, which is a model of several "
+                f"parameters: give {instead}"
             )
 
 

@@ -287,6 +287,11 @@ def parameters_of(context: Any) -> Parameters:
     return Parameters(getattr(context, "dependant", None), path_names, overrides)
 
 
+def reads_as_declared(context: Any) -> bool:
+    """Return whether a route gives the request to its endpoint alone: its class may read what it likes of it."""
+    return getattr(type(context.original_route), "get_route_handler", None) is APIRoute.get_route_handler
+
+
 def overridable_on(ways: Iterable[Way]) -> list[Any]:
     """Return the applications whose overrides of dependencies run on *ways*, or on those that they lead to."""
     contexts = [context for way in ways for context in _under(way.context)]

@@ -30,6 +30,8 @@ from app_cache.backends.base import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from typing_extensions import TypeForm
+
 T = TypeVar("T")
 
 TEXTS = [
@@ -361,10 +363,10 @@ def new_key() -> str:
     return f"contract:{uuid4().hex}:"
 
 
-def having(backend: CacheBackend, kind: type[T]) -> T:
+def having(backend: CacheBackend, kind: TypeForm[T]) -> T:
     """Return *backend* as a *kind*, which the test claims that it is."""
     able = capability(backend, kind)
-    assert able is not None, f"{type(backend).__name__} is no {kind.__name__}"
+    assert able is not None, f"{type(backend).__name__} is no {getattr(kind, '__name__', kind)}"
     return able
 
 

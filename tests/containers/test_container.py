@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, assert_type
 
 import pytest
 from dependency_injector import containers, providers
@@ -25,6 +25,7 @@ from app_cache import (
 )
 from app_cache.config import BACKENDS
 from app_cache.helpers import create_backend_from_env
+from app_cache.store import StoredResponses
 from app_cache.testing import FakeClock
 from containers import CacheContainer, install
 from tests.clients import HIT, MISS, counting_app, get, post, told_of
@@ -241,6 +242,14 @@ class TestLateResolution:
             assert await told_of(app, "/count", "/count") == [MISS, HIT]
             assert (container.backend().max_size, container.store().namespace) == (50, "t")
 
+    def test_types(self) -> None:
+        """Each part has its type, for who checks types (mypy)."""
+        container = container_for({})
+        assert isinstance(assert_type(container.backend(), CacheBackend), CacheBackend)
+        assert isinstance(assert_type(container.namespace(), str), str)
+        assert isinstance(assert_type(container.store(), StoredResponses), StoredResponses)
+        assert isinstance(assert_type(container.key_generator(), KeyGenerator), KeyGenerator)
+
     def test_what_was_built_stays(self) -> None:
         """Another environment or other settings change nothing that was built until it is forgotten."""
         container = container_for({})
@@ -251,7 +260,9 @@ class TestLateResolution:
             assert (container.backend(), container.key_generator(), container.namespace()) == built
             container.reset_singletons()
             assert type(container.key_generator()) is ByPath
-            assert (container.backend().max_size, container.namespace()) == (50, "preview")
+            backend = container.backend()
+            assert isinstance(backend, MemoryBackend)
+            assert (backend.max_size, container.namespace()) == (50, "preview")
 
 
 class TestAssignments:

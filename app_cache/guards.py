@@ -61,7 +61,7 @@ def guarded(endpoint: Callable[..., Any]) -> Callable[..., Any]:
     """
     if hasattr(endpoint, _MARK):
         return endpoint
-    written = _as_written(endpoint)
+    written = as_written(endpoint)
     if inspect.isgeneratorfunction(written) or inspect.isasyncgenfunction(written):
         raise ConfigurationError(f"guarded=True cannot be for {endpoint!r}, which is a generator")
     if inspect.iscoroutinefunction(written):
@@ -82,7 +82,7 @@ def guarded(endpoint: Callable[..., Any]) -> Callable[..., Any]:
     return ask
 
 
-def _as_written(endpoint: Any) -> Any:
+def as_written(endpoint: Any) -> Any:
     """Return the function that is behind partials, decorators and callable objects."""
     while isinstance(endpoint, functools.partial):
         endpoint = endpoint.func

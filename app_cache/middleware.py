@@ -217,7 +217,9 @@ class CacheMiddleware:
         may_be_kept = scope["method"] == "POST" and (plan is None or plan.policy is None)
         posted = await self._posted(services, scope) if may_be_kept else None
         request = dict(scope)
-        change = _Change(services, partial(self._order, services, plan, request), request, posted, send)
+        change = _Change(
+            services, self._table, partial(self._order, services, plan, request), request, posted, send
+        )
         try:
             await self._answer(services, plan, scope, receive, change.send)
         finally:
@@ -278,24 +280,27 @@ class _Change:
     """Invalidates what an answer makes invalid before it is sent (RFC 9111 §4.4), and once more at the end.
 
     What the application still did after the answer, the commit of a dependency for one, an entry that was filled
-    meanwhile does not know of. Where only this process fills, there is none unless other tasks had a turn.
+    meanwhile does not know of. There is none if no other task had a turn, unless other processes fill as well, and
+    may have while this one committed.
     """
 
     def __init__(
         self,
         services: CacheServices,
+        table: RouteTable,
         order_of: Callable[[int, Headers], Awaitable[Order | None]],
         request: Scope,
         posted: PostedAnswer | None,
         send: Send,
     ) -> None:
         self._services = services
+        self._table = table
         self._order_of = order_of
         self._request = request
         self._posted = posted
         self._send = send
         self._order: Order | None = None
-        self._others_had_turns = not services.store().is_local
+        self._others_had_turns = False
 
     async def send(self, message: Message) -> None:
         """Send *message*, once what it makes invalid is invalidated and what it makes valid is stored."""
@@ -320,10 +325,13 @@ class _Change:
     def _note(self) -> None:
         self._others_had_turns = True
 
+    def _others_may_have_filled(self) -> bool:
+        return not self._services.store().is_local and self._table.may_go_on(self._request)
+
     async def end(self) -> None:
         """Invalidate once more, but for the answer itself where that is stored."""
         order = self._order
-        if order is None or not self._others_had_turns:
+        if order is None or not (self._others_had_turns or self._others_may_have_filled()):
             return
         if self._posted is not None and self._posted.is_stored:
             own = url_stamp(full_path(self._request), origin_of(self._request))

@@ -12,6 +12,7 @@ from fastapi.security.base import SecurityBase
 from pydantic import AliasChoices, AliasPath, BaseModel
 from starlette.requests import Request
 
+from app_cache.guards import as_written
 from app_cache.policy import is_header_name
 
 if TYPE_CHECKING:
@@ -68,6 +69,14 @@ class Parameters:
     def query(self) -> frozenset[str]:
         """The query parameters that they, or what overrides them, are declared to read; `ANY`: others too."""
         return frozenset({ANY}) if self._dependant is None else self._declared(_query_read)
+
+    @functools.cached_property
+    def may_go_on(self) -> bool:
+        """Whether a dependency, what overrides it or a background task may do something after the answer.
+
+        True where FastAPI knows nothing of the endpoint.
+        """
+        return self._dependant is None or bool(self._declared(_going_on))
 
     def _declared(self, read: Callable[[Dependant], frozenset[str]]) -> frozenset[str]:
         return frozenset() if self._dependant is None else _under(self._dependant, self._overrides, read)
@@ -185,6 +194,14 @@ def _names_read(parameters: Iterable[Any]) -> set[str]:
         if not models:
             names |= _aliases(parameter.field_info) or {parameter.alias}
     return names
+
+
+def _going_on(dependant: Dependant) -> frozenset[str]:
+    """Return the name of *dependant* if something of it runs when its answer has been sent."""
+    call = as_written(dependant.call)
+    has_exit = inspect.isgeneratorfunction(call) or inspect.isasyncgenfunction(call)
+    goes_on = dependant.background_tasks_param_name or (has_exit and dependant.scope != "function")
+    return frozenset({str(dependant.name)}) if goes_on else frozenset()
 
 
 def _keys_in_query(dependant: Dependant) -> frozenset[str]:

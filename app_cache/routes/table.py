@@ -200,6 +200,13 @@ class RouteTable:
 
         return same
 
+    def may_go_on(self, scope: Scope) -> bool:
+        """Return whether what answers a request may do something after its answer; True where nobody knows."""
+        if self.routes(scope) is None:
+            return True
+        way, _, _ = match(self._routed, self._ways, scope)
+        return way is None or way.parameters.may_go_on
+
     def find(self, scope: Scope, method: str | None = None) -> Plan | None:
         """Return the plan for the request of *scope*, as if made by *method*; None: it is none of the cache's.
 

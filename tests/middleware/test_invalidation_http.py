@@ -137,17 +137,43 @@ async def test_a_commit_after_the_answer(how: str) -> None:
         assert (await client.get("/item")).json() == "new"
 
 
+async def commits() -> AsyncIterator[None]:
+    """Commit at once when the answer has been sent."""
+    yield
+
+
+async def commits_before() -> AsyncIterator[None]:
+    """Commit before it is sent."""
+    yield
+
+
+def by_task(tasks: BackgroundTasks) -> None:
+    """Perhaps leave something to do."""
+
+
+ONCE, EXIT, TASKS = Depends(commits_before, scope="function"), Depends(commits), Depends(by_task)
+
+
 @pytest.mark.parametrize(
-    ("backend", "times"),
+    ("backend", "dependency", "overridden", "times"),
     [
-        pytest.param(MemoryBackend(), 1, id="nobody else can have filled it"),
-        pytest.param(FourMethods(), 2, id="another process may have"),
+        pytest.param(MemoryBackend(), EXIT, False, 1, id="nobody else can have filled it"),
+        pytest.param(FourMethods(), EXIT, False, 2, id="another process may have"),
+        pytest.param(FourMethods(), TASKS, False, 2, id="a background task"),
+        pytest.param(FourMethods(), ONCE, False, 1, id="a commit before the answer"),
+        pytest.param(FourMethods(), None, False, 1, id="no commit"),
+        pytest.param(FourMethods(), ONCE, True, 2, id="a dependency in the place of another"),
     ],
 )
-async def test_a_change_that_ends_with_its_answer(backend: CacheBackend, times: int) -> None:
-    """Where nothing else ran after the answer to a write, it invalidates once, unless other processes fill too."""
+async def test_a_change_that_ends_with_its_answer(
+    backend: CacheBackend, dependency: Any, overridden: bool, times: int
+) -> None:
+    """Where nothing can have been committed after the answer to a write, it invalidates once."""
     app = FastAPI()
-    app.post("/items")(invalidates(tags=["items"])(lambda: "made"))
+    if overridden:
+        app.dependency_overrides[commits_before] = commits
+    write = invalidates(tags=["items"])(lambda: "made")
+    app.post("/items", dependencies=[] if dependency is None else [dependency])(write)
     container = put_cache(app, backend=backend)
     async with client_of(app) as client:
         await client.post("/items")

@@ -6,9 +6,7 @@ A container is asked for its parts at each use, so that an override is in force 
 from __future__ import annotations
 
 import gc
-import inspect
 import random
-import re
 import weakref
 from collections import OrderedDict
 from contextvars import ContextVar
@@ -122,25 +120,11 @@ def checked_backend(backend: object) -> CacheBackend:
     """Return *backend* if it is one.
 
     Raises:
-        ConfigurationError: If it is not, or one of its four methods is written as a plain ``def``.
+        ConfigurationError: If it is not.
     """
     if not isinstance(backend, CacheBackend):
         raise ConfigurationError(f"a backend must be an instance of a subclass of CacheBackend, not {backend!r}")
-    kind = type(backend)
-    for name in ("get", "set", "delete", "close"):
-        if _is_plain(getattr(kind, name), name):
-            raise ConfigurationError(
-                f"{kind.__name__}.{name} must be a coroutine function, async def {name}(…), not a plain def"
-            )
     return backend
-
-
-def _is_plain(method: Any, name: str) -> bool:
-    """Return whether *method* is a ``def`` under its own *name* which does not say that it gives an awaitable."""
-    if not inspect.isfunction(method) or inspect.iscoroutinefunction(method) or method.__name__ != name:
-        return False
-    returned = str(method.__annotations__.get("return", ""))
-    return not hasattr(method, "__wrapped__") and not re.search("Awaitable|Coroutine|Future|Task", returned)
 
 
 def checked_key_generator(generator: object) -> KeyGenerator:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import socket
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -32,7 +31,7 @@ from containers import CacheContainer, close, install
 from tests.clients import HIT, MISS, client_of, counting_app, get, told, told_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, MutableMapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 
     App = Callable[[MutableMapping[str, Any], Any, Any], Awaitable[None]]
 
@@ -56,24 +55,6 @@ class Closable(MemoryBackend):
     async def close(self) -> None:
         self.events.append("closed")
         await super().close()
-
-
-class Annotates:
-    """Has a method that says what it gives."""
-
-    def get(self: Any, key: str) -> Coroutine[Any, Any, str | None]:
-        return MemoryBackend.get(self, key)
-
-
-def get_by_a_decorator(self: Any, key: str) -> Any:
-    """Stand for a method that a decorator made."""
-    return MemoryBackend.get(self, key)
-
-
-@functools.wraps(MemoryBackend.get)
-def get_that_is_wrapped(self: Any, key: str) -> Any:
-    """Stand for one that says around what."""
-    return MemoryBackend.get(self, key)
 
 
 def container_of(backend: MemoryBackend) -> CacheContainer:
@@ -188,32 +169,6 @@ class TestRefusals:
             ConfigurationError, match="a backend must be an instance of a subclass of CacheBackend"
         ):
             install(FastAPI(), CacheContainer(backend=providers.Object(backend)))
-
-    @pytest.mark.parametrize("method", ["get", "set", "delete", "close"])
-    def test_backend_of_plain_methods(self, method: str) -> None:
-        """A backend one of whose four methods is no coroutine function is refused, by container and middleware."""
-
-        def written(self: Any, *args: Any) -> None: ...
-
-        written.__name__ = method
-        backend = type("Plain", (MemoryBackend,), {method: written})()
-        message = rf"^Plain\.{method} must be a coroutine function, async def {method}\(…\), not a plain def$"
-        with pytest.raises(ConfigurationError, match=message):
-            install(FastAPI(), CacheContainer(backend=providers.Object(backend)))
-        with pytest.raises(ConfigurationError, match=message):
-            CacheMiddleware(FastAPI(), backend)
-
-    @pytest.mark.parametrize(
-        "get_of",
-        [get_by_a_decorator, get_that_is_wrapped, Annotates.get],
-        ids=["decorated", "wrapped", "annotated"],
-    )
-    async def test_backend_of_methods_that_give_awaitables(self, get_of: Any) -> None:
-        """One whose method gives what can be awaited, and is no coroutine function, is taken, and works."""
-        app = counting_app()
-        backend = type("Awaited", (MemoryBackend,), {"get": get_of})()
-        install(app, CacheContainer(backend=providers.Object(backend)))
-        assert await told_of(app, "/count", "/count") == [MISS, HIT]
 
     @pytest.mark.parametrize("generator", [42, ByPath], ids=["a number", "a class"])
     def test_no_key_generator(self, generator: Any) -> None:

@@ -282,21 +282,23 @@ class Exchange:
     async def _forward_head(self, receive: Receive, send: Send) -> None:
         """Let the application answer a HEAD, and what is stored stand in where it fails (RFC 5861 §4)."""
         guard = Guard() if self.policy.guarded else None
-        learn, failed_with = await self._learner(), None
+        learn, is_rescued = await self._learner(), False
 
         async def send_told(message: Message) -> None:
-            nonlocal failed_with
+            nonlocal is_rescued
             starts, admitted = message["type"] == "http.response.start", guard is None or guard.passed
+            if starts:
+                self.started = True
             if starts and admitted and message["status"] in FAILURES:
-                failed_with = message["status"]
+                is_rescued = True
+                await self._rescue(message["status"], send)
             elif starts:
                 headers = fields_of(message)
-                self.started = True
                 await learn(message["status"], headers)
                 detail = self.decision.detail if admitted else Refusal.GUARD
                 status = self._tell(CacheStatus(fwd=self.decision.fwd, detail=detail))
                 await send_start(send, message["status"], headers, status, message)
-            elif failed_with is None:
+            elif not is_rescued:
                 await send(message)
 
         try:
@@ -305,10 +307,8 @@ class Exchange:
         except Exception as error:
             if self.started or (guard is not None and not guard.passed):
                 raise
-            failed_with = RAISED
             self.store.log.failed("cache.rescued", self.plan.route, error)
-        if failed_with is not None:
-            await self._rescue(failed_with, send)
+            await self._rescue(RAISED, send)
 
     async def _learner(self) -> Callable[[int, Headers], Awaitable[None]]:
         """Return what learns from the answer to a HEAD of what is stored (RFC 9111 §4.3.5)."""

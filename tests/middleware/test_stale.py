@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 from dependency_injector import providers
-from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.background import BackgroundTask
 
@@ -351,6 +351,40 @@ async def test_head_of_what_fails(clock: FakeClock, how: str, guarded: bool) -> 
     own = guarded and how == "the guard answers 503"
     assert [each.status_code for each in answers] == [503 if own else 200] * 2
     assert [told(each) for each in answers] == [told(answers[1])] * 2
+
+
+async def test_head_is_rescued_at_once(clock: FakeClock) -> None:
+    """What stands in for a failure to HEAD does not wait for what the handler does after it."""
+    app, works, go_on = FastAPI(), [True], asyncio.Event()
+
+    @app.api_route("/", methods=["GET", "HEAD"])
+    @cache(timeout=60, stale_if_error=30)
+    def answer(tasks: BackgroundTasks) -> Any:
+        if works[0]:
+            return "text"
+        tasks.add_task(go_on.wait)
+        return Response(status_code=503, background=tasks)
+
+    started = asyncio.Event()
+
+    async def send(message: Any) -> None:
+        assert message.get("status", 200) == 200
+        started.set()
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    put_cache(app, clock)
+    async with client_of(app) as client:
+        await client.get("/")
+    clock.advance(61)
+    works[0] = False
+    request = asyncio.create_task(app(scope_of("/", method="HEAD"), receive, send))
+    async with asyncio.timeout(5):
+        await started.wait()
+    assert not request.done()
+    go_on.set()
+    await request
 
 
 @pytest.mark.parametrize("status", [400, 404, 429])

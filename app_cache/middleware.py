@@ -48,8 +48,8 @@ if TYPE_CHECKING:
     from app_cache.rules.messages import Headers
     from app_cache.services import CacheServices
 
-ENDS = frozenset({"http.response.body", "http.response.pathsend"})
-"""Messages that end an answer, the body only where no more of it follows."""
+BODIES = frozenset({"http.response.body", "http.response.pathsend"})
+"""Messages with a body, or a part of one where more follows."""
 ANNOUNCED_FOR = "app_cache.announced_for"
 """The routes whose cache is announced in the scope: another for the same routes, further in, is passed through."""
 ASKED_IN_VAIN = "app_cache.asked_in_vain"
@@ -279,9 +279,9 @@ class CacheMiddleware:
 class _Change:
     """Invalidates what an answer makes invalid before it is sent (RFC 9111 §4.4), and once more at the end.
 
-    What the application still did after the answer, the commit of a dependency for one, an entry that was filled
-    meanwhile does not know of. There is none if no other task had a turn, unless other processes fill as well, and
-    may have while this one committed.
+    What the application still did after its answer, the commit of a dependency for one, an entry that was filled
+    meanwhile does not know of. There is none if no other task had a turn since the body began, unless other
+    processes fill too, and may have while this one committed. An order that is owed is sent later anyway.
     """
 
     def __init__(
@@ -300,24 +300,25 @@ class _Change:
         self._posted = posted
         self._send = send
         self._order: Order | None = None
-        self._others_had_turns = False
+        self._others_had_turns = self._has_ended = False
 
     async def send(self, message: Message) -> None:
         """Send *message*, once what it makes invalid is invalidated and what it makes valid is stored."""
-        ends = message["type"] in ENDS and not message.get("more_body", False)
+        ends = message["type"] in BODIES and not message.get("more_body", False)
         if message["type"] == "http.response.start" and 200 <= message["status"] < 400:
             message = await self._started(message)
         elif message["type"] == "http.response.body" and self._posted is not None:
             await self._posted.sent(bytes(message.get("body", b"")), last=ends)
         await self._send(message)
-        if ends:
+        if message["type"] in BODIES:
+            self._has_ended = ends
             asyncio.get_running_loop().call_soon(self._note)
 
     async def _started(self, message: Message) -> Message:
         status, headers = message["status"], fields_of(message)
-        self._order = await self._order_of(status, headers)
-        if self._order is not None:
-            await self._services.invalidation().carry_out(self._order)
+        order = await self._order_of(status, headers)
+        if order is not None and (await self._services.invalidation().carry_out(order)).durable:
+            self._order = order
         if self._posted is not None:
             await self._posted.started(status, headers)
         return {**message, "headers": [*headers]}
@@ -331,11 +332,13 @@ class _Change:
     async def end(self) -> None:
         """Invalidate once more, but for the answer itself where that is stored."""
         order = self._order
-        if order is None or not (self._others_had_turns or self._others_may_have_filled()):
+        nothing_followed = self._has_ended and not self._others_had_turns
+        if order is None or (nothing_followed and not self._others_may_have_filled()):
             return
         if self._posted is not None and self._posted.is_stored:
-            own = url_stamp(full_path(self._request), origin_of(self._request))
-            order = replace(order, tags=tuple(tag for tag in order.tags if tag != own))
+            path = full_path(self._request)
+            own = {url_stamp(path), url_stamp(path, origin_of(self._request))}
+            order = replace(order, tags=tuple(tag for tag in order.tags if tag not in own))
         if order != Order():
             await self._services.invalidation().carry_out(order)
 

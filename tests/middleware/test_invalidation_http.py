@@ -180,6 +180,40 @@ async def test_a_change_that_ends_with_its_answer(
     assert container.store().stats["invalidations"] == times
 
 
+@pytest.mark.parametrize("how", ["the generator raises", "the client leaves"])
+async def test_a_commit_before_an_answer_that_breaks_off(how: str) -> None:
+    """What was read between the start of an answer that has no end and its commit is asked for anew (F25)."""
+    app, started, committed = FastAPI(), asyncio.Event(), asyncio.Event()
+    state = ["old"]
+
+    async def parts() -> AsyncIterator[bytes]:
+        started.set()
+        await committed.wait()
+        state[0] = "new"
+        if how == "the generator raises":
+            raise RuntimeError("broken")
+        yield b"part"
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            raise OSError("gone")
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    app.get("/item")(cache(timeout=60)(lambda: state[0]))
+    app.put("/item")(lambda: StreamingResponse(parts()))
+    put_cache(app)
+    async with client_of(app) as client:
+        change = asyncio.create_task(app(scope_of("/item", method="PUT"), receive, send))
+        await started.wait()
+        assert [(await client.get("/item")).json() for _ in range(2)] == ["old"] * 2
+        committed.set()
+        await asyncio.wait({change})
+        assert change.exception() is not None
+        assert (await client.get("/item")).json() == "new"
+
+
 async def test_a_commit_after_an_answer_that_is_stored() -> None:
     """What else a POST names is asked for anew after its commit, though its own answer is stored (F25)."""
     app, committed, answered = FastAPI(), asyncio.Event(), asyncio.Event()

@@ -42,8 +42,7 @@ class BackendRouter(Composite):
         routes: Pairs of a prefix, or a function that tells whether a key belongs, and a backend or its name.
 
     Raises:
-        ConfigurationError: If there is no backend, *default* or a route names one that is not there, or is one
-            where another has the name that it would get.
+        ConfigurationError: If there is no backend, or *default* or a route names one that is not there.
     """
 
     default = "data"
@@ -154,10 +153,8 @@ class BackendRouter(Composite):
     def _named(self, backend: str | CacheBackend, name: str) -> str:
         """Return the name of *backend*, which is *name* if it has none yet."""
         if isinstance(backend, CacheBackend):
-            if self.backends.setdefault(name, backend) is not backend:
-                raise ConfigurationError(
-                    f"{name} is a backend, and another has the name {name!r}: give that another"
-                )
+            while self.backends.setdefault(name, backend) is not backend:
+                name = f"{name}'"
             return name
         if backend not in self.backends:
             raise ConfigurationError(f"{name} must be one of {_listed(self.backends)}, not {backend!r}")

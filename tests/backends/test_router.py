@@ -122,6 +122,14 @@ async def test_override_needs_no_default(session: MemoryBackend) -> None:
     assert await where(ToSession({"session": session}), "key", {"session": session}) == ["session"]
 
 
+async def test_default_beside_one_of_that_name(session: MemoryBackend, data: MemoryBackend) -> None:
+    """A default that is a backend takes nothing from one that is called so; both are closed."""
+    router = BackendRouter({"default": session}, data)
+    assert await where(router, "default:7", {"session": session, "data": data}) == ["session"]
+    assert await where(router, "key", {"session": session, "data": data}) == ["data"]
+    assert {*router._parts()} == {session, data}
+
+
 async def test_override_keeps_the_default(session: MemoryBackend, data: MemoryBackend) -> None:
     """A subclass that decides for some keys leaves the others to the default that was given."""
 
@@ -211,10 +219,6 @@ async def test_default_timeouts(session: MemoryBackend) -> None:
         (
             {"backends": {"data": TextBackend()}, "routes": [("s:", "x")]},
             r"routes\[0\] must be one of 'data', not 'x'",
-        ),
-        (
-            {"backends": {"default": TextBackend()}, "default": TextBackend()},
-            "default is a backend, and another has the name 'default': give that another",
         ),
     ],
 )

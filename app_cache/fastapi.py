@@ -92,7 +92,7 @@ class Targets(BaseModel):
     soft: bool = Field(default=False, description="Mark as stale rather than drop")
 
 
-class Invalidated(BaseModel):
+class CacheInvalidated(BaseModel):
     """What was done: see `InvalidationResult`."""
 
     message: str
@@ -101,7 +101,7 @@ class Invalidated(BaseModel):
     widened_to: str | None = Field(default=None, description="What was invalidated in place of what was asked")
 
 
-class Stats(BaseModel):
+class CacheStats(BaseModel):
     """What the cache of a process did since it started."""
 
     backend: str
@@ -111,7 +111,7 @@ class Stats(BaseModel):
     counts: dict[str, int]
 
 
-class Checked(BaseModel):
+class CacheHealth(BaseModel):
     """What a health check found."""
 
     status: str = Field(description="healthy, degraded or unhealthy")
@@ -122,15 +122,15 @@ class Checked(BaseModel):
 _NOT_GIVEN: Any = object()
 _ADMITTED: dict[int | str, dict[str, Any]] = {403: {"description": "Not allowed"}}
 _INVALIDATED: dict[int | str, dict[str, Any]] = {
-    200: {"model": Invalidated, "description": "Invalidated"},
+    200: {"model": CacheInvalidated, "description": "Invalidated"},
     202: {
-        "model": Invalidated,
+        "model": CacheInvalidated,
         "description": "Invalidated in this process; sent again before an entry is trusted",
     },
 }
 _CHECKED: dict[int | str, dict[str, Any]] = {
-    200: {"model": Checked, "description": "Healthy"},
-    503: {"model": Checked, "description": "Degraded or unhealthy"},
+    200: {"model": CacheHealth, "description": "Healthy"},
+    503: {"model": CacheHealth, "description": "Degraded or unhealthy"},
 }
 _NO_STORE = {"Cache-Control": "no-store"}
 """What the endpoints of the router say, for caches further out."""
@@ -178,7 +178,7 @@ def cache_router(*, authorize: Callable[..., Any] | None = _NOT_GIVEN, prefix: s
         methods=["GET"],
         name="cache_stats",
         dependencies=guard,
-        response_model=Stats,
+        response_model=CacheStats,
         responses=_ADMITTED,
     )
     router.add_api_route("/health/cache", _health, methods=["GET"], name="cache_health", responses=_CHECKED)

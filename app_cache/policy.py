@@ -293,20 +293,6 @@ def is_header_name(text: str) -> bool:
     return bool(text) and all(c.isascii() and (c.isalnum() or c in "!#$%&'*+-.^_`|~") for c in text)
 
 
-def check_header_names(policy: CachePolicy, where: str, declared: Collection[str] = ()) -> None:
-    """Check that *policy* names headers as clients send them: with an underscore only if *declared* so.
-
-    Raises:
-        ConfigurationError: If it does not; *where* says which policy it is.
-    """
-    for option in ("include_headers", "exclude_headers"):
-        for name in getattr(policy, option):
-            if "_" in name and name not in declared:
-                raise ConfigurationError(
-                    f"{option} {where} names {name!r}, which clients send as {name.replace('_', '-')!r}: name that"
-                )
-
-
 TemplatePart = tuple[str, str | None, str, str | None]
 """Text, the name of what follows it or None, and its format specification and conversion."""
 

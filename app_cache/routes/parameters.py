@@ -95,14 +95,6 @@ class Parameters:
         place, parameter = self._fields.get(name, ("", None))
         return path_params.get(_name_in_path(parameter)) if place == "path" else None
 
-    def is_model(self, name: str) -> bool:
-        """Return whether *name* is a model of several parameters which has no text of its own."""
-        _, parameter = self._fields.get(name, ("", None))
-        models = [] if parameter is None else _models_in(parameter.field_info.annotation)
-        return any(
-            model.__str__ is BaseModel.__str__ and model.__format__ is BaseModel.__format__ for model in models
-        )
-
     def sent_as(self, name: str) -> set[str]:
         """Return the names by which clients send the query parameter that the code calls *name*.
 

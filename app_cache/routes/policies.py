@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -9,12 +10,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from app_cache.errors import ConfigurationError
 from app_cache.guards import guarded
 from app_cache.keys import full_path, root_paths, without_root
-from app_cache.policy import CACHEABLE_METHODS, CachePolicy, check_header_names, template_names
+from app_cache.logger_config import logger
+from app_cache.policy import CACHEABLE_METHODS, CachePolicy, template_names
 from app_cache.routes.parameters import ANY
 from app_cache.rules.glob import compile_glob
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from app_cache.asgi import Scope
 
@@ -44,8 +46,8 @@ class Fallbacks:
         default: For all other paths.
 
     Raises:
-        ConfigurationError: If one is no policy, a pattern cannot work, a header is not named as it is sent, or a
-            tag has to be filled in: there is no endpoint whose parameters could.
+        ConfigurationError: If one is no policy, a pattern cannot work, or a tag has to be filled in: there is no
+            endpoint whose parameters could.
     """
 
     def __init__(self, by_path: Mapping[str, CachePolicy | None] | None, default: CachePolicy | None) -> None:
@@ -88,7 +90,6 @@ def _check_path_pattern(pattern: object) -> None:
 def _check_fallback(name: str, policy: object) -> None:
     if not isinstance(policy, CachePolicy):
         raise ConfigurationError(f"{name} must be a CachePolicy, not {policy!r}")
-    check_header_names(policy, f"of {name}")
     filled = [] if callable(policy.tags) else [tag for tag in policy.tags if template_names(tag)]
     if filled:
         raise ConfigurationError(
@@ -142,3 +143,23 @@ def keyed_by(policy: CachePolicy, declared: Iterable[Declared]) -> CachePolicy |
     if policy.include_query is None:
         return policy
     return replace(policy, include_query=policy.include_query.union(*(each.keys_in_query for each in declared)))
+
+
+def look_at_header_names(policy: CachePolicy, route: str, declared: Collection[str]) -> None:
+    """Warn of headers in *policy* that only the code calls so: with an underscore, and not *declared* with it."""
+    for option in ("include_headers", "exclude_headers"):
+        for name in getattr(policy, option):
+            if "_" in name and name not in declared:
+                say_header_not_sent(route, option, name)
+
+
+@functools.lru_cache(maxsize=1024)
+def say_header_not_sent(route: str, option: str, name: str) -> None:
+    """Warn once that clients send the header *name* with a hyphen, if they send it at all."""
+    logger.warning("policy.header_not_sent", route=route, option=option, name=name, sent_as=name.replace("_", "-"))
+
+
+@functools.lru_cache(maxsize=1024)
+def say_query_not_read(route: str, name: str, declared: str) -> None:
+    """Warn once that no answer depends on the parameter *name*, and may on others that do not join the key."""
+    logger.warning("policy.query_not_read", route=route, include_query=name, declared=declared)

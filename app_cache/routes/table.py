@@ -5,13 +5,12 @@ The routers are asked once for each method and path; the answer is remembered.
 
 from __future__ import annotations
 
-import functools
 import operator
 import re
 import string
 from collections import OrderedDict
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime, time, timedelta
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -20,10 +19,15 @@ from starlette.routing import Host
 
 from app_cache.errors import ConfigurationError
 from app_cache.keys import root_paths
-from app_cache.logger_config import logger
-from app_cache.policy import check_header_names, template_names, template_parts
+from app_cache.policy import template_names, template_parts
 from app_cache.routes.parameters import ANY, NO_PARAMETERS
-from app_cache.routes.policies import guard_as_asked, keyed_by, methods_of
+from app_cache.routes.policies import (
+    guard_as_asked,
+    keyed_by,
+    look_at_header_names,
+    methods_of,
+    say_query_not_read,
+)
 from app_cache.routes.ways import (
     has_layer,
     is_mounted,
@@ -54,7 +58,7 @@ MAX_PATH = 512
 _VERSION = "_routes_version"
 """Where a router of FastAPI counts what is added to it; one of Starlette has no such count."""
 _FORMATTER = string.Formatter()
-_SPELT_OTHERWISE = (bool, float, datetime, timedelta)
+_SPELT_OTHERWISE = (bool, float, datetime, time, timedelta, Enum)
 """Types of values that `str` writes as no path has them, or that a path may have in several ways."""
 
 
@@ -102,9 +106,11 @@ class Plan:
         found = self.parameters.in_path(name, self.path_params)
         if isinstance(found, str):
             return found
+        if isinstance(value, Enum):
+            return value.value
         if isinstance(value, bool):
             return str(value).lower()
-        return value.isoformat() if isinstance(value, datetime) else value
+        return value.isoformat() if isinstance(value, datetime | time) else value
 
     def has_tags_of_url(self, tags: Any) -> bool:
         """Return whether *tags*, names or templates, are filled in with what is in the URL alone."""
@@ -122,8 +128,6 @@ def _filled_in(
         pieces.append(text)
         if name is not None:
             value = (values if spec or conversion else written)[name]
-            if isinstance(value, Enum):
-                value = value.value
             if conversion is not None:
                 value = _FORMATTER.convert_field(value, conversion)
             pieces.append(escape(format(value, spec)))
@@ -299,7 +303,7 @@ def check_routes(app: Any) -> None:
         policy, invalidates = recorded(context)
         if policy is not None:
             _check_policy(policy, context)
-            check_header_names(policy, f"on {_name(context)}", parameters_of(context).headers)
+            look_at_header_names(policy, _name(context), parameters_of(context).headers)
             _check_query(policy, context)
         for in_handler, templates in _templates(policy, invalidates):
             _check_names(in_handler, templates, context)
@@ -334,13 +338,7 @@ def _check_query(policy: CachePolicy, context: Any) -> None:
                 f"include_query on {_name(context)} names {name!r}, which clients send as {min(sent)!r}: name that"
             )
         if not sent and not {name, ANY} & known:
-            _say_unread(_name(context), name, ", ".join(sorted(known)))
-
-
-@functools.lru_cache(maxsize=1024)
-def _say_unread(route: str, name: str, declared: str) -> None:
-    """Warn once that no answer depends on the parameter *name*, and may on others that do not join the key."""
-    logger.warning("policy.query_not_read", route=route, include_query=name, declared=declared or "none")
+            say_query_not_read(_name(context), name, ", ".join(sorted(known)) or "none")
 
 
 def _templates(policy: CachePolicy | None, invalidates: Invalidates | None) -> Iterator[tuple[str, Sequence[str]]]:
@@ -364,16 +362,6 @@ def _check_names(in_handler: str, templates: Sequence[str], context: Any) -> Non
                 f"template {template!r} on {_name(context)} names {min(unknown)!r}, which is no parameter from "
                 f"path, query, header or cookie; there are: {', '.join(sorted(parameters.names)) or 'none'}. "
                 f"What is known only in the handler goes to {by_handler}"
-            )
-        models = [*filter(parameters.is_model, sorted(template_names(template)))]
-        if models:
-            is_of_tags = in_handler in ("add_tags", "by_tag")
-            instead = (
-                "a callable, tags=lambda request: […]" if is_of_tags else f"it to {by_handler} in the handler"
-            )
-            raise ConfigurationError(
-                f"template {template!r} on {_name(context)} names {models[0]!r}, which is a model of several "
-                f"parameters: give {instead}"
             )
 
 

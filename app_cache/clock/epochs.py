@@ -36,6 +36,11 @@ class Ban:
     text: str
     matches: Matcher = field(compare=False, repr=False)
 
+    @property
+    def name(self) -> tuple[bool, str, str]:
+        """What it bans, whenever."""
+        return self.soft, self.kind, self.text
+
 
 def ban(epoch: int, kind: str, text: str, *, soft: bool) -> Ban:
     """Return the ban of *kind*: ``p`` a pattern, ``a`` all of several tags, ``k`` a stored key."""
@@ -94,8 +99,10 @@ class Bans:
         return verdict
 
     def with_more(self, more: Iterable[Ban]) -> Bans:
-        """Return these bans and *more*, at most `MAX_BANS`."""
-        items = (*self.items, *more)
+        """Return these bans and *more*, at most `MAX_BANS`; one that comes again takes the earlier's place."""
+        newest = (*more,)
+        again = {each.name for each in newest}
+        items = (*(each for each in self.items if each.name not in again), *newest)
         if len(items) <= MAX_BANS:
             return Bans(self.since, items)
         kept = items[-(MAX_BANS // 2) :]

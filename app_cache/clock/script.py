@@ -95,11 +95,14 @@ if #ARGV > 3 then
   local since, lines = newest, {{}}
   local bans = redis.call('GET', KEYS[2])
   local of, known = parts(string.match(bans or '', '^[^\\n]*'), 1)
+  local mark, again = soft and '1' or '0', {{}}
+  for i = 4, #ARGV do again[mark .. ' ' .. ARGV[i]] = true end
   if of == generation then
     since = known
-    for line in string.gmatch(bans, '\\n([^\\n]+)') do lines[#lines + 1] = line end
+    for line, what in string.gmatch(bans, '\\n(%d+ ([^\\n]+))') do
+      if not again[what] then lines[#lines + 1] = line end
+    end
   end
-  local mark = soft and '1' or '0'
   for i = 4, #ARGV do lines[#lines + 1] = epoch .. ' ' .. mark .. ' ' .. ARGV[i] end
   local first = 1
   if #lines > most then

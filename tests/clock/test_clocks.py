@@ -204,6 +204,23 @@ async def test_bans_beyond_the_most(clocks: Clocks, monkeypatch: pytest.MonkeyPa
         assert await verdict(each, PAGES["size"], newest) is INVALID
 
 
+@pytest.mark.parametrize("soft", [False, True])
+async def test_bans_that_come_again(clocks: Clocks, monkeypatch: pytest.MonkeyPatch, soft: bool) -> None:
+    """A pattern that is invalidated again and again counts once: what it does not name is not forgotten."""
+    if without_bans(clocks):
+        return
+    monkeypatch.setattr(epochs, "MAX_BANS", 4)
+    monkeypatch.setattr(script, "MAX_BANS", 4)
+    clock, fresh = clocks(), clocks()
+    other, named = await filled(clock, PAGES["size"]), await filled(clock, PAGES["user"])
+    for _ in range(6):
+        await clock.invalidate(Order(patterns=("/users/*", "/items/*"), soft=soft))
+    await clock.invalidate(Order(patterns=("/nowhere",)))
+    for each in (clock, fresh):
+        assert await verdict(each, PAGES["size"], other) is VALID
+        assert await verdict(each, PAGES["user"], named) is (STALE if soft else INVALID)
+
+
 async def test_more_patterns_at_once_than_bans(clocks: Clocks, monkeypatch: pytest.MonkeyPatch) -> None:
     """One order of more patterns than are kept drops everything that is older."""
     monkeypatch.setattr(epochs, "MAX_BANS", 4)

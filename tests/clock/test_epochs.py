@@ -494,7 +494,8 @@ def test_history_forgotten(happened: list[str], looked_at: set[int]) -> None:
     """Where bans are forgotten an entry may be missed, and never served against what all orders say."""
     history, passed = History(), Passed()
     for pattern in happened:
-        history.add(Order(patterns=(pattern,) * (MAX_BANS // 8)))
+        others = (f"/none/{len(history.orders)}/{number}" for number in range(MAX_BANS // 8))
+        history.add(Order(patterns=(pattern, *others)))
         for epoch, entry in product(range(len(history.orders) + 1), ENTRIES):
             truth = history.truth(epoch, entry)
             alone = history.verdict(epoch, entry, Passed())

@@ -317,8 +317,9 @@ class _Change:
     async def _started(self, message: Message) -> Message:
         status, headers = message["status"], fields_of(message)
         order = await self._order_of(status, headers)
-        if order is not None and (await self._services.invalidation().carry_out(order)).durable:
-            self._order = order
+        if order is not None:
+            result: object = await self._services.invalidation().carry_out(order)
+            self._order = order if getattr(result, "durable", True) else None  # a service may be anybody's code
         if self._posted is not None:
             await self._posted.started(status, headers)
         return {**message, "headers": [*headers]}

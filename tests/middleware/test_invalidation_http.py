@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from dependency_injector import providers
 from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import RedirectResponse, StreamingResponse
 
 from app_cache import CacheMiddleware, CachePolicy, MemoryBackend, RedisBackend, cache, invalidates
 from app_cache.backends.base import CacheBackend
+from app_cache.clock.base import Order
 from app_cache.fastapi import Invalidation
+from app_cache.invalidation import InvalidationService
 from tests.clients import MISS
 from tests.middleware.apps import client_of, put_cache, scope_of, told
 from tests.stored import FourMethods
@@ -178,6 +181,24 @@ async def test_a_change_that_ends_with_its_answer(
     async with client_of(app) as client:
         await client.post("/items")
     assert container.store().stats["invalidations"] == times
+
+
+async def test_a_service_that_gives_no_result() -> None:
+    """A service of one's own that returns nothing costs no write its answer."""
+
+    class Silent(InvalidationService):
+        async def carry_out(self, order: Order) -> Any:
+            await super().carry_out(order)
+
+    app = FastAPI()
+    app.get("/item")(cache(timeout=60)(lambda: "text"))
+    app.put("/item")(lambda: "text")
+    container = put_cache(app)
+    container.invalidation.override(providers.Object(Silent(container.store())))
+    async with client_of(app) as client:
+        await client.get("/item")
+        assert (await client.put("/item")).status_code == 200
+        assert told(await client.get("/item")) == MISS
 
 
 @pytest.mark.parametrize("how", ["the generator raises", "the client leaves"])

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, NamedTuple
 
 from app_cache.clock.base import Verdict, named_by
 from app_cache.rules.glob import compile_glob
@@ -118,15 +118,29 @@ class Stamp:
     soft: int
 
 
+class Term(NamedTuple):
+    """The epochs after *since*, until the next term: one history of the server's began them.
+
+    A replica that becomes the primary, and a server that starts again, goes on with another history.
+    """
+
+    history: str
+    since: int
+
+
 @dataclass(frozen=True, slots=True)
 class Epochs:
-    """The clock: its generation, its epoch, and the epochs of the last invalidations that name no tag."""
+    """The clock: its generation, its epoch, and the epochs of the last invalidations that name no tag.
+
+    Of the terms of its epochs the last ones are known; memory has one history, and tells none.
+    """
 
     generation: str
     epoch: int
     floor: int = 0
     soft_floor: int = 0
     newest_ban: int = 0
+    terms: tuple[Term, ...] = ()
 
     def verdict(self, mark: Mark, subject: Subject, stamps: Mapping[str, Stamp | None]) -> Verdict:
         """Return what the clock and *stamps* say of an entry, bans aside."""
@@ -157,20 +171,35 @@ class Seen:
     generation: str = ""
     epoch: int = 0
     earlier: tuple[str, ...] = ()
+    terms: tuple[Term, ...] = ()
 
     def is_newer_than(self, epochs: Epochs) -> bool:
-        """Return whether *epochs*, which were asked for after this was seen, have lost an invalidation."""
+        """Return whether *epochs*, which were asked for after this was seen, are those of a moment before."""
         if epochs.generation == self.generation:
             return epochs.epoch < self.epoch
         return epochs.generation in self.earlier
+
+    def contradicts(self, epochs: Epochs) -> bool:
+        """Return whether *epochs* have another past: an epoch that both have was not begun in the same term.
+
+        So one of them has lost an invalidation, however many others came since, and whichever was asked for first.
+        """
+        shared = min(epochs.epoch, self.epoch)
+        return epochs.generation == self.generation and _term(epochs.terms, shared) != _term(self.terms, shared)
 
     def and_then(self, epochs: Epochs) -> Seen:
         """Return what has been seen after *epochs*, which may have been overtaken on their way."""
         if epochs.generation in self.earlier or (epochs.generation, epochs.epoch) == (self.generation, self.epoch):
             return self
         if epochs.generation == self.generation:
-            return self if epochs.epoch < self.epoch else Seen(self.generation, epochs.epoch, self.earlier)
-        return Seen(epochs.generation, epochs.epoch, (*self.earlier, self.generation)[-MAX_EARLIER:])
+            return self if epochs.epoch < self.epoch else replace(self, epoch=epochs.epoch, terms=epochs.terms)
+        earlier = (*self.earlier, self.generation)[-MAX_EARLIER:]
+        return Seen(epochs.generation, epochs.epoch, earlier, epochs.terms)
+
+
+def _term(terms: tuple[Term, ...], epoch: int) -> Term | None:
+    """Return the one of *terms* that *epoch* was begun in; None: an earlier one, or nobody knows."""
+    return next((each for each in reversed(terms) if each.since < epoch), None)
 
 
 class Passed:

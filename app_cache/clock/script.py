@@ -1,11 +1,14 @@
 """The clock in Redis and Valkey: three kinds of short strings in one slot, and entries anywhere.
 
-    clock  generation epoch floor soft-floor newest-ban
+    clock  generation epoch floor soft-floor newest-ban, then history:since for each of its last terms
     stamp  generation hard soft
     bans   generation since, then a line for each ban: epoch soft kind text (percent-encoded)
 
 Only a fill makes stamps, at the *current* epoch; an invalidation raises those that exist. All of it expires after
 what it judges.
+
+A term is what began under one `master_replid` of the server, which Redis and Valkey change when a replica becomes
+the primary and when a server starts again. A user without `INFO`, and a server without that line, has no terms.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from app_cache.backends.base import BatchingBackend, CombinedBackend, ScriptBackend, capability
 from app_cache.clock.base import Basis, InvalidationClock, InvalidationResult, Order, Reading, Verdict, end
-from app_cache.clock.epochs import MAX_BANS, Ban, Bans, Epochs, Passed, Seen, Stamp, ban, bans_of, judge
+from app_cache.clock.epochs import MAX_BANS, Ban, Bans, Epochs, Passed, Seen, Stamp, Term, ban, bans_of, judge
 from app_cache.codec import Mark
 from app_cache.keys import prefix
 
@@ -36,6 +39,8 @@ LATELY_S = 0.05
 """Seconds in which what was read of the clock is still as good as new for whether an entry is worth writing."""
 PART = 500
 """Tags that one script invalidates at most."""
+MAX_TERMS = 8
+"""Terms that the clock tells. A process that did not look while more of them began takes that for another past."""
 
 _NUMBERS = """
 -- Returns the generation that a text begins with and the numbers after it, or nothing if it is not just these.
@@ -46,6 +51,17 @@ local function parts(text, count)
   end
   return unpack(found)
 end
+
+-- Returns generation, epoch, floor, soft floor and newest ban of a clock, and the text of its terms; or nothing.
+local function clock_parts(text)
+  local numbers, terms = string.match(text or '', '^(%x+ %d+ %d+ %d+ %d+)(.*)$')
+  if not numbers or string.gsub(terms, ' %x+:%d+', '') ~= '' then return nil end
+  for since in string.gmatch(terms, ':(%d+)') do
+    if #since > 15 then return nil end
+  end
+  local generation, epoch, floor, soft_floor, newest = parts(numbers, 4)
+  return generation, epoch, floor, soft_floor, newest, terms
+end
 """
 
 TOUCH = f"""#!lua
@@ -53,7 +69,7 @@ TOUCH = f"""#!lua
 -- Keeps the clock, the bans and the stamps in KEYS for ARGV[2] ms at least, and makes what is missing.
 local ttl = ARGV[2]
 local clock = redis.call('GET', KEYS[1])
-local generation, epoch = parts(clock, 4)
+local generation, epoch = clock_parts(clock)
 if not generation then
   -- With the time in it, for a script that is sent again must not bring back a life of the clock that is over.
   local time = redis.call('TIME')
@@ -78,8 +94,14 @@ INVALIDATE = f"""#!lua flags=allow-oom
 {_NUMBERS}
 -- Begins an epoch: stamps that exist in KEYS, the floor, or bans (ARGV[4], ...) say what it names.
 local soft, everything, most = ARGV[1] == '1', ARGV[2] == '1', tonumber(ARGV[3])
-local generation, epoch, floor, soft_floor, newest = parts(redis.call('GET', KEYS[1]), 4)
+local generation, epoch, floor, soft_floor, newest, terms = clock_parts(redis.call('GET', KEYS[1]))
 if not generation then return false end
+local info = redis.pcall('INFO', 'replication')
+local history = type(info) == 'string' and string.match(info, 'master_replid:(%x+)')
+if history and history:sub(1, 12) ~= string.match(terms, '(%x+):%d+$') then
+  terms = terms .. ' ' .. history:sub(1, 12) .. ':' .. epoch
+  if select(2, string.gsub(terms, ' ', ' ')) > {MAX_TERMS} then terms = string.match(terms, '^ [^ ]+(.*)$') end
+end
 epoch = string.format('%d', tonumber(epoch) + 1)
 if everything then
   if soft then soft_floor = epoch else floor = epoch end
@@ -114,7 +136,7 @@ if #ARGV > 3 then
   redis.call('SET', KEYS[2], generation .. ' ' .. since .. '\\n' .. table.concat(lines, '\\n', first), 'PX', life)
   newest = epoch
 end
-local clock = table.concat({{generation, epoch, floor, soft_floor, newest}}, ' ')
+local clock = table.concat({{generation, epoch, floor, soft_floor, newest}}, ' ') .. terms
 redis.call('SET', KEYS[1], clock, 'KEEPTTL')
 return clock
 """
@@ -126,6 +148,7 @@ if clock and string.match(clock, '^%x+') == ARGV[1] then redis.call('DEL', KEYS[
 return true
 """
 
+_CLOCK = re.compile(rb"([^ ]+(?: [^ ]+){4})((?: [0-9a-fA-F]+:[0-9]{1,15})*)")
 _PARTS = re.compile(rb"([0-9a-fA-F]+)((?: [0-9]{1,15})+)")
 _BAN = re.compile(rb"([0-9]{1,15}) ([01]) ([a-z]) ([^ ]*)")
 
@@ -139,8 +162,17 @@ def _parts(raw: bytes | None, count: int) -> tuple[str, list[int]] | None:
 
 def parse_epochs(raw: bytes | None) -> Epochs | None:
     """Return the clock that Redis holds, or None if it is missing or unreadable."""
-    parts = _parts(raw, 4)
-    return None if parts is None else Epochs(parts[0], *parts[1])
+    found = _CLOCK.fullmatch(raw or b"")
+    parts = _parts(found[1], 4) if found else None
+    if found is None or parts is None:
+        return None
+    generation, (epoch, floor, soft_floor, newest_ban) = parts
+    return Epochs(generation, epoch, floor, soft_floor, newest_ban, _terms(found[2]))
+
+
+def _terms(raw: bytes) -> tuple[Term, ...]:
+    halves = (each.split(":") for each in raw.decode("ascii").split())
+    return tuple(Term(history, int(since)) for history, since in halves)
 
 
 def parse_stamp(raw: bytes | None) -> Stamp | None:
@@ -271,13 +303,13 @@ class ScriptClock(InvalidationClock):
         return _ScriptReading(raw[0], epochs, stamps, bans, self._passed)
 
     async def _unless_it_went_back(self, epochs: Epochs | None, seen: Seen) -> Epochs | None:
-        """Return *epochs*; None if they are older than what was *seen* before they were asked for.
+        """Return *epochs*; None if they are older than what was *seen* before, or contradict what has been seen.
 
         What the server lost then cannot be known, so that life of the clock is ended: nothing of it is valid.
         """
         if epochs is None:
             return None
-        if seen.is_newer_than(epochs):
+        if seen.is_newer_than(epochs) or self._seen.contradicts(epochs):
             await self._backend.run_script(END_GENERATION, [self._clock], [epochs.generation])
             return None
         self._note(epochs)

@@ -20,6 +20,7 @@ from app_cache.clock.epochs import (
     Passed,
     Seen,
     Stamp,
+    Term,
     ban,
     bans_of,
     judge,
@@ -390,6 +391,46 @@ def test_seen_first() -> None:
     """The first clock that a process sees has lost nothing that it knows of."""
     assert not Seen().is_newer_than(Epochs(GENERATION, 5))
     assert not Seen().and_then(Epochs(GENERATION, 5)).is_newer_than(Epochs(GENERATION, 5))
+
+
+A, B, C = Term("a", 2), Term("b", 4), Term("a", 6)
+IN_B = Seen(GENERATION, 6, ("b2",), (A, B))
+
+
+@pytest.mark.parametrize(
+    ("clock", "contradicts"),
+    [
+        pytest.param(Epochs(GENERATION, 6, terms=(A, B)), False, id="the same"),
+        pytest.param(Epochs(GENERATION, 9, terms=(A, B)), False, id="newer"),
+        pytest.param(Epochs(GENERATION, 9, terms=(A, B, C)), False, id="newer, in a newer term"),
+        pytest.param(Epochs(GENERATION, 9, terms=(B, C)), False, id="newer, the first term forgotten"),
+        pytest.param(Epochs(GENERATION, 3, terms=(A,)), False, id="older, in an earlier term: overtaken"),
+        pytest.param(Epochs(GENERATION, 2), False, id="older than all terms: overtaken"),
+        pytest.param(Epochs(GENERATION, 6, terms=(A,)), True, id="the same epoch in the term before"),
+        pytest.param(Epochs(GENERATION, 9, terms=(A,)), True, id="newer, in the term before"),
+        pytest.param(Epochs(GENERATION, 9, terms=(A, Term("c", 4))), True, id="newer, in another term"),
+        pytest.param(Epochs(GENERATION, 9, terms=(A, Term("b", 5))), True, id="another term of one history"),
+        pytest.param(Epochs(GENERATION, 9, terms=(A, Term("c", 3))), True, id="newer, in one that began before"),
+        pytest.param(Epochs(GENERATION, 9, terms=(A, B, Term("c", 5))), True, id="a newer term that began before"),
+        pytest.param(Epochs(GENERATION, 4, terms=(Term("c", 2),)), True, id="older, in another term"),
+        pytest.param(Epochs(GENERATION, 9), True, id="newer, without terms"),
+        pytest.param(Epochs(GENERATION, 9, terms=(C,)), True, id="newer, and its term is forgotten"),
+        pytest.param(Epochs("c3", 9, terms=(C,)), False, id="of another generation"),
+    ],
+)
+def test_contradicts(clock: Epochs, contradicts: bool) -> None:
+    """Clocks of which neither is the other's past have lost an invalidation, whichever came first."""
+    assert IN_B.contradicts(clock) is contradicts
+    other_way_round = Seen(clock.generation, clock.epoch, (), clock.terms)
+    assert other_way_round.contradicts(Epochs(GENERATION, 6, terms=(A, B))) is contradicts
+
+
+def test_terms_are_seen() -> None:
+    """What a process has seen has the terms of the newest clock, in a new generation too."""
+    newer, of_another = Epochs(GENERATION, 7, terms=(A, B, C)), Epochs("c3", 2, terms=(C,))
+    assert IN_B.and_then(newer).terms == newer.terms
+    assert IN_B.and_then(Epochs(GENERATION, 3, terms=(A,))) == IN_B
+    assert IN_B.and_then(of_another).terms == of_another.terms
 
 
 def test_seen_is_bounded() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from app_cache.backends.redis import RedisBackend
 from app_cache.clock.base import Order, Verdict, tag_stamp
-from app_cache.clock.script import PART, TOUCH
+from app_cache.clock.script import MAX_TERMS, PART, TOUCH
 from app_cache.errors import BackendError
 from app_cache.store import StoredResponses
 from app_cache.testing import FakeClock
@@ -397,6 +397,14 @@ GARBAGE = {
     "no text": b"\xff\x00\xfe",
     "large": b"a" * 300_000,
     "a stamp": b"ab 1 0",
+    "a term without its epoch": b"ab 1 0 0 0 ab",
+    "a term with nothing for its epoch": b"ab 1 0 0 0 ab:",
+    "a term of no history": b"ab 1 0 0 0 :1",
+    "a term that is not hexadecimal": b"ab 1 0 0 0 xy:1",
+    "a term that is too large": b"ab 1 0 0 0 ab:9999999999999999",
+    "two blanks before a term": b"ab 1 0 0 0  ab:1",
+    "a blank after a term": b"ab 1 0 0 0 ab:1 ",
+    "two terms in one": b"ab 1 0 0 0 ab:1ab:2",
     "JSON": b'{"epoch": 1}',
 }
 
@@ -477,6 +485,103 @@ async def test_older_snapshot(redis_server: Server, stores: Stores, order: Order
     newer = await filled(there, PAGE)
     for clock in (here, there, elsewhere):
         assert await verdict(clock, PAGE, newer) is VALID
+
+
+@pytest.mark.parametrize("others", [1, 2, 5])
+@pytest.mark.parametrize("first", ["who invalidated", "who looked", "a new invalidation"])
+async def test_overtaken_after_an_older_snapshot(
+    redis_server: Server, stores: Stores, first: str, others: int
+) -> None:
+    """What a failover lost is missed by who saw it, however often others have invalidated since (F5)."""
+    here, there, elsewhere = stores().clock, stores().clock, stores().clock
+    mark = await everything_there(here)
+    held = snapshot(redis_server)
+    await here.invalidate(BY_TAG)
+    await verdict(there, PAGE, mark)
+    restore(redis_server, held)
+    redis_server.command("DEBUG", "CHANGE-REPL-ID")
+    for _ in range(others):
+        await elsewhere.invalidate(OF_NOTHING)
+    if first == "a new invalidation":
+        assert (await here.invalidate(OF_NOTHING)).epoch is None
+    for clock in (there, here, elsewhere) if first == "who looked" else (here, there, elsewhere):
+        assert await verdict(clock, PAGE, mark) is INVALID
+    newer = await filled(there, PAGE)
+    for clock in (here, there, elsewhere, stores().clock):
+        assert await verdict(clock, PAGE, newer) is VALID
+
+
+async def test_lost_before_its_answer_came(redis_server: Server, stores: Stores) -> None:
+    """An invalidation whose answer comes when what took its place has been seen already is not forgotten (F5)."""
+    store = stores()
+    mark = await everything_there(store.clock)
+    held = snapshot(redis_server)
+    backend = store.backend
+    assert isinstance(backend, Observed)
+    backend.gate = gate = asyncio.Event()
+    slow = asyncio.create_task(store.clock.invalidate(BY_TAG))
+    await backend.held.wait()
+    backend.gate = None
+    restore(redis_server, held)
+    redis_server.command("DEBUG", "CHANGE-REPL-ID")
+    await stores().clock.invalidate(OF_NOTHING)
+    assert await verdict(store.clock, PAGE, mark) is VALID
+    gate.set()
+    assert (await slow).epoch is None
+    for clock in (store.clock, stores().clock):
+        assert await verdict(clock, PAGE, mark) is INVALID
+
+
+async def test_overtaken_after_a_failover(start_server: StartServer, stores: Stores) -> None:
+    """An invalidation at a primary that was already replaced is not lost, once it follows its replacement (F6)."""
+    old, new = start_server(), start_server()
+    await following(new, old)
+    here, there = stores(server=old).clock, stores(server=new).clock
+    mark = await everything_there(here)
+    await following(new, old)
+    new.command("REPLICAOF", "NO", "ONE")
+    await here.invalidate(BY_TAG)
+    for _ in range(2):
+        await there.invalidate(OF_NOTHING)
+    assert await verdict(there, PAGE, mark) is VALID
+    await following(old, new)
+    old.command("REPLICAOF", "NO", "ONE")
+    for clock in (here, stores(server=old).clock):
+        assert await verdict(clock, PAGE, mark) is INVALID
+
+
+async def following(replica: Server, primary: Server) -> None:
+    """Return when *replica* has all that *primary* has."""
+    replica.command("REPLICAOF", "127.0.0.1", primary.port)
+    async with asyncio.timeout(20):
+        while replica.command("INFO", "replication")["master_link_status"] != "up":  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    primary.command("WAIT", "1", "10000")
+
+
+async def test_failovers_that_lose_nothing(redis_server: Server, stores: Stores) -> None:
+    """A server that goes on as another's heir with all it had costs no entry, however often that happens."""
+    clock = stores().clock
+    mark = await everything_there(clock)
+    for _ in range(MAX_TERMS + 2):
+        redis_server.command("DEBUG", "CHANGE-REPL-ID")
+        for _ in range(2):
+            await stores().clock.invalidate(OF_NOTHING)
+        for each in (clock, stores().clock):
+            assert await verdict(each, PAGE, mark) is VALID
+    assert redis_server.command("GET", CLOCK).count(b":") == MAX_TERMS
+
+
+async def test_away_for_too_many_failovers(redis_server: Server, stores: Stores) -> None:
+    """A process that cannot know any more whether something was lost takes it so, once."""
+    clock = stores().clock
+    await everything_there(clock)
+    for _ in range(MAX_TERMS + 1):
+        redis_server.command("DEBUG", "CHANGE-REPL-ID")
+        await stores().clock.invalidate(OF_NOTHING)
+    mark = await filled(stores().clock, PAGE)
+    assert await verdict(clock, PAGE, mark) is INVALID
+    assert await verdict(clock, PAGE, await filled(stores().clock, PAGE)) is VALID
 
 
 async def test_older_life_of_the_clock(redis_server: Server, stores: Stores) -> None:

@@ -129,13 +129,19 @@ async def test_no_permission(
         assert "s3cret" not in caplog.text
 
 
-async def test_enough_permission(start_server: StartServer, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("more", "refused"),
+    [pytest.param([], 0, id="all of them"), pytest.param(["-info"], 1, id="all but one that may be missing")],
+)
+async def test_enough_permission(
+    start_server: StartServer, caplog: pytest.LogCaptureFixture, more: list[str], refused: int
+) -> None:
     """The permissions that the documentation names are all that a cache needs."""
     permissions = re.search(r"ACL SETUSER shop (.*)", SECURITY.read_text("utf-8"))
     assert permissions is not None
     server = start_server()
     server.command("ACL", "SETUSER", "shop", *permissions[1].split())
-    server.command("ACL", "SETUSER", "shop", ">s3cret")
+    server.command("ACL", "SETUSER", "shop", ">s3cret", *more)
     async with open_shop(RedisBackend(f"redis://shop:s3cret@127.0.0.1:{server.port}")) as shop:
         for number in (1, 2):
             await shop.get(number)
@@ -146,3 +152,4 @@ async def test_enough_permission(start_server: StartServer, caplog: pytest.LogCa
         assert [(await shop.get(number)).body for number in (1, 2)] == ["1: 2", "2: 2"]
         assert (await shop.client.get("/health/cache")).status_code == 200
         assert events_of(caplog) == []
+        assert len(server.command("ACL", "LOG")) == refused

@@ -138,14 +138,14 @@ class Reader:
     def ask(self, keys: Sequence[str]) -> asyncio.Future[Answer]:
         """Return a future of the bytes under each of *keys*, read at one instant, or of why they are not known."""
         future: asyncio.Future[Answer] = self._loop.create_future()
-        if not self._newest.has_room_for(keys):
-            self._begin()
-        self._newest.add(keys, future)
+        if self._newest.has_room_for(keys):
+            self._newest.add(keys, future)
+        else:
+            self._begin(keys, future)
         return future
 
     async def settle(self) -> None:
         """Return when nothing that was asked is under way any more."""
-        self._fill_lanes()
         while self._lanes:
             await asyncio.wait(self._lanes)
 
@@ -158,11 +158,12 @@ class Reader:
             lane.cancel()
         await asyncio.gather(*lanes, return_exceptions=True)
 
-    def _begin(self) -> None:
+    def _begin(self, keys: Sequence[str], future: asyncio.Future[Answer]) -> None:
         batch = self._newest = _Batch()
+        batch.add(keys, future)
         batch.timer = self._loop.call_later(self._timeout, self._look_again, batch, context=self._context)
         self._queue.append(batch)
-        self._loop.call_soon(self._fill_lanes, context=self._context)
+        self._open_lane()
 
     def _look_again(self, batch: _Batch) -> None:
         batch.timer = self._loop.call_later(LAST_LOOK_S, self._give_up, batch, context=self._context)
@@ -178,39 +179,41 @@ class Reader:
         else:
             lane.cancel()
 
-    def _fill_lanes(self) -> None:
-        while len(self._lanes) < self._most and (batch := self._next()) is not None:
-            lane = batch.lane = self._loop.create_task(self._serve(batch), context=self._context.copy())
+    def _open_lane(self) -> None:
+        """Begin a lane, if there may be one more; what is asked for in this turn of the loop still joins it."""
+        if len(self._lanes) < self._most:
+            lane = self._loop.create_task(self._serve(), context=self._context.copy())
             self._lanes.add(lane)
             lane.add_done_callback(self._ended, context=self._context)
 
-    def _next(self) -> _Batch | None:
-        """Take the oldest batch out of the queue that somebody still waits for."""
+    def _oldest(self) -> _Batch | None:
+        """Return the oldest batch without a lane that somebody still waits for."""
         while self._queue:
-            batch = self._queue.popleft()
-            if batch.is_awaited:
-                return batch
-            batch.end()
+            if self._queue[0].is_awaited:
+                return self._queue[0]
+            self._queue.popleft().end()
         return None
 
     def _ended(self, lane: asyncio.Task[None]) -> None:
         self._lanes.discard(lane)
-        self._fill_lanes()
+        if self._oldest() is not None:
+            self._open_lane()
 
-    async def _serve(self, batch: _Batch) -> None:
-        """Ask for *batch*, then for what has gathered, until nothing has or others want the connection."""
+    async def _serve(self) -> None:
+        """Ask for what has gathered, until nothing has or others want the connection."""
         line: Line | None = None
         try:
-            line = await self._lend()
-            await _fetch(batch, line)
-            while not line.is_wanted and (following := self._next()) is not None:
-                batch, following.lane = following, asyncio.current_task()
-                await _fetch(batch, line)
-        except asyncio.CancelledError:
-            batch.fail(BackendError(CLOSED))
-            raise
-        except Exception as error:  # noqa: BLE001  whatever it is, it is told to who asked
-            batch.fail(error)
+            while (line is None or not line.is_wanted) and (batch := self._oldest()) is not None:
+                self._queue.popleft().lane = asyncio.current_task()
+                try:
+                    line = line or await self._lend()
+                    await _fetch(batch, line)
+                except asyncio.CancelledError:
+                    batch.fail(BackendError(CLOSED))
+                    raise
+                except Exception as error:  # noqa: BLE001  whatever it is, it is told to who asked
+                    batch.fail(error)
+                    break
         finally:
             if line is not None:
                 await line.give_back()

@@ -184,6 +184,20 @@ async def test_failure_is_a_value(reader: Reader, wire: Wire) -> None:
     assert (wire.lent, wire.given_back) == (2, 2)
 
 
+async def test_what_gathered_while_it_failed(wire: Wire) -> None:
+    """What is next after a failure goes by another connection."""
+    reader = Reader(wire.lend, SOON_S, lanes=1)
+    wire.failure = OSError("reset")
+    wire.gate.clear()
+    first = reader.ask(["a"])
+    await wire.holds(1)
+    second = reader.ask(["b"])
+    wire.gate.set()
+    assert await answers(first, second) == [wire.failure, wire.failure]
+    await reader.settle()
+    assert (wire.lent, wire.given_back) == (2, 2)
+
+
 async def test_refusal_is_for_one(reader: Reader, wire: Wire) -> None:
     """Keys that one may not read are refused to who asked for them, and cost the others nothing."""
     wire.forbidden = frozenset({"secret"})
@@ -362,6 +376,7 @@ async def test_leaving_at_any_moment(redis_server: Server, connect: Connect) -> 
     assert min(right, left) > 2000
     (client_of_this_loop,) = backend._clients.values()
     await client_of_this_loop.reader.settle()
+    await client_of_this_loop._lender.release_kept()
     assert client_of_this_loop._turns._value == 4
     assert client_of_this_loop._redis.connection_pool._in_use_connections == set()
     assert len(redis_server.clients()) <= 4

@@ -8,9 +8,10 @@ import subprocess
 import sys
 import threading
 import traceback
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from redis.asyncio import ConnectionPool
 
 from app_cache.backends.base import (
     BatchingBackend,
@@ -360,7 +361,7 @@ async def test_read_only(start_server: StartServer, connect: Connect) -> None:
 
 @pytest.mark.parametrize(
     ("every_s", "connections"),
-    [pytest.param(3600, 2, id="in a while"), pytest.param(0, 11, id="in ten of them")],
+    [pytest.param(3600, 3, id="in a while"), pytest.param(0, 21, id="in ten of them")],
 )
 async def test_read_only_server_is_let_go(
     start_server: StartServer, connect: Connect, monkeypatch: pytest.MonkeyPatch, every_s: int, connections: int
@@ -394,6 +395,89 @@ async def test_read_only_server_is_let_go_by_the_reader(start_server: StartServe
     assert (before, line.is_wanted) == (False, True)
     await line.give_back()
     await no_clients(server)
+
+
+async def test_the_reader_keeps_its_connection(redis_server: Server, connect: Connect) -> None:
+    """Look-ups one after the other have one connection, and no way through the pool; calls have others."""
+    backend = connect(redis_server.url)
+    await backend.get_many(["key"])
+    (client,) = backend._clients.values()
+    pool = client._redis.connection_pool
+    (kept,) = pool._in_use_connections
+    for _ in range(3):
+        await backend.set("key", "value", 60)
+        assert await backend.get_many(["key"]) == [b"value"]
+    assert pool._in_use_connections == {kept}
+    assert len(redis_server.clients()) == 2
+    await backend.close()
+    await no_clients(redis_server)
+
+
+async def test_what_the_reader_keeps_is_given_to_others(redis_server: Server, connect: Connect) -> None:
+    """A connection that is kept for look-ups takes no turn from a call that would have to wait."""
+    backend = connect(redis_server.url, max_connections=2)
+    await backend.get_many(["key"])
+    (client,) = backend._clients.values()
+    await client._turns.acquire()
+    async with asyncio.timeout(SOON_S):
+        for _ in range(3):
+            await backend.set("key", "value", 60)
+            assert await backend.get_many(["key"]) == [b"value"]
+    assert len(redis_server.clients()) == 1
+    client._turns.release()
+
+
+@pytest.mark.parametrize("lost", ["before it is lent", "while it is lent"])
+async def test_what_is_lost_is_not_kept(start_server: StartServer, connect: Connect, lost: str) -> None:
+    """A connection that cannot be made anew, and one that was lost while it was lent, is in nobody's way."""
+    server = start_server()
+    backend = connect(server.url, max_connections=3)
+    await backend.get_many(["key"])
+    (client,) = backend._clients.values()
+    if lost == "while it is lent":
+        line = await client._lender.lend()
+        await line.connection.disconnect()
+        await line.give_back()
+    else:
+        (kept,) = client._redis.connection_pool._in_use_connections
+        server.kill()
+        async with asyncio.timeout(SOON_S):
+            while not kept._reader.at_eof():  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0)
+        with pytest.raises(BackendError):
+            await backend.get_many(["key"])
+        await client.reader.settle()
+    assert client._turns._value == 3
+    assert client._redis.connection_pool._in_use_connections == set()
+
+
+@pytest.mark.parametrize("unread", [pytest.param(False, id="closed"), pytest.param(True, id="something unread")])
+async def test_what_the_reader_keeps_is_looked_at(redis_server: Server, connect: Connect, unread: bool) -> None:
+    """A connection that was kept is lent only if the server has said nothing on it since, its end neither."""
+    backend = connect(redis_server.url)
+    await backend.set("key", "value", 60)
+    await backend.get_many(["other"])
+    (client,) = backend._clients.values()
+    (kept,) = client._redis.connection_pool._in_use_connections
+    if unread:
+        await kept.send_command("MGET", "other", "other")
+        await kept._reader._wait_for_data("read")
+    else:
+        redis_server.command("CLIENT", "KILL", "TYPE", "normal")
+    assert await backend.get_many(["key", "key"]) == [b"value", b"value"]
+
+
+async def test_a_pool_that_is_given_has_its_connections_back(redis_server: Server) -> None:
+    """Of a pool that is somebody else's no connection is kept."""
+    pool: Any = ConnectionPool.from_url(redis_server.url, max_connections=2)
+    backend = RedisBackend(connection_pool=pool)
+    await backend.get_many(["key"])
+    (client,) = backend._clients.values()
+    await client.reader.settle()
+    for connection in [await pool.get_connection() for _ in range(2)]:
+        await pool.release(connection)
+    await backend.close()
+    await pool.aclose()
 
 
 async def test_server_full(start_server: StartServer, connect: Connect) -> None:
@@ -476,6 +560,7 @@ async def test_cancelled_calls(redis_server: Server, connect: Connect) -> None:
             assert answer == f"value {number}" or isinstance(answer, asyncio.CancelledError)
         assert answers[1::2] == [f"value {number}" for number in range(1, 10, 2)]
     (client,) = backend._clients.values()
+    await client._lender.release_kept()
     assert client._turns._value == 2
     assert client._redis.connection_pool._in_use_connections == set()
 

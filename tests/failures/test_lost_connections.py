@@ -76,7 +76,8 @@ def under_sentinel(start_server: StartServer, certificates: Certificates, direct
 def connections_of(backend: RedisBackend) -> list[Any]:
     """Return the connections of *backend* that nobody uses now."""
     (client,) = backend._clients.values()
-    return list(client._redis.connection_pool._available_connections)
+    pool = client._redis.connection_pool
+    return [*pool._available_connections, *pool._in_use_connections]
 
 
 each_reach = pytest.mark.parametrize(
@@ -119,6 +120,18 @@ async def test_lost_a_moment_ago(
     (connection,) = connections_of(backend)
     connection._writer.transport.abort()
     await call(backend)
+    await backend.close()
+
+
+async def test_none_is_kept_under_sentinel(
+    start_server: StartServer, certificates: Certificates, tmp_path: Path
+) -> None:
+    """The reader keeps no connection that a Sentinel may have moved away from: each is one that it names now."""
+    backend = under_sentinel(start_server, certificates, tmp_path)
+    await backend.get_many(["key"])
+    (client,) = backend._clients.values()
+    await client.reader.settle()
+    assert client._redis.connection_pool._in_use_connections == set()
     await backend.close()
 
 

@@ -209,6 +209,7 @@ async def test_cancelled_anywhere(redis_server: Server, *, stored: bool) -> None
     assert 5 < steps < 2_000
     await written(store)
     (connections,) = backend._clients.values()
+    await connections._lender.release_kept()
     assert connections._turns._value == CONNECTIONS
     assert connections._redis.connection_pool._in_use_connections == set()
     await store.close()

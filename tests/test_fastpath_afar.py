@@ -372,6 +372,7 @@ async def test_server_that_hangs(redis_server: Server) -> None:
     await twin.close()
 
 
+@pytest.mark.alone
 async def test_what_was_not_asked_says_nothing(redis_server: Server) -> None:
     """A hit that is known to be over without asking does not make a server that hangs look well (F3)."""
     twin = Twin(redis_server, RedisBackend(redis_server.url, operation_timeout=0.1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
@@ -17,7 +18,7 @@ from app_cache.backends.base import CacheBackend, SizedBackend, capability
 from app_cache.clock.base import Order, tag_stamp
 from app_cache.errors import BackendError, ConfigurationError
 from app_cache.health import HealthCheck
-from app_cache.invalidation import InvalidationService, stamp_of_url
+from app_cache.invalidation import InvalidationService, result_of, stamp_of_url
 from app_cache.keys import origin_of
 from app_cache.logger_config import logger
 from app_cache.policy import checked_tag, never_cached
@@ -252,7 +253,8 @@ async def _invalidate(
         )
     except ConfigurationError as error:
         raise HTTPException(422, str(error)) from None
-    result = await invalidation.carry_out(Order(tags=order.tags, patterns=order.patterns, soft=soft or asked.soft))
+    order = replace(order, soft=soft or asked.soft)
+    result = result_of(await invalidation.carry_out(order))
     told = {"message": "Cache invalidated", "durable": result.durable, "epoch": result.epoch}
     if result.widened_to is not None:
         told["widened_to"] = result.widened_to

@@ -40,7 +40,8 @@ class InvalidationService:
                 "InvalidationService takes stored responses, container.store() or StoredResponses(backend), "
                 f"not a {type(store).__name__}"
             )
-        self._store = store
+        self.store = store
+        """The stored responses that it invalidates in."""
 
     async def by_tag(
         self, *tags: str, match: Literal["any", "all"] = "any", soft: bool = False
@@ -100,8 +101,16 @@ class InvalidationService:
         return await self.carry_out(Order(everything=True, soft=soft))
 
     async def carry_out(self, order: Order) -> InvalidationResult:
-        """Carry out *order*; override this to see, or to pass on, every invalidation of the service."""
-        return await self._store.invalidate(order)
+        """Carry out *order*; override this to see, or to pass on, every invalidation of the service.
+
+        Where it raises for a change that a request made, the order is carried out without it.
+        """
+        return await self.store.invalidate(order)
+
+
+def result_of(given: object) -> InvalidationResult:
+    """Return what a service has *given*; where that is no result, one that says that the backend has the order."""
+    return given if isinstance(given, InvalidationResult) else InvalidationResult(durable=True)
 
 
 def _stored_keys(key: str) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from app_cache.exchange import Exchange
 from app_cache.fastpath import FastPath, Question
 from app_cache.guards import Guarding, in_force
 from app_cache.identity import tags_of, target_of
-from app_cache.invalidation import stamp_of_url
+from app_cache.invalidation import result_of, stamp_of_url
 from app_cache.keys import DefaultKeyGenerator, KeyGenerator, full_path, origin_of
 from app_cache.policy import CACHEABLE_METHODS
 from app_cache.posted import PostedAnswer
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from app_cache.asgi import App, Message, Receive, Scope, Send
     from app_cache.backends.base import CacheBackend
+    from app_cache.clock.base import InvalidationResult
     from app_cache.fastpath import Messages
     from app_cache.policy import CachePolicy, Invalidates
     from app_cache.routes.table import Plan
@@ -318,11 +319,20 @@ class _Change:
         status, headers = message["status"], fields_of(message)
         order = await self._order_of(status, headers)
         if order is not None:
-            result: object = await self._services.invalidation().carry_out(order)
-            self._order = order if getattr(result, "durable", True) else None  # a service may be anybody's code
+            result = await self._carry_out(order)
+            self._order = order if result.durable else None
         if self._posted is not None:
             await self._posted.started(status, headers)
         return {**message, "headers": [*headers]}
+
+    async def _carry_out(self, order: Order) -> InvalidationResult:
+        """Have the service carry out *order*; where that fails, the order is carried out without it."""
+        try:
+            return result_of(await self._services.invalidation().carry_out(order))
+        except Exception as error:  # noqa: BLE001  a service may be anybody's code
+            store = self._services.store()
+            store.log.failed("cache.hook_failed", "invalidation", error, path=self._request["path"])
+            return await store.invalidate(order)
 
     def _note(self) -> None:
         self._others_had_turns = True
@@ -341,7 +351,7 @@ class _Change:
             own = {url_stamp(path), url_stamp(path, origin_of(self._request))}
             order = replace(order, tags=tuple(tag for tag in order.tags if tag not in own))
         if order != Order():
-            await self._services.invalidation().carry_out(order)
+            await self._carry_out(order)
 
 
 class _OwnKeys(KeyGenerator):

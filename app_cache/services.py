@@ -65,6 +65,10 @@ class CacheServices(Protocol):
         ...
 
 
+PARTS = ("backend", "store", "stores", "key_generator", "invalidation", "values", "health")
+"""What a container must have."""
+
+
 class Changes:
     """Tells that some part of some container may be another one than before: *mark* is, each time."""
 
@@ -223,7 +227,7 @@ def resolved(container: Any) -> CacheServices:
 
 
 def _is_services(candidate: object) -> bool:
-    return hasattr(candidate, "backend") and hasattr(candidate, "store") and hasattr(candidate, "key_generator")
+    return all(hasattr(candidate, part) for part in PARTS)
 
 
 serving: ContextVar[CacheServices | None] = ContextVar("app_cache_serving", default=None)

@@ -12,7 +12,9 @@ import random
 import time
 import weakref
 from collections import Counter, OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count, groupby, islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -30,7 +32,7 @@ from app_cache.breaker import OUTCOMES, Breaker, Outcome, Troubles, fault_of
 from app_cache.clock.base import InvalidationResult, Order, Subject, Verdict, end, other_url
 from app_cache.clock.choose import clock_for
 from app_cache.codec import Entry, Mark, Value, Variants, decode, encode, from_text, to_text
-from app_cache.errors import LAST_LOOK_S, STALLED_S, BackendError, Fault
+from app_cache.errors import LAST_LOOK_S, STALLED_S, BackendError, ConfigurationError, Fault
 from app_cache.flight import Flight, land
 from app_cache.keys import checked_namespace, digest
 from app_cache.logger_config import SparingLogger, logger
@@ -157,6 +159,14 @@ class _Pending:
     value: bytes | None
     size: int
     sent: bool = False
+    on_end: Callable[[], object] | None = None
+    """Is called when it is written, or will not be."""
+
+    def end(self) -> None:
+        """Tell who waits for it, if anybody still does."""
+        if self.on_end is not None:
+            with suppress(RuntimeError):  # a loop that was closed has nobody who waits
+                self.on_end()
 
 
 class StoredResponses:
@@ -171,6 +181,9 @@ class StoredResponses:
         monotonic: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
     ) -> None:
+        for name, source in (("now", now), ("monotonic", monotonic), ("chance", chance)):
+            if not callable(source):
+                raise ConfigurationError(f"{name} must be a function that gives a number, not {source!r}")
         self.backend = backend
         self.namespace = checked_namespace(namespace)
         self._shelf = _shelf_of(backend)
@@ -538,6 +551,17 @@ class StoredResponses:
         pending = self._pending.pop(key, None)
         if pending is not None:
             self._pending_bytes -= pending.size
+            pending.end()
+
+    async def written(self, key: str) -> None:
+        """Return when what is on its way to *key* is written, or will not be, or has had the time of a call."""
+        pending = self._pending.get(key)
+        if pending is None:
+            return
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[None] = loop.create_future()
+        pending.on_end = partial(loop.call_soon_threadsafe, _settle, ended)
+        await asyncio.wait({ended}, timeout=self._timeout)
 
     def _start_writer(self) -> None:
         loop = asyncio.get_running_loop()
@@ -813,6 +837,11 @@ async def _ended_in_time(work: Coroutine[Any, Any, T], timeout: float) -> T:
         raise
     finally:
         last_look.cancel()
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _give_up(task: asyncio.Future[T]) -> None:

@@ -133,7 +133,8 @@ class ValueCache:
     """
 
     def __init__(self, store: StoredResponses) -> None:
-        self._store = store
+        self.store = store
+        """The stored responses that the values are beside."""
 
     @overload
     async def get(self, key: str, *, default: Any = ...) -> Any: ...
@@ -156,9 +157,9 @@ class ValueCache:
             EncodingError: If nothing can come back as *type*.
         """
         subject = self._subject(key)
-        found = await self._store.look_up_value(subject)
+        found = await self.store.look_up_value(subject)
         use, value = self._judged(found, type)
-        self._store.stats["value-hit" if use is Use.FRESH else "value-miss"] += 1
+        self.store.stats["value-hit" if use is Use.FRESH else "value-miss"] += 1
         return value if use is Use.FRESH else default
 
     async def set(
@@ -167,7 +168,7 @@ class ValueCache:
         """Keep *value* under *key* for *timeout* seconds, in place of what is there or is being made.
 
         What was there is invalidated first, as by `delete`: it is not given any more, even if the backend does not
-        take the new value.
+        take the new value. When this returns the backend has the value, unless it took longer than a call may.
 
         Raises:
             ConfigurationError: If *key*, *timeout* or a tag cannot work.
@@ -175,12 +176,13 @@ class ValueCache:
         """
         subject, terms = self._subject(key, tags), _Terms(checked_seconds("timeout", timeout))
         content = encode_value(value)
-        await self._store.invalidate(Order(tags=(key_stamp(key),)))
-        turn = self._store.next_turn()
-        mark = await self._store.mark(subject, terms.keep_for)
+        await self.store.invalidate(Order(tags=(key_stamp(key),)))
+        turn = self.store.next_turn()
+        mark = await self.store.mark(subject, terms.keep_for)
         if mark is not None:
-            record = terms.value(subject, content, mark, self._store.now())
-            await self._store.keep_value(record, terms.keep_for, turn)
+            record = terms.value(subject, content, mark, self.store.now())
+            await self.store.keep_value(record, terms.keep_for, turn)
+            await self.store.written(record.key)
 
     async def delete(self, key: str) -> InvalidationResult:
         """Forget what is kept under *key*, or is being made for it, as `by_key` of the invalidation service does.
@@ -191,8 +193,8 @@ class ValueCache:
             ConfigurationError: If *key* is no string, or is empty.
         """
         subject = self._subject(key)
-        result = await self._store.invalidate(Order(tags=(key_stamp(key),)))
-        await self._store.discard(subject.key)
+        result = await self.store.invalidate(Order(tags=(key_stamp(key),)))
+        await self.store.discard(subject.key)
         return result
 
     @overload
@@ -275,13 +277,13 @@ class ValueCache:
             raise ConfigurationError(f"a key must be a text that is not empty, not {key!r}")
         key = str.__str__(key)  # plain text, of whatever class it was
         stamps = frozenset([key_stamp(key), *map(tag_stamp, checked_tags(tags))])
-        return Subject(stamps, "", key, f"{prefix(self._store.namespace)}v:{digest(['value', key])}")
+        return Subject(stamps, "", key, f"{prefix(self.store.namespace)}v:{digest(['value', key])}")
 
     def _judged(self, found: FoundValue, kind: Any) -> tuple[Use, Any]:
         """Return how what was *found* may be used, and the value; what cannot be read as *kind* is none."""
         if found.value is None:
             return Use.NONE, None
-        use = use_of(found.value, self._store.now(), marked_stale=found.marked_stale)
+        use = use_of(found.value, self.store.now(), marked_stale=found.marked_stale)
         value = _NOTHING if use is Use.NONE else self._read(found.value, kind)
         return (Use.NONE, None) if value is _NOTHING else (use, value)
 
@@ -291,7 +293,7 @@ class ValueCache:
         except EncodingError:
             raise
         except Exception:  # noqa: BLE001  a validator of the application's own may raise anything
-            self._store.stats["value-unreadable"] += 1
+            self.store.stats["value-unreadable"] += 1
             return _NOTHING
 
     async def _answer(self, asked: _Asked, *, waited: bool = False) -> Any:
@@ -302,7 +304,7 @@ class ValueCache:
         value, miss = await self._look_up(asked)
         if value is not _NOTHING:
             return value
-        key, flight = asked.subject.key, self._store.value_flight
+        key, flight = asked.subject.key, self.store.value_flight
         if flight.is_unshared(key):
             return await self._lead(asked, miss, alone=True)
         hung = cast("_Making | None", flight.hung(key))
@@ -320,21 +322,21 @@ class ValueCache:
 
     async def _look_up(self, asked: _Asked) -> tuple[Any, _Miss]:
         """Return what is found if it may be given, else `_NOTHING`; and what it takes to have it made then."""
-        found = await self._store.look_up_value(asked.subject)
+        found = await self.store.look_up_value(asked.subject)
         use, value = self._judged(found, asked.kind)
         if use is Use.STALE:
             self._refresh(asked, found.reading)
         if use in (Use.FRESH, Use.STALE):
-            self._store.stats["value-hit" if use is Use.FRESH else "value-hit-stale"] += 1
+            self.store.stats["value-hit" if use is Use.FRESH else "value-hit-stale"] += 1
             return value, _Miss(found.reading, _NOTHING)
         return _NOTHING, _Miss(found.reading, value if use is Use.RESCUE else _NOTHING)
 
     def _joinable(self, key: str, reading: Reading | None) -> _Making | None:
         """Return the run under way whose value would be valid for this call were it stored now, or None."""
-        run = cast("_Making | None", self._store.value_flight.under_way(key))
+        run = cast("_Making | None", self.store.value_flight.under_way(key))
         if run is None or not run.begun:
             return run
-        valid = self._store.would_be_valid(reading, run.mark, run.asked.subject, run.invalidations)
+        valid = self.store.would_be_valid(reading, run.mark, run.asked.subject, run.invalidations)
         return run if valid else None
 
     async def _follow(self, run: _Making, asked: _Asked, miss: _Miss, *, waited: bool) -> Any:
@@ -350,11 +352,11 @@ class ValueCache:
     async def _use(self, run: _Making, made: _Made, asked: _Asked, miss: _Miss, *, waited: bool) -> Any:
         """Give what another call has *made*; go alone if that is not for this one."""
         if made.value is not None:
-            if not waited and not await self._store.still_holds(made.value, run.invalidations):
+            if not waited and not await self.store.still_holds(made.value, run.invalidations):
                 return await self._answer(asked, waited=True)
             value = self._read(made.value, asked.kind)
             if value is not _NOTHING:
-                self._store.stats["value-collapsed"] += 1
+                self.store.stats["value-collapsed"] += 1
                 return value
         elif made.error is not None:
             if miss.rescue is not _NOTHING:
@@ -368,7 +370,7 @@ class ValueCache:
 
         A value that is there by then is given, whoever made it, that of the *hung* run too.
         """
-        async with self._store.value_flight.one_of_few(asked.subject.key, hung, FILL_TIMEOUT_S) as admitted:
+        async with self.store.value_flight.one_of_few(asked.subject.key, hung, FILL_TIMEOUT_S) as admitted:
             if admitted:
                 value, miss = await self._look_up(asked)
                 return value if value is not _NOTHING else await self._lead(asked, miss, alone=True)
@@ -382,25 +384,25 @@ class ValueCache:
 
     async def _lead(self, asked: _Asked, miss: _Miss, *, alone: bool = False) -> Any:
         """Have the value made, and give it; what rescues stands in for a failure."""
-        self._store.stats["value-miss"] += 1
+        self.store.stats["value-miss"] += 1
         run = self._take_off(asked, miss.reading, led=True, alone=alone)
         try:
             return await run.lead()
         except Exception as error:
             if miss.rescue is _NOTHING:
                 raise
-            self._store.log.failed("cache.rescued", _place(asked.factory), error)
+            self.store.log.failed("cache.rescued", _place(asked.factory), error)
             return miss.rescue
 
     def _refresh(self, asked: _Asked, reading: Reading | None) -> None:
-        if self._store.value_flight.may_refresh(asked.subject.key):
+        if self.store.value_flight.may_refresh(asked.subject.key):
             self._take_off(asked, reading, led=False)
 
     def _take_off(self, asked: _Asked, reading: Reading | None, *, led: bool, alone: bool = False) -> _Making:
-        run = _Making(self._store, asked)
-        run.on_failure = partial(self._store.log.failed, "cache.fill_failed", _place(asked.factory))
+        run = _Making(self.store, asked)
+        run.on_failure = partial(self.store.log.failed, "cache.fill_failed", _place(asked.factory))
         run.start(reading, led=led)
-        self._store.value_flight.take_off(asked.subject.key, run, alone=alone, refresh=not led)
+        self.store.value_flight.take_off(asked.subject.key, run, alone=alone, refresh=not led)
         return run
 
 

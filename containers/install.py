@@ -10,15 +10,18 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
 from app_cache.errors import ConfigurationError
+from app_cache.invalidation import InvalidationService
 from app_cache.layers import with_shortcut
 from app_cache.middleware import CacheMiddleware
 from app_cache.routes.table import check_routes
 from app_cache.services import STATE_ATTRIBUTE, announce_installed, checked_key_generator, resolved
+from app_cache.values import ValueCache
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from app_cache.services import CacheServices
+    from app_cache.store import StoredResponses
 
 
 def install(app: Starlette, container: Any, *, front: bool = False, **options: Any) -> None:
@@ -60,11 +63,27 @@ def install(app: Starlette, container: Any, *, front: bool = False, **options: A
 def _check(services: CacheServices) -> None:
     """Build all parts of *services*, which connects to nothing, so that what is wrong is told now."""
     checked_key_generator(services.key_generator())
-    services.invalidation()
-    if services.store().backend is not services.backend():
+    store = services.store()
+    if store.backend is not services.backend():
         raise ConfigurationError(
             "container.backend() gives another backend than container.store() keeps to: a provider must give the "
             "same one each time, and a subclass does not rewire what it inherits; use CacheContainer(backend=…)"
+        )
+    _check_part("invalidation", services.invalidation(), InvalidationService, store)
+    _check_part("values", services.values(), ValueCache, store)
+
+
+def _check_part(name: str, part: object, kind: type, store: StoredResponses) -> None:
+    """Check that *part*, which the container gives as *name*, is of *kind* and works on *store*."""
+    if not isinstance(part, kind):
+        raise ConfigurationError(
+            f"container.{name}() must give an instance of a subclass of {kind.__name__}, not {part!r}"
+        )
+    if getattr(part, "store", None) is not store:
+        of = type(part).__name__
+        raise ConfigurationError(
+            f"container.{name}() must keep to container.store(), and gives a {of} of another store: "
+            f"container.{name}.override(providers.Factory({of}, container.store))"
         )
 
 
@@ -89,6 +108,8 @@ async def close(container: Any) -> None:
     A backend that overrides the container's own as an object belongs to who made it, and stays open.
     """
     services: Any = resolved(container)
-    await services.stores().close()
-    if not isinstance(services.backend.last_overriding, providers.Object):
-        await services.backend().close()
+    try:
+        await services.stores().close()
+    finally:
+        if not isinstance(services.backend.last_overriding, providers.Object):
+            await services.backend().close()

@@ -20,7 +20,9 @@ from app_cache import (
     NotWiredError,
     RedisBackend,
 )
+from app_cache.clock.base import Order
 from app_cache.fastapi import MAX_TARGETS, cache_router
+from app_cache.invalidation import InvalidationService
 from containers import CacheContainer, install
 from tests.clients import HIT, MISS, client_of, counting_app, get, post, told, told_of
 
@@ -221,6 +223,19 @@ class TestInvalidate:
         assert (answer["message"], answer["durable"]) == ("Cache invalidated", True)
         assert isinstance(answer["epoch"], int)
         assert await told_of(app, "/count") == [MISS]
+
+    async def test_a_service_that_gives_no_result(self) -> None:
+        """What a service of one's own has taken without a word is told as done."""
+
+        class Silent(InvalidationService):
+            async def carry_out(self, order: Order) -> Any:
+                await super().carry_out(order)
+
+        app = app_with()
+        container = app.state.app_cache
+        container.invalidation.override(providers.Factory(Silent, container.store))
+        response = await post(app, "/invalidate-cache", params={"tag": "count"})
+        assert (response.status_code, response.json()["durable"]) == (200, True)
 
     @pytest.mark.parametrize("target", [{"pattern": "/other/*"}, {"tag": "other"}, {"url": "/coun"}], ids=str)
     async def test_nothing_else(self, target: dict[str, str]) -> None:

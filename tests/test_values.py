@@ -167,7 +167,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 def runs_of(values: ValueCache) -> set[Run[Any]]:
     """Return what is being made, where a call may wait for it."""
-    return {*values._store.value_flight._runs.values()}
+    return {*values.store.value_flight._runs.values()}
 
 
 def followers(values: ValueCache) -> int:
@@ -187,7 +187,7 @@ async def under_way(values: ValueCache, *asked: Coroutine[Any, Any, Any]) -> lis
 
 async def landed(values: ValueCache) -> None:
     """Return when nothing is being made any more."""
-    await until(lambda: not values._store.value_flight._tasks)
+    await until(lambda: not values.store.value_flight._tasks)
 
 
 # Values.
@@ -314,12 +314,12 @@ async def test_keys_of_other_classes(key: Any) -> None:
     await values.set(key, 1, 60)
     assert await values.get("report", type=int) == 1
     assert await values.get_or_set(key, opened(2), 60) == 1
-    await InvalidationService(values._store).by_key(key)
+    await InvalidationService(values.store).by_key(key)
     assert await values.get_or_set("report", opened(3), 60) == 3
     await values.delete(key)
     assert await values.get("report") is None
     await values.set("tagged", 1, 60, tags=[key])
-    await InvalidationService(values._store).by_tag("report")
+    await InvalidationService(values.store).by_tag("report")
     assert await values.get("tagged") is None
 
 
@@ -1362,16 +1362,55 @@ async def test_slow_backend_delays_nobody() -> None:
     assert await ValueCache(StoredResponses(backend)).get("key") == 2
 
 
+async def test_set_is_there(backend: CacheBackend) -> None:
+    """What was set is in the backend when `set` returns, for a process that has not seen it too."""
+    await ValueCache(StoredResponses(backend)).set("key", 1, 60)
+    assert await ValueCache(StoredResponses(backend)).get("key") == 1
+
+
+def test_set_in_a_loop_that_ends(redis_server: Server) -> None:
+    """What was set is there in the next event loop, though nothing was closed."""
+    values = ValueCache(StoredResponses(RedisBackend(redis_server.url)))
+    for number in range(3):
+        asyncio.run(values.set("key", number, 60))
+        assert asyncio.run(values.get("key")) == number
+
+
+async def test_set_waits_for_no_slow_backend() -> None:
+    """`set` waits no longer than a call may; what it set is given, and is there once the backend takes it."""
+    backend = Slow()
+    backend.operation_timeout = 0.1
+    store = StoredResponses(backend)
+    async with asyncio.timeout(10):
+        await ValueCache(store).set("key", 1, 60)
+    assert await ValueCache(store).get("key") == 1
+    backend.open.set()
+    await store.close()
+    assert await ValueCache(StoredResponses(backend)).get("key") == 1
+
+
+async def test_set_while_it_is_set() -> None:
+    """Of two that set one key at once neither waits for ever, and the later stays."""
+    backend = Slow()
+    values = ValueCache(StoredResponses(backend))
+    sets = [asyncio.create_task(values.set("key", number, 60)) for number in range(2)]
+    backend.open.set()
+    async with asyncio.timeout(10):
+        await asyncio.gather(*sets)
+    assert await ValueCache(StoredResponses(backend)).get("key") == 1
+
+
 async def test_deleted_before_it_is_written() -> None:
     """What is deleted before its turn to be written came is not written."""
     backend = Slow()
     store = StoredResponses(backend)
     values = ValueCache(store)
-    for number in range(WRITERS + 1):
-        await values.set(f"key {number}", number, 60)
+    sets = [asyncio.create_task(values.set(f"key {number}", number, 60)) for number in range(WRITERS + 1)]
+    while len(store._pending) < len(sets):  # noqa: ASYNC110 - nobody tells
         await asyncio.sleep(0)
     await values.delete(f"key {WRITERS}")
     backend.open.set()
+    await asyncio.gather(*sets)
     await store.close()
     assert sum(value.startswith("app-cache:") for value in backend.values.values()) == WRITERS
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -27,6 +28,9 @@ from app_cache import (
     NotWiredError,
     cache,
 )
+from app_cache.invalidation import InvalidationService
+from app_cache.services import PARTS
+from app_cache.values import ValueCache
 from containers import CacheContainer, close, install
 from tests.clients import HIT, MISS, client_of, counting_app, get, told, told_of
 
@@ -193,6 +197,48 @@ class TestRefusals:
         """A container whose store would not keep to its backend is refused with the way to do it."""
         with pytest.raises(ConfigurationError, match=r"CacheContainer\(backend=…\)"):
             install(FastAPI(), make())
+
+    @pytest.mark.parametrize(
+        ("parts", "message"),
+        [
+            pytest.param(
+                {"invalidation": InvalidationService},
+                r"^container\.invalidation\(\) must give an instance .* InvalidationService, not <class",
+                id="a class of services",
+            ),
+            pytest.param({"invalidation": "x"}, "InvalidationService, not 'x'", id="no service"),
+            pytest.param(
+                {"invalidation": providers.Factory(InvalidationService, CacheContainer.store)},
+                r"of another store: .*override\(providers\.Factory\(InvalidationService, container\.store\)\)$",
+                id="a service of the class's own store",
+            ),
+            pytest.param({"values": "x"}, "ValueCache, not 'x'", id="no values"),
+            pytest.param(
+                {"values": providers.Factory(ValueCache, CacheContainer.store)},
+                "ValueCache of another",
+                id="values",
+            ),
+            pytest.param({"clock": 5.0}, r"^now must be a function .* not 5\.0", id="no clock"),
+            pytest.param({"chance": 5.0}, r"^chance must be a function .* not 5\.0", id="no chance"),
+        ],
+    )
+    def test_wrong_part(self, parts: dict[str, Any], message: str) -> None:
+        """A part that would fail, or work beside the rest, at the first request is told when it is installed."""
+        with pytest.raises(ConfigurationError, match=message):
+            install(FastAPI(), CacheContainer(**parts))
+
+    def test_right_parts(self) -> None:
+        """Parts of one's own are taken that are made of the container's store."""
+        container = CacheContainer()
+        container.invalidation.override(providers.Factory(InvalidationService, container.store))
+        container.values.override(providers.Factory(ValueCache, container.store))
+        install(FastAPI(), container)
+
+    def test_what_is_no_whole_container(self) -> None:
+        """What lacks a part that is needed later, as the application ends for one, is no container."""
+        lacking = SimpleNamespace(**{part: CacheContainer.providers[part] for part in PARTS if part != "stores"})
+        with pytest.raises(NotWiredError, match="CacheContainer or a provider of one"):
+            install(FastAPI(), lacking)
 
 
 class TestOptions:

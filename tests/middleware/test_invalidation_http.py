@@ -16,7 +16,7 @@ from app_cache import CacheMiddleware, CachePolicy, MemoryBackend, RedisBackend,
 from app_cache.backends.base import CacheBackend
 from app_cache.clock.base import Order
 from app_cache.fastapi import Invalidation
-from app_cache.invalidation import InvalidationService
+from app_cache.invalidation import InvalidationResult, InvalidationService
 from tests.clients import MISS
 from tests.middleware.apps import client_of, put_cache, scope_of, told
 from tests.stored import FourMethods
@@ -199,6 +199,65 @@ async def test_a_service_that_gives_no_result() -> None:
         await client.get("/item")
         assert (await client.put("/item")).status_code == 200
         assert told(await client.get("/item")) == MISS
+
+
+@pytest.mark.parametrize("fails", ["before", "after", "when it is asked for"])
+async def test_a_service_that_fails(caplog: pytest.LogCaptureFixture, fails: str) -> None:
+    """A service of one's own that fails costs a write nothing, and what it names is invalidated all the same."""
+
+    class Audited(InvalidationService):
+        async def carry_out(self, order: Order) -> InvalidationResult:
+            if fails == "before":
+                raise OSError("the audit is away")
+            result = await super().carry_out(order)
+            raise OSError(f"the audit of {result} is away")
+
+    def asked() -> InvalidationService:
+        if fails == "when it is asked for":
+            raise OSError("nobody audits")
+        return Audited(container.store())
+
+    app = FastAPI()
+    app.get("/item")(cache(timeout=60)(lambda: "text"))
+    app.get("/other")(cache(timeout=60)(lambda: "text"))
+    app.put("/item")(lambda: "text")
+    container = put_cache(app)
+    container.invalidation.override(providers.Callable(asked))
+    async with client_of(app) as client:
+        for path in ("/item", "/other"):
+            await client.get(path)
+        assert (await client.put("/item")).status_code == 200
+        assert [told(await client.get(path)) for path in ("/item", "/other")] == [MISS, "hit"]
+    assert "cache.hook_failed" in caplog.text
+
+
+async def test_a_service_that_fails_at_the_end() -> None:
+    """A service that fails once what follows the answer is done costs no request, and hides no change (F25)."""
+    failing = False
+
+    class Audited(InvalidationService):
+        async def carry_out(self, order: Order) -> InvalidationResult:
+            if failing:
+                raise OSError("the audit is away")
+            return await super().carry_out(order)
+
+    async def commit() -> None:
+        nonlocal failing
+        await client.get("/item")
+        failing, state[0] = True, "new"
+
+    async def write(tasks: BackgroundTasks) -> str:
+        tasks.add_task(commit)
+        return "taken"
+
+    app, state = FastAPI(), ["old"]
+    app.get("/item")(cache(timeout=60)(lambda: state[0]))
+    app.put("/item")(write)
+    container = put_cache(app)
+    container.invalidation.override(providers.Object(Audited(container.store())))
+    async with client_of(app) as client:
+        assert (await client.put("/item")).status_code == 200
+        assert (await client.get("/item")).json() == "new"
 
 
 @pytest.mark.parametrize("how", ["the generator raises", "the client leaves"])

@@ -21,6 +21,9 @@ FAILURES = 5
 """Failures one after the other, nothing that succeeds between them, after which a backend is taken to be away."""
 PROBE_EVERY_S = 1.0
 """Seconds from one probe of a backend that is away to the next."""
+PROBE_LOST_S = 10.0
+"""Seconds beyond which a probe is taken for lost, as nobody tells its end: its event loop is gone, or it is in the
+process that this one was forked from."""
 STEADY_S = 10.0
 """Seconds for which all must go well before a trouble is said to be over."""
 
@@ -31,7 +34,7 @@ class State(Enum):
     CLOSED = "closed"
     OPEN = "open"
     HALF_OPEN = "half-open"
-    """One operation, the probe, is under way; what becomes of it decides."""
+    """A probe is under way; what becomes of it decides."""
 
 
 class Outcome(Enum):
@@ -92,10 +95,12 @@ class Breaker:
         with self._lock:
             if self.state is not State.CLOSED:
                 now = self._monotonic()
-                if self.state is State.HALF_OPEN or not may_probe or now < self._probe_at:
+                due = self._probe_at + (PROBE_LOST_S if self.state is State.HALF_OPEN else 0.0)
+                if not may_probe or now < due:
                     return None
                 self._probe_at = now + PROBE_EVERY_S
-                self._become(State.HALF_OPEN)
+                if self.state is State.OPEN:
+                    self._become(State.HALF_OPEN)
             return self._permit
 
     def ended(self, permit: int, outcome: Outcome) -> bool:

@@ -41,11 +41,13 @@ class Mark(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
         generation: The life of the clock, empty where the clock has only tokens.
         epoch: The number of invalidations before the fill began.
         tokens: Stamps by name, where the backend can keep no epoch.
+        term: The history of the server that the epoch was begun in, empty where none is known.
     """
 
     generation: str = ""
     epoch: int = 0
     tokens: dict[str, str] = {}
+    term: str = ""
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="e"):

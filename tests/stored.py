@@ -126,7 +126,9 @@ async def written(store: StoredResponses) -> None:
 async def begun(clock: InvalidationClock, page: Page, keep_for: float = 300.0) -> Mark:
     """Return what an entry of *page* carries whose handler begins now."""
     _, reading = await clock.look_up(page.key, page.asked)
-    return await clock.begin(reading, page.asked, keep_for)
+    mark = await clock.begin(reading, page.asked, keep_for)
+    assert mark is not None
+    return mark
 
 
 async def kept(clock: InvalidationClock, page: Page, mark: Mark, keep_for: float = 300.0) -> Mark | None:

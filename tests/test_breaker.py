@@ -16,6 +16,7 @@ from app_cache.breaker import (
     FAILURES,
     OUTCOMES,
     PROBE_EVERY_S,
+    PROBE_LOST_S,
     STEADY_S,
     Breaker,
     Outcome,
@@ -165,6 +166,19 @@ def test_what_began_before(outcome: Outcome) -> None:
     assert [*states, breaker.state] == [State.HALF_OPEN, State.CLOSED]
 
 
+def test_a_probe_that_is_lost() -> None:
+    """A probe whose end nobody tells is not waited for for ever (F33)."""
+    clock = FakeClock()
+    breaker = opened(clock)
+    clock.advance(PROBE_EVERY_S)
+    assert breaker.admit(may_probe=True) is not None
+    clock.advance(PROBE_LOST_S)
+    assert breaker.admit(may_probe=True) is None
+    clock.advance(PROBE_EVERY_S)
+    one_by_one(breaker, THERE)
+    assert breaker.state is State.CLOSED
+
+
 def test_one_probe_for_all_threads() -> None:
     """Of many threads that ask at once when a probe is due, one gets the turn."""
     clock = FakeClock()
@@ -209,8 +223,8 @@ class AgainstModel(RuleBasedStateMachine):
             self.under_way.append(permit)
             self.news.append(True)
             return
-        since = max(self.open_since, self.last_probe)
-        due = may_probe and self.probe is None and self.clock() - since >= PROBE_EVERY_S
+        since = self.clock() - max(self.open_since, self.last_probe)
+        due = may_probe and since >= PROBE_EVERY_S + (0 if self.probe is None else PROBE_LOST_S)
         assert (permit is not None) == due
         if permit is not None:
             self.probe, self.last_probe = permit, self.clock()
@@ -242,7 +256,7 @@ class AgainstModel(RuleBasedStateMachine):
         if outcome is THERE:
             self.open_since, self.failures = None, 0
 
-    @rule(seconds=st.sampled_from([0.0, 0.25, 0.5, 1.0, 5.0]))
+    @rule(seconds=st.sampled_from([0.0, 0.25, 0.5, 1.0, 5.0, 11.0]))
     def wait(self, seconds: float) -> None:
         self.clock.advance(seconds)
 

@@ -233,8 +233,11 @@ class InvalidationClock(ABC):
         """Return a reading with the stamps of *subject*."""
 
     @abstractmethod
-    async def begin(self, reading: Reading, subject: Subject, keep_for: float) -> Mark:
-        """Return what an entry carries whose handler begins after this; create the stamps that are missing."""
+    async def begin(self, reading: Reading, subject: Subject, keep_for: float) -> Mark | None:
+        """Return what an entry carries whose handler begins after this, or None: it is not to be stored.
+
+        The stamps that are missing are created.
+        """
 
     @abstractmethod
     async def store(self, key: str, value: bytes, keep_for: float, mark: Mark, subject: Subject) -> None:

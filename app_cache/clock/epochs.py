@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from app_cache.clock.base import Verdict, named_by
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 MAX_BANS = 256
 """Bans kept at once; beyond, the older half is forgotten and what is older than those is a miss."""
+DIGITS = 16
+"""Digits that a generation begins with: the microseconds at which it began."""
 MAX_PASSED = 10_000
 """Entries for which a process remembers the newest ban that they passed."""
-MAX_EARLIER = 16
-"""Generations that a process knows to be over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +124,13 @@ class Term(NamedTuple):
     A replica that becomes the primary, and a server that starts again, goes on with another history.
     """
 
-    history: str
+    name: str
     since: int
+
+
+def term_of(terms: tuple[Term, ...], epoch: int) -> str:
+    """Return the name of the one of *terms* that *epoch* was begun in, or "": an earlier one, or nobody knows."""
+    return next((each.name for each in reversed(terms) if each.since < epoch), "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +151,8 @@ class Epochs:
         """Return what the clock and *stamps* say of an entry, bans aside."""
         if mark.generation != self.generation or not self.floor <= mark.epoch <= self.epoch:
             return Verdict.INVALID
+        if (self.terms or mark.term) and mark.term != term_of(self.terms, mark.epoch):
+            return Verdict.INVALID
         if mark.epoch == self.epoch:
             return Verdict.VALID
         if not subject.tags <= stamps.keys():
@@ -165,41 +172,53 @@ class Seen:
     """The newest clock that this process saw, by which it knows one that went back. Never changed once made.
 
     A server that was started again from an older snapshot, or in whose place a replica stepped that lagged, has
-    the entries and the clock of a moment before the last invalidations.
+    the entries and the clock of a moment before the last invalidations. Generations begin with the number of their
+    beginning, so that an older one is known by whoever has not met it, too.
     """
 
     generation: str = ""
     epoch: int = 0
-    earlier: tuple[str, ...] = ()
     terms: tuple[Term, ...] = ()
+    is_over: bool = False
+    """Whether its generation is over for sure: something was invalidated where there was none any more."""
+
+    @property
+    def number(self) -> int:
+        """The number of its generation's beginning, 0 before there was any."""
+        return int(self.generation[:DIGITS] or 0)
 
     def is_newer_than(self, epochs: Epochs) -> bool:
         """Return whether *epochs*, which were asked for after this was seen, are those of a moment before."""
-        if epochs.generation == self.generation:
+        if epochs.generation == self.generation and not self.is_over:
             return epochs.epoch < self.epoch
-        return epochs.generation in self.earlier
+        begun, known = epochs.generation[:DIGITS], self.generation[:DIGITS]
+        return begun <= known if self.is_over else begun < known
 
     def contradicts(self, epochs: Epochs) -> bool:
         """Return whether *epochs* have another past: an epoch that both have was not begun in the same term.
 
         So one of them has lost an invalidation, however many others came since, and whichever was asked for first.
         """
+        if epochs.generation != self.generation:
+            return False
         shared = min(epochs.epoch, self.epoch)
-        return epochs.generation == self.generation and _term(epochs.terms, shared) != _term(self.terms, shared)
+        return term_of(epochs.terms, shared) != term_of(self.terms, shared)
+
+    def and_over(self, number: str, asked: Seen) -> Seen:
+        """Return what is known after an invalidation that met no clock: all that began by *number* is over.
+
+        So is what was known when it was *asked* for, whatever the time was there.
+        """
+        known = self.generation[:DIGITS]
+        if self.generation != asked.generation and number < known:
+            return self
+        return Seen(max(number, known), is_over=True)
 
     def and_then(self, epochs: Epochs) -> Seen:
         """Return what has been seen after *epochs*, which may have been overtaken on their way."""
-        if epochs.generation in self.earlier or (epochs.generation, epochs.epoch) == (self.generation, self.epoch):
+        if self.is_newer_than(epochs) or (epochs.generation, epochs.epoch) == (self.generation, self.epoch):
             return self
-        if epochs.generation == self.generation:
-            return self if epochs.epoch < self.epoch else replace(self, epoch=epochs.epoch, terms=epochs.terms)
-        earlier = (*self.earlier, self.generation)[-MAX_EARLIER:]
-        return Seen(epochs.generation, epochs.epoch, earlier, epochs.terms)
-
-
-def _term(terms: tuple[Term, ...], epoch: int) -> Term | None:
-    """Return the one of *terms* that *epoch* was begun in; None: an earlier one, or nobody knows."""
-    return next((each for each in reversed(terms) if each.since < epoch), None)
+        return Seen(epochs.generation, epochs.epoch, epochs.terms)
 
 
 class Passed:

@@ -1,6 +1,6 @@
 """The clock in Redis and Valkey: three kinds of short strings in one slot, and entries anywhere.
 
-    clock  generation epoch floor soft-floor newest-ban, then history:since for each of its last terms
+    clock  generation epoch floor soft-floor newest-ban, then name:since for each of its last terms
     stamp  generation hard soft
     bans   generation since, then a line for each ban: epoch soft kind text (percent-encoded)
 
@@ -23,7 +23,21 @@ from urllib.parse import quote, unquote_to_bytes
 
 from app_cache.backends.base import BatchingBackend, CombinedBackend, ScriptBackend, capability
 from app_cache.clock.base import Basis, InvalidationClock, InvalidationResult, Order, Reading, Verdict, end
-from app_cache.clock.epochs import MAX_BANS, Ban, Bans, Epochs, Passed, Seen, Stamp, Term, ban, bans_of, judge
+from app_cache.clock.epochs import (
+    DIGITS,
+    MAX_BANS,
+    Ban,
+    Bans,
+    Epochs,
+    Passed,
+    Seen,
+    Stamp,
+    Term,
+    ban,
+    bans_of,
+    judge,
+    term_of,
+)
 from app_cache.codec import Mark
 from app_cache.keys import prefix
 
@@ -42,10 +56,10 @@ PART = 500
 MAX_TERMS = 8
 """Terms that the clock tells. A process that did not look while more of them began takes that for another past."""
 
-_NUMBERS = """
+_NUMBERS = f"""
 -- Returns the generation that a text begins with and the numbers after it, or nothing if it is not just these.
 local function parts(text, count)
-  local found = {string.match(text or '', '^(%x+)' .. string.rep(' (%d+)', count) .. '$')}
+  local found = {{string.match(text or '', '^(%x+)' .. string.rep(' (%d+)', count) .. '$')}}
   for i = 2, #found do
     if #found[i] > 15 then return nil end
   end
@@ -56,24 +70,32 @@ end
 local function clock_parts(text)
   local numbers, terms = string.match(text or '', '^(%x+ %d+ %d+ %d+ %d+)(.*)$')
   if not numbers or string.gsub(terms, ' %x+:%d+', '') ~= '' then return nil end
+  if not string.match(numbers, '^' .. string.rep('%d', {DIGITS})) then return nil end
   for since in string.gmatch(terms, ':(%d+)') do
     if #since > 15 then return nil end
   end
   local generation, epoch, floor, soft_floor, newest = parts(numbers, 4)
   return generation, epoch, floor, soft_floor, newest, terms
 end
+
+-- Returns the number of a generation that begins now.
+local function number_of_now()
+  local time = redis.call('TIME')
+  return time[1] * 1000000 + time[2]
+end
 """
 
 TOUCH = f"""#!lua
 {_NUMBERS}
 -- Keeps the clock, the bans and the stamps in KEYS for ARGV[2] ms at least, and makes what is missing.
+-- A clock that is made is of a later number than ARGV[3], whatever the time is here.
 local ttl = ARGV[2]
 local clock = redis.call('GET', KEYS[1])
 local generation, epoch = clock_parts(clock)
 if not generation then
   -- With the time in it, for a script that is sent again must not bring back a life of the clock that is over.
-  local time = redis.call('TIME')
-  generation, epoch = ARGV[1] .. time[1] .. time[2], '1'
+  local number = math.max(number_of_now(), ARGV[3] + 1)
+  generation, epoch = string.format('%0{DIGITS}.0f', number) .. ARGV[1], '1'
   clock = generation .. ' 1 0 0 0'
   redis.call('SET', KEYS[1], clock, 'PX', ttl)
 else
@@ -93,9 +115,10 @@ return clock
 INVALIDATE = f"""#!lua flags=allow-oom
 {_NUMBERS}
 -- Begins an epoch: stamps that exist in KEYS, the floor, or bans (ARGV[4], ...) say what it names.
+-- Where there is no clock, whatever may come back of one began before the number that this returns.
 local soft, everything, most = ARGV[1] == '1', ARGV[2] == '1', tonumber(ARGV[3])
 local generation, epoch, floor, soft_floor, newest, terms = clock_parts(redis.call('GET', KEYS[1]))
-if not generation then return false end
+if not generation then return string.format('%0{DIGITS}.0f', number_of_now()) end
 local info = redis.pcall('INFO', 'replication')
 local history = type(info) == 'string' and string.match(info, 'master_replid:(%x+)')
 if history and history:sub(1, 12) ~= string.match(terms, '(%x+):%d+$') then
@@ -148,7 +171,8 @@ if clock and string.match(clock, '^%x+') == ARGV[1] then redis.call('DEL', KEYS[
 return true
 """
 
-_CLOCK = re.compile(rb"([^ ]+(?: [^ ]+){4})((?: [0-9a-fA-F]+:[0-9]{1,15})*)")
+_CLOCK = re.compile(rb"([0-9]{%d}[^ ]*(?: [^ ]+){4})((?: [0-9a-fA-F]+:[0-9]{1,15})*)" % DIGITS)
+_NUMBER = re.compile(rb"[0-9]{%d}" % DIGITS)
 _PARTS = re.compile(rb"([0-9a-fA-F]+)((?: [0-9]{1,15})+)")
 _BAN = re.compile(rb"([0-9]{1,15}) ([01]) ([a-z]) ([^ ]*)")
 
@@ -172,7 +196,7 @@ def parse_epochs(raw: bytes | None) -> Epochs | None:
 
 def _terms(raw: bytes) -> tuple[Term, ...]:
     halves = (each.split(":") for each in raw.decode("ascii").split())
-    return tuple(Term(history, int(since)) for history, since in halves)
+    return tuple(Term(f"{history}:{since}", int(since)) for history, since in halves)
 
 
 def parse_stamp(raw: bytes | None) -> Stamp | None:
@@ -223,7 +247,7 @@ class _ScriptReading:
         self.stamps = stamps
         self._bans = bans
         self._passed = passed
-        self.mark = None if epochs is None else Mark(epochs.generation, epochs.epoch)
+        self.mark = None if epochs is None else _mark(epochs)
 
     def judge(self, mark: Mark, subject: Subject) -> Verdict:
         if self.epochs is None:
@@ -233,6 +257,10 @@ class _ScriptReading:
     def lacks(self, tags: Collection[str]) -> bool:
         generation = self.mark and self.mark.generation
         return any((stamp := self.stamps.get(tag)) is None or stamp.generation != generation for tag in tags)
+
+
+def _mark(epochs: Epochs) -> Mark:
+    return Mark(epochs.generation, epochs.epoch, term=term_of(epochs.terms, epochs.epoch))
 
 
 class ScriptClock(InvalidationClock):
@@ -319,14 +347,12 @@ class ScriptClock(InvalidationClock):
         self._seen = self._seen.and_then(epochs)
         self._seen_at = self._monotonic()
 
-    async def begin(self, reading: Reading, subject: Subject, keep_for: float) -> Mark:
+    async def begin(self, reading: Reading, subject: Subject, keep_for: float) -> Mark | None:
         found = cast("_ScriptReading", reading)
         if found.mark is None:
-            epochs = parse_epochs(await self._touch(subject.tags, keep_for))
-            if epochs is None:
-                raise ValueError("the clock that was just made cannot be read")
-            self._note(epochs)
-            return Mark(epochs.generation, epochs.epoch)
+            seen = self._seen
+            epochs = await self._unless_it_went_back(parse_epochs(await self._touch(subject.tags, keep_for)), seen)
+            return None if epochs is None else _mark(epochs)
         if found.lacks(subject.tags):
             self._touch_beside(subject.tags, keep_for)
         return found.mark
@@ -352,9 +378,8 @@ class ScriptClock(InvalidationClock):
     def _keys(self, tags: Iterable[str]) -> list[str]:
         return [self._clock, self._bans_key, *(self._stamp_prefix + tag for tag in sorted(tags))]
 
-    @staticmethod
-    def _touch_args(keep_for: float) -> list[str | int]:
-        return [secrets.token_hex(8), int((keep_for + MARGIN_S) * 1000)]
+    def _touch_args(self, keep_for: float) -> list[str | int]:
+        return [secrets.token_hex(8), int((keep_for + MARGIN_S) * 1000), self._seen.number]
 
     async def store(self, key: str, value: bytes, keep_for: float, mark: Mark, subject: Subject) -> None:
         if await self._is_over(mark, subject):
@@ -389,7 +414,9 @@ class ScriptClock(InvalidationClock):
         bans = [f"{kind} {quote(text, safe='', errors='surrogatepass')}" for kind, text in bans_of(order)]
         args: list[str | int] = [int(order.soft), int(order.everything), MAX_BANS, *bans]
         seen = self._seen
-        answer = await self._backend.run_script(INVALIDATE, self._keys(order.tags), args)
+        answer = cast("bytes", await self._backend.run_script(INVALIDATE, self._keys(order.tags), args))
+        if _NUMBER.fullmatch(answer):
+            self._seen = self._seen.and_over(answer.decode("ascii"), seen)
         epochs = await self._unless_it_went_back(parse_epochs(answer), seen)
         return None if epochs is None else epochs.epoch
 

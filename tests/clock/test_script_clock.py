@@ -10,6 +10,7 @@ import pytest
 
 from app_cache.backends.redis import RedisBackend
 from app_cache.clock.base import Order, Verdict, tag_stamp
+from app_cache.clock.epochs import DIGITS
 from app_cache.clock.script import MAX_TERMS, PART, TOUCH
 from app_cache.errors import BackendError
 from app_cache.store import StoredResponses
@@ -369,7 +370,7 @@ async def test_a_clock_is_never_made_twice(stores: Stores) -> None:
     assert isinstance(backend, RedisBackend)
     made = []
     for _ in range(2):
-        made.append(await backend.run_script(TOUCH, [CLOCK, BANS], ["ab", 60_000]))
+        made.append(await backend.run_script(TOUCH, [CLOCK, BANS], ["ab", 60_000, 0]))
         await backend.delete(CLOCK)
     assert made[0] != made[1]
 
@@ -532,6 +533,88 @@ async def test_lost_before_its_answer_came(redis_server: Server, stores: Stores)
         assert await verdict(clock, PAGE, mark) is INVALID
 
 
+async def test_filled_before_a_failover(redis_server: Server, stores: Stores) -> None:
+    """What was filled under an epoch that a failover lost stays invalid when others come as far again (F6)."""
+    slow, others = stores().clock, stores().clock
+    await everything_there(slow)
+    held = snapshot(redis_server)
+    for _ in range(2):
+        await slow.invalidate(OF_NOTHING)
+    mark = await begun(slow, PAGE)
+    restore(redis_server, held)
+    redis_server.command("DEBUG", "CHANGE-REPL-ID")
+    await kept(slow, PAGE, mark)
+    for order in (BY_TAG, OF_NOTHING, OF_NOTHING):
+        await others.invalidate(order)
+        assert await verdict(others, PAGE, mark) is INVALID
+
+
+async def test_invalidated_where_no_clock_was(redis_server: Server, stores: Stores) -> None:
+    """An invalidation that met no clock is not undone by the clock that an older snapshot brings back (F5)."""
+    for clock in (stores().clock, stores().clock):
+        mark = await everything_there(clock)
+        held = snapshot(redis_server)
+        redis_server.command("DEL", CLOCK)
+        await clock.invalidate(BY_TAG)
+        restore(redis_server, held)
+        assert await verdict(clock, PAGE, mark) is INVALID
+        assert await verdict(clock, PAGE, await filled(clock, PAGE)) is VALID
+
+
+async def test_invalidated_where_nothing_was_known(redis_server: Server, stores: Stores) -> None:
+    """So it is where the process that invalidated had never seen a clock."""
+    mark = await everything_there(stores().clock)
+    held = snapshot(redis_server)
+    redis_server.command("FLUSHALL")
+    clock = stores().clock
+    await clock.invalidate(BY_TAG)
+    restore(redis_server, held)
+    assert await verdict(clock, PAGE, mark) is INVALID
+
+
+async def test_older_life_that_nobody_met(redis_server: Server, stores: Stores) -> None:
+    """A clock that began before that of this process is older, though this process never met it (F5)."""
+    mark = await everything_there(stores().clock)
+    held = snapshot(redis_server)
+    redis_server.command("FLUSHALL")
+    clock = stores().clock
+    await filled(clock, PAGE)
+    await clock.invalidate(BY_TAG)
+    restore(redis_server, held)
+    for each in (clock, stores().clock):
+        assert await verdict(each, PAGE, mark) is INVALID
+
+
+async def test_a_server_whose_time_goes_behind(redis_server: Server, stores: Stores) -> None:
+    """A clock that is made where the time goes behind is newer than what its maker has seen, and stays."""
+    await filled(stores().clock, PAGE)
+    generation, rest = redis_server.command("GET", CLOCK).split(b" ", 1)
+    ahead = b"%016d" % (int(generation[:DIGITS]) + 10**12) + generation[DIGITS:]
+    redis_server.command("SET", CLOCK, ahead + b" " + rest, "KEEPTTL")
+    clock = stores().clock
+    await filled(clock, PAGE)
+    redis_server.command("FLUSHALL")
+    assert await verdict(clock, PAGE, await filled(clock, PAGE)) is VALID
+    assert redis_server.command("GET", CLOCK) > ahead
+
+
+async def test_a_clock_that_went_back_before_a_fill(redis_server: Server, stores: Stores) -> None:
+    """A fill that finds out by the clock it was given that the server went back stores nothing."""
+    clock, others = stores().clock, stores().clock
+    mark = await everything_there(clock)
+    held = snapshot(redis_server)
+    await clock.invalidate(BY_TAG)
+    redis_server.command("FLUSHALL")
+    _, reading = await clock.look_up(PAGE.key, PAGE.asked)
+    restore(redis_server, held)
+    redis_server.command("DEBUG", "CHANGE-REPL-ID")
+    for _ in range(2):
+        await others.invalidate(OF_NOTHING)
+    assert await clock.begin(reading, PAGE.asked, 300.0) is None
+    for each in (clock, others):
+        assert await verdict(each, PAGE, mark) is INVALID
+
+
 async def test_overtaken_after_a_failover(start_server: StartServer, stores: Stores) -> None:
     """An invalidation at a primary that was already replaced is not lost, once it follows its replacement (F6)."""
     old, new = start_server(), start_server()
@@ -560,15 +643,19 @@ async def following(replica: Server, primary: Server) -> None:
 
 
 async def test_failovers_that_lose_nothing(redis_server: Server, stores: Stores) -> None:
-    """A server that goes on as another's heir with all it had costs no entry, however often that happens."""
+    """A server that goes on as another's heir with all it had costs only what was filled before eight of them."""
     clock = stores().clock
-    mark = await everything_there(clock)
-    for _ in range(MAX_TERMS + 2):
-        redis_server.command("DEBUG", "CHANGE-REPL-ID")
-        for _ in range(2):
-            await stores().clock.invalidate(OF_NOTHING)
-        for each in (clock, stores().clock):
-            assert await verdict(each, PAGE, mark) is VALID
+    generation = (await begun(clock, PAGE)).generation
+    for _ in range(2):
+        mark = await everything_there(clock)
+        for number in range(MAX_TERMS):
+            for each in (clock, stores().clock):
+                assert await verdict(each, PAGE, mark) is VALID, number
+            redis_server.command("DEBUG", "CHANGE-REPL-ID")
+            for _ in range(2):
+                await stores().clock.invalidate(OF_NOTHING)
+        assert await verdict(clock, PAGE, mark) is INVALID
+    assert (await begun(clock, PAGE)).generation == generation
     assert redis_server.command("GET", CLOCK).count(b":") == MAX_TERMS
 
 

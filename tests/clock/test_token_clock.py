@@ -150,6 +150,7 @@ async def test_a_token_that_was_made_meanwhile_is_kept() -> None:
     _, reading = await here.look_up(PAGE.key, PAGE.asked)
     mark = await filled(there, PAGE)
     own = await here.begin(reading, PAGE.asked, 60.0)
+    assert own is not None
     assert own.tokens.items() <= mark.tokens.items()
     assert await verdict(there, PAGE, mark) is VALID
 

@@ -13,6 +13,7 @@ import math
 import os
 import threading
 from contextlib import suppress
+from contextvars import Context
 from enum import Enum
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, Unpack
@@ -431,7 +432,7 @@ class _Client:
         self.reader = Reader(self._lender.lend, read_timeout, min(LANES, max(1, connections - 1)))
         self._calls = 0
         self._idle = asyncio.Event()
-        self._life = _until_closed(owned, _process.pid)
+        self._life = _until_closed((self._lender.close, *owned), _process.pid)
 
     async def open(self) -> None:
         """Have the running event loop close this when it ends."""
@@ -471,9 +472,13 @@ class _Client:
         except TimeoutError:
             raise MaxConnectionsError(f"no connection became free within {MAX_WAIT_S} s") from None
         try:
+            await self._lender.ready()
             return await _anew_if_lost(lambda: ask(self._redis))
         except ReadOnlyError:
             await self._lender.let_go()
+            raise
+        except asyncio.CancelledError:
+            self._lender.prepare()
             raise
         finally:
             self._turns.release()
@@ -483,7 +488,9 @@ class _Lender:
     """Lends connections of *pool*, each with one of the *turns* that all calls take at them.
 
     If it *keeps* what is given back, it is lent again without a way through the pool, which costs a fifth of a
-    look-up, until others want a turn.
+    look-up, until others want a turn. A connection that has to be made is made whether or not who wants it stays,
+    and another where who had one left in the midst of it: if to make it and to use it took longer than a call may,
+    there would never be an answer.
     """
 
     def __init__(self, pool: Any, turns: asyncio.Semaphore, *, keeps: bool) -> None:
@@ -491,28 +498,68 @@ class _Lender:
         self._turns = turns
         self._keeps = keeps
         self._kept: _Line | None = None
+        self._left: set[asyncio.Task[None]] = set()
+        """What makes a connection that nobody waits for any more."""
         self._may_let_go_at = -math.inf
 
     async def lend(self) -> _Line:
         """Return a connection when it is the reader's turn to have one."""
         line, self._kept = self._kept, None
-        if line is None:
-            return await self._take()
-        try:
-            await _anew_if_lost(lambda: self._pool.ensure_connection(line.connection))
-        except BaseException:
+        if line is not None:
+            if await _is_ready(line.connection):
+                return line
             await line.release()
-            raise
-        return line
-
-    async def _take(self) -> _Line:
         await self._turns.acquire()
         try:
+            await self.ready()
             connection = await _anew_if_lost(self._pool.get_connection)
             return _Line(self, self._pool, connection, self._turns)
         except BaseException:
             self._turns.release()
             raise
+
+    async def ready(self) -> None:
+        """Return when the pool has a connection that need not be made, or could not make one.
+
+        Raises:
+            RedisError, OSError: If none can be made.
+        """
+        free = self._pool._get_free_connections()  # noqa: SLF001 - no other way to know them
+        if free and await _is_ready(free[-1]):
+            return
+        making = self._left.pop() if self._left else self._begin_to_make()
+        try:
+            await asyncio.shield(making)
+        except asyncio.CancelledError:
+            self._leave(making)
+            raise
+
+    def prepare(self) -> None:
+        """Have a connection made for who wants one next, unless one is being made for nobody already."""
+        if not self._left:
+            self._leave(self._begin_to_make())
+
+    def _begin_to_make(self) -> asyncio.Task[None]:
+        return asyncio.create_task(self._make(), context=Context())
+
+    def _leave(self, making: asyncio.Task[None]) -> None:
+        if not making.done():
+            self._left.add(making)
+            making.add_done_callback(self._made_for_nobody)
+
+    async def _make(self) -> None:
+        await self._pool.release(await _anew_if_lost(self._pool.get_connection))
+
+    def _made_for_nobody(self, making: asyncio.Task[None]) -> None:
+        self._left.discard(making)
+        _ = making.cancelled() or making.exception()
+
+    async def close(self) -> None:
+        """End what makes connections for nobody."""
+        left = [*self._left]
+        for making in left:
+            making.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
     def keep(self, line: _Line) -> bool:
         """Keep *line* for the next who asks, if that may be, and return whether it is kept."""
@@ -570,6 +617,9 @@ class _Line:
             )
         except ResponseError as error:
             raise RefusedError(error) from error
+        except asyncio.CancelledError:
+            self._lender.prepare()
+            raise
         if not isinstance(values, list) or len(values) != len(keys):
             await self.connection.disconnect(nowait=True)
             raise InvalidResponse("an answer was no answer to MGET")
@@ -825,6 +875,16 @@ def _address(pool: ConnectionPool) -> RedisUrl:
 
 def _command(name: str, *args: str | bytes | int) -> tuple[str | bytes | int, ...]:
     return name, *(arg.encode("utf-8", "surrogatepass") if isinstance(arg, str) else arg for arg in args)
+
+
+async def _is_ready(connection: Any) -> bool:
+    """Return whether *connection* is made, and the server has said nothing on it that nobody asked for."""
+    if not connection.is_connected or connection.should_reconnect():
+        return False
+    try:
+        return not await connection.can_read()
+    except FAILURES:
+        return False
 
 
 def _mget(keys: Sequence[str]) -> bytes:

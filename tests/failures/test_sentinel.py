@@ -164,3 +164,13 @@ async def test_failover(
         assert [(await shop.get(number)).told for number in (1, 2)] == [HIT, HIT]
         assert (await shop.invalidate(1)).json()["durable"]
         assert (await shop.get(1)).told != HIT
+
+
+async def test_a_silent_sentinel(service: Service) -> None:
+    """A Sentinel that does not answer, the first of them, keeps a process that begins from nothing (F6)."""
+    await service.complete()
+    service.sentinels[0].pause()
+    async with open_shop(RedisBackend(service.url)) as shop, asyncio.timeout(SOON_S):
+        while (await shop.get(1)).told != HIT:
+            await shop.settled()
+            await asyncio.sleep(EVERY_S)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
 from app_cache.backends.redis import RedisBackend
 from app_cache.breaker import FAILURES
+from app_cache.errors import BackendError
 from tests.clients import HIT
-from tests.failures.proxy import Delay, FaultProxy, Pass
+from tests.failures.proxy import Delay, Drop, FaultProxy, Pass
 from tests.failures.shop import BACK_WITHIN_S, BUDGET_S, SOON_S, open_shop
 from tests.timing import Stopwatch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from tests.servers import Server
 
@@ -36,6 +38,46 @@ async def test_hits_fall_back(proxy: FaultProxy, figure: Callable[[str, float], 
         assert max(answer.took for answer in waited) < BUDGET_S + 0.05
         proxy.mode = Pass()
         assert await shop.seconds_to_a_hit() < BACK_WITHIN_S
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        pytest.param(lambda backend: backend.get_many(["key"]), id="a look-up"),
+        pytest.param(lambda backend: backend.run_script("return 1", [], []), id="a script"),
+    ],
+)
+async def test_slower_to_connect_than_a_call(
+    proxy: FaultProxy, call: Callable[[RedisBackend], Awaitable[object]]
+) -> None:
+    """Where to connect and to ask takes longer than a call may, a later call finds a connection made (F4)."""
+    proxy.mode = Delay(0.15)
+    backend = RedisBackend(proxy.url)
+    async with asyncio.timeout(SOON_S):
+        while True:
+            with suppress(TimeoutError, BackendError):
+                async with asyncio.timeout(BUDGET_S):
+                    await call(backend)
+                break
+            (client,) = backend._clients.values()
+            while client._lender._left:  # noqa: ASYNC110 - nobody is told that it is made
+                await asyncio.sleep(0.01)
+    await backend.close()
+
+
+async def test_nobody_waits_for_a_connection(proxy: FaultProxy) -> None:
+    """What makes a connection for nobody ends when its backend is closed (F4)."""
+    proxy.mode = Drop()
+    tasks = asyncio.all_tasks()
+    backend = RedisBackend(proxy.url)
+    for _ in range(2):
+        with pytest.raises(BackendError, match="no answer"):
+            await backend.get_many(["key"])
+    async with asyncio.timeout(SOON_S):
+        while len(asyncio.all_tasks() - tasks) > 1:  # noqa: ASYNC110 - what was cancelled ends
+            await asyncio.sleep(0)
+    await backend.close()
+    assert asyncio.all_tasks() == tasks
 
 
 async def test_answered_before_it_is_stored(redis_server: Server) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 import time
 import weakref
 from collections import Counter, OrderedDict
@@ -209,6 +210,7 @@ class StoredResponses:
         self._writing: set[tuple[asyncio.AbstractEventLoop, str]] = set()
         self._owed: OrderedDict[Order, set[object]] = OrderedDict()
         """What of each order the backend has."""
+        self._owing = threading.Lock()
         self._unpaid = 0
         """Failures since anything that is owed was sent."""
         self._tills: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = (
@@ -656,13 +658,20 @@ class StoredResponses:
 
     def _owe(self, order: Order, sent: Iterable[object] = ()) -> None:
         """Remember *order*; what is *sent* of it need not be sent again, unless it was given again meanwhile."""
-        given_again = self._owed.pop(order, None) is not None
-        self._owed[order] = set() if given_again else {*sent}
-        if len(self._owed) > MAX_OWED or sum(each.size for each in self._owed) > self.clock.most_names:
-            everything = _everything([*self._owed])
-            self._owed.clear()
-            self._owed[everything] = set()
-            self.stats["invalidations_widened"] += 1
+        with self._owing:
+            given_again = self._owed.pop(order, None) is not None
+            self._owed[order] = set() if given_again else {*sent}
+            if len(self._owed) > MAX_OWED or sum(each.size for each in self._owed) > self.clock.most_names:
+                everything = _everything([*self._owed])
+                self._owed.clear()
+                self._owed[everything] = set()
+                self.stats["invalidations_widened"] += 1
+
+    def _due(self, most: int) -> list[tuple[Order, set[object]]]:
+        """Return the oldest that is owed with what is like it among the next, *most* at once; none if none is."""
+        with self._owing:
+            alike = next(groupby(islice(self._owed.items(), most), key=lambda each: each[0].soft), None)
+            return [] if alike is None else [*alike[1]]
 
     async def _pay(self) -> None:
         """Send the invalidations that the backend did not get, before anything of it is trusted.
@@ -674,15 +683,13 @@ class StoredResponses:
             return
         async with self._till():
             most = 1
-            while self._owed:
-                _, alike = next(groupby(islice(self._owed.items(), most), key=lambda each: each[0].soft))
-                debts = [*alike]
+            while debts := self._due(most):
                 if len(debts) == 1:
                     await self._send(*debts[0])
                 else:
                     await self._send(_merged([order for order, _ in debts]), set())
                 self._paid(debts)
-                most *= 2
+                most = min(2 * most, MAX_OWED)
 
     def _till(self) -> asyncio.Lock:
         """Return what whoever pays in the running loop has to himself."""
@@ -690,9 +697,10 @@ class StoredResponses:
 
     def _paid(self, debts: Iterable[tuple[Order, set[object]]]) -> None:
         self._unpaid = 0
-        for order, sent in debts:
-            if self._owed.get(order) is sent:
-                del self._owed[order]
+        with self._owing:
+            for order, sent in debts:
+                if self._owed.get(order) is sent:
+                    del self._owed[order]
 
     async def _send(self, order: Order, sent: set[object]) -> InvalidationResult:
         """Send *order*, or everything where the backend takes that instead.
@@ -716,7 +724,8 @@ class StoredResponses:
 
     async def _send_everything(self, order: Order, error: Exception) -> InvalidationResult:
         """Send everything in the place of *order*, which failed with *error*, and of all that is owed."""
-        debts = [*self._owed.items()]
+        with self._owing:
+            debts = [*self._owed.items()]
         result = await self.clock.invalidate(_everything([order, *(each for each, _ in debts)]))
         self._note_failure("invalidate", fault_of(error), error)
         self.stats["invalidations_widened"] += 1

@@ -194,7 +194,8 @@ class ValueCache:
         """
         subject = self._subject(key)
         result = await self.store.invalidate(Order(tags=(key_stamp(key),)))
-        await self.store.discard(subject.key)
+        if result.durable:
+            await self.store.discard(subject.key)
         return result
 
     @overload

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +13,7 @@ from app_cache.backends.memory import MemoryBackend
 from app_cache.breaker import PROBE_EVERY_S, State
 from app_cache.clock.base import Order, tag_stamp
 from app_cache.errors import BackendError, Fault
-from app_cache.store import FEW_FAILURES, StoredResponses
+from app_cache.store import FEW_FAILURES, MAX_OWED, StoredResponses
 from app_cache.testing import FakeClock
 from tests.stored import FourMethods, Page, body_of, fill, look_up, written
 
@@ -300,3 +302,51 @@ async def test_too_many_names_are_owed(clock: FakeClock) -> None:
     for turn in range(3):
         await store.invalidate(Order(tags=tuple(tag_stamp(f"{turn}-{number}") for number in range(half))))
     assert [*store._owed] == [Order(everything=True)]
+
+
+def test_owed_by_many_threads() -> None:
+    """Event loops of many threads may owe at once: none fails, and all is sent when the server is there again."""
+    backend = Picky()
+    backend.away = True
+    store = StoredResponses(backend)
+    barrier, failures = threading.Barrier(4), list[BaseException]()
+
+    async def invalidate(thread: int) -> None:
+        for number in range(300):
+            await store.invalidate(Order(tags=(f"t:{thread}-{number}",), soft=number % 2 == 0))
+
+    def work(thread: int) -> None:
+        barrier.wait(10)
+        try:
+            asyncio.run(invalidate(thread))
+        except BaseException as error:
+            failures.append(error)
+            raise
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    finally:
+        sys.setswitchinterval(interval)
+    assert failures == []
+    assert 0 < len(store._owed) <= MAX_OWED
+    backend.away = False
+    asyncio.run(store.close())
+    assert not store._owed
+
+
+async def test_hard_and_soft_in_turn() -> None:
+    """However many orders are owed of which no two neighbours are alike, all are sent at once."""
+    backend = Picky()
+    backend.away = True
+    store = StoredResponses(backend)
+    for number in range(200):
+        store._owe(Order(tags=(f"t:{number}",), soft=number % 2 == 0))
+    backend.away = False
+    await store.close()
+    assert not store._owed

@@ -23,6 +23,7 @@ from app_cache.backends.base import (
     BytesBackend,
     LocalBackend,
     WatchedBackend,
+    budget_of,
     capability,
     given_text,
 )
@@ -49,8 +50,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Kept = TypeVar("Kept", bound=Entry | Value)
 
-OPERATION_TIMEOUT_S = 0.25
-"""Seconds that one operation of a backend may take which names no ``operation_timeout`` of its own."""
 PENDING_S = 5.0
 """Seconds after which a write that the backend has not taken is dropped."""
 MAX_PENDING = 1_000
@@ -187,7 +186,7 @@ class StoredResponses:
         self._local = capability(backend, LocalBackend) is not None
         self._batching = capability(backend, BatchingBackend) is not None
         self.breaker = None if self._local else Breaker(monotonic)
-        self._timeout = getattr(backend, "operation_timeout", OPERATION_TIMEOUT_S)
+        self._timeout = budget_of(backend)
         self._troubles = Troubles(type(backend).__name__, monotonic)
         self._pending: OrderedDict[str, _Pending] = OrderedDict()
         self._pending_bytes = 0

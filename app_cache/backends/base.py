@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+OPERATION_TIMEOUT_S = 0.25
+"""Seconds that one operation of a backend may take which names no ``operation_timeout`` of its own."""
+
 
 class CacheBackend(ABC):
     """Keeps strings under keys, each for a time: subclass it and write these four coroutines.
@@ -223,6 +226,11 @@ def _stood_for(verb: str) -> Iterator[str]:
 def _place(backend: CacheBackend, verb: str) -> int:
     """Return how far up among the classes of *backend* the one is that has *verb*."""
     return next((place for place, cls in enumerate(type(backend).__mro__) if verb in vars(cls)), NOWHERE)
+
+
+def budget_of(backend: CacheBackend) -> float:
+    """Return in how many seconds an operation of *backend* is to be done."""
+    return getattr(backend, "operation_timeout", OPERATION_TIMEOUT_S)
 
 
 def checked_timeout(timeout: object) -> float:

@@ -12,6 +12,7 @@ import random
 import time
 import weakref
 from collections import Counter, OrderedDict
+from contextvars import Context
 from dataclasses import dataclass, replace
 from itertools import count, groupby, islice
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -541,7 +542,7 @@ class StoredResponses:
     def _start_writer(self) -> None:
         loop = asyncio.get_running_loop()
         if sum(task.get_loop() is loop for task in [*self._writers]) < WRITERS:
-            task = loop.create_task(self._write_pending())
+            task = loop.create_task(self._write_pending(), context=Context())  # what it writes is of many requests
             self._writers.add(task)
             task.add_done_callback(self._writers.discard)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -500,6 +501,33 @@ async def test_few_writes_at_once() -> None:
     backend.open.set()
     await written(store)
     assert len(backend.entries) == 3 * WRITERS
+
+
+asker: ContextVar[str] = ContextVar("asker")
+
+
+class Asked(FourMethods):
+    """Remembers who asked for it whenever something is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.askers: list[str | None] = []
+
+    async def set(self, key: str, value: str, timeout: int) -> None:
+        if value.startswith("app-cache:"):
+            self.askers.append(asker.get(None))
+        await super().set(key, value, timeout)
+
+
+async def test_writes_are_of_nobody() -> None:
+    """What one request stored is never written in the context of another."""
+    backend = Asked()
+    store = StoredResponses(backend)
+    for number in range(2 * WRITERS):
+        asker.set(f"request {number}")
+        await fill(store, Page(f"/{number}"))
+    await written(store)
+    assert backend.askers == [None] * 2 * WRITERS
 
 
 class HangsIn(FourMethods):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import socket
 import ssl
 import subprocess
@@ -15,7 +16,7 @@ from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.sentinel import SentinelConnectionPool
 
 from app_cache.backends.redis import RedisBackend
-from app_cache.backends.redis_options import keepalive_options
+from app_cache.backends.redis_options import RedisOptions, keepalive_options
 from app_cache.errors import BackendError, ConfigurationError, Fault
 
 if TYPE_CHECKING:
@@ -689,9 +690,9 @@ WRONG = [
     pytest.param({"default_timeout": 0}, "default_timeout must be a positive number", id="default 0"),
     pytest.param({"operation_timeout": None}, "operation_timeout must be a positive number", id="no budget"),
     pytest.param({"operation_timeout": True}, "not True", id="a bool for a budget"),
-    pytest.param(
-        {"max_connection": 1}, "RedisBackend has no option 'max_connection'; it has max_connections,", id="typo"
-    ),
+    pytest.param({"max_connection": 1}, "no option 'max_connection'; did you mean max_connections? ", id="typo"),
+    pytest.param({"default_timout": 1}, "did you mean default_timeout? it has url, ", id="typo beside the server"),
+    pytest.param({"host": "h"}, "RedisBackend has no option 'host'; it has url, default_", id="no option"),
     pytest.param({"connection_pool": object()}, "not a builtins.object", id="a pool that is none"),
     pytest.param({"connection_pool": BlockingIoPool()}, "ConnectionPool of redis.asyncio", id="a pool of threads"),
     pytest.param(
@@ -731,6 +732,14 @@ def test_refused(options: dict[str, Any], said: str) -> None:
 def test_accepted(options: dict[str, Any]) -> None:
     """What contradicts nothing constructs."""
     RedisBackend(**options)
+
+
+def test_every_option_is_named() -> None:
+    """Who gives an option that there is not is told all that there are."""
+    taken = {*inspect.signature(RedisBackend).parameters} - {"options", "url_source"}
+    with pytest.raises(ConfigurationError) as refusal:
+        RedisBackend(host="h")  # type: ignore[call-arg]
+    assert {*str(refusal.value).partition("it has ")[2].split(", ")} == taken | {*RedisOptions.__annotations__}
 
 
 def test_numbers_of_this_platform() -> None:

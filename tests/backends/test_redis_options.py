@@ -8,12 +8,12 @@ import socket
 import ssl
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from redis import ConnectionPool as BlockingIoPool
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
-from redis.asyncio.sentinel import SentinelConnectionPool
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 
 from app_cache.backends.redis import RedisBackend
 from app_cache.backends.redis_options import RedisOptions, keepalive_options
@@ -277,10 +277,30 @@ def test_connection_pool_of_two_loops(redis_server: Server, use: Use) -> None:
     other.close()
 
 
-def test_connection_pool_is_shown_without_secrets() -> None:
+SENTINELS = cast("Any", Sentinel)([("s1", 26379), ("s2", 26380)], sentinel_kwargs={"password": "s3cret"})
+POOLS = [
+    pytest.param(
+        ConnectionPool.from_url("redis://alice:s3cret@cache.local:7000/2"),
+        "redis://***@cache.local:7000/2",
+        id="server",
+    ),
+    pytest.param(
+        SENTINELS.master_for("primary", password="s3cret", db=2).connection_pool,
+        "redis+sentinel://***@s1:26379,s2:26380/primary/2",
+        id="Sentinel",
+    ),
+    pytest.param(
+        SENTINELS.master_for("primary", ssl=True).connection_pool,
+        "rediss+sentinel://s1:26379,s2:26380/primary/0",
+        id="Sentinel, TLS",
+    ),
+]
+
+
+@pytest.mark.parametrize(("pool", "shown"), POOLS)
+def test_connection_pool_is_shown_without_secrets(pool: ConnectionPool, shown: str) -> None:
     """The address of a given pool is shown, its user and password are not."""
-    pool = ConnectionPool.from_url("redis://alice:s3cret@cache.local:7000/2")
-    assert repr(RedisBackend(connection_pool=pool)) == "RedisBackend('redis://***@cache.local:7000/2')"
+    assert repr(RedisBackend(connection_pool=pool)) == f"RedisBackend('{shown}')"
 
 
 # The connection

@@ -15,6 +15,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
 from app_cache.backends.base import CacheBackend, SizedBackend, capability
+from app_cache.backends.wrapper import shown
 from app_cache.clock.base import Order, tag_stamp
 from app_cache.errors import ConfigurationError
 from app_cache.health import CHECK_TIMEOUT_S, HealthCheck
@@ -282,7 +283,7 @@ async def _stats(connection: HTTPConnection, answer: Response) -> dict[str, Any]
     services = services_of(connection.scope)
     backend, store = services.backend(), services.store()
     return {
-        "backend": type(backend).__name__,
+        "backend": shown(backend),
         "namespace": store.namespace,
         "size": await _size_of(backend),
         "breaker": None if store.breaker is None else store.breaker.state.value,

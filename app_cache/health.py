@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from app_cache.backends.wrapper import shown
 from app_cache.errors import BackendError
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class HealthReport:
     Args:
         status: ``healthy``; ``degraded``: the backend is away or too slow, every request runs its handler;
             ``unhealthy``: it gives back something else than it was given, or there is none.
-        backend: The name of the backend's class; empty if there is none.
+        backend: The name of the backend's class, with that of the one within it; empty if there is none.
         error: Why it is not healthy, without addresses and secrets; None if it is.
     """
 
@@ -73,7 +74,7 @@ class HealthCheck:
         return await asyncio.shield(running[1])
 
     async def _check(self, backend: CacheBackend) -> HealthReport:
-        name, timer = type(backend).__name__, asyncio.timeout(CHECK_TIMEOUT_S)
+        name, timer = shown(backend), asyncio.timeout(CHECK_TIMEOUT_S)
         try:
             async with timer:
                 faithful = await _round_trip(backend)

@@ -28,6 +28,7 @@ from app_cache.backends.base import (
     capability,
     given_text,
 )
+from app_cache.backends.wrapper import shown
 from app_cache.breaker import OUTCOMES, Breaker, Outcome, Troubles, fault_of
 from app_cache.clock.base import InvalidationResult, Order, Subject, Verdict, end, other_url
 from app_cache.clock.choose import clock_for
@@ -188,7 +189,7 @@ class StoredResponses:
         self._batching = capability(backend, BatchingBackend) is not None
         self.breaker = None if self._local else Breaker(monotonic)
         self._timeout = budget_of(backend)
-        self._troubles = Troubles(type(backend).__name__, monotonic)
+        self._troubles = Troubles(shown(backend), monotonic)
         self._pending: OrderedDict[str, _Pending] = OrderedDict()
         self._pending_bytes = 0
         self._doomed: list[str] = []
@@ -718,7 +719,7 @@ class StoredResponses:
         except Exception as error:  # noqa: BLE001  a backend may be anybody's code
             logger.warning(
                 "cache.invalidations_lost",
-                backend=type(self.backend).__name__,
+                backend=shown(self.backend),
                 owed=len(self._owed),
                 reason=fault_of(error).value,
             )

@@ -16,6 +16,7 @@ from app_cache import (
     CacheMiddleware,
     CachePolicy,
     CacheSettings,
+    CompressedBackend,
     ConfigurationError,
     MemoryBackend,
     NotWiredError,
@@ -354,6 +355,12 @@ class TestStats:
         assert (stats["backend"], stats["namespace"], stats["size"]) == ("MemoryBackend", "", 1)
         assert stats["breaker"] is None
         assert (stats["counts"]["hit"], stats["counts"]["uri-miss"]) == (2, 1)
+
+    async def test_wrapped(self) -> None:
+        """A backend within another is named by statistics and health too: it is the one that may be away."""
+        app = app_with(backend=CompressedBackend(CompressedBackend(MemoryBackend())))
+        said = [(await get(app, path)).json()["backend"] for path in ("/cache-stats", "/health/cache")]
+        assert said == ["CompressedBackend(CompressedBackend(MemoryBackend))"] * 2
 
     @pytest.mark.parametrize(
         "error",

@@ -266,6 +266,14 @@ async def test_failure_is_a_miss_and_said_once(caplog: pytest.LogCaptureFixture)
     assert store.stats["look_up_failed"] == 5
 
 
+async def test_log_names_what_is_within(caplog: pytest.LogCaptureFixture) -> None:
+    """The log names a backend around another with the one within."""
+    backend = Gate()
+    backend.away = True
+    await look_up(StoredResponses(CompressedBackend(backend)), PAGE)
+    assert "backend='CompressedBackend(Gate)'" in caplog.messages[0]
+
+
 async def test_hanging_backend_costs_its_budget() -> None:
     """A backend that never answers is a miss after the time that one operation may take."""
     backend, tasks = FourMethods(), asyncio.all_tasks()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,9 +16,10 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
 from app_cache.backends.base import CacheBackend, SizedBackend, capability
+from app_cache.backends.wrapper import shown
 from app_cache.clock.base import Order, tag_stamp
-from app_cache.errors import BackendError, ConfigurationError
-from app_cache.health import HealthCheck
+from app_cache.errors import ConfigurationError
+from app_cache.health import CHECK_TIMEOUT_S, HealthCheck
 from app_cache.invalidation import InvalidationService, result_of, stamp_of_url
 from app_cache.keys import origin_of
 from app_cache.logger_config import logger
@@ -282,18 +284,25 @@ async def _stats(connection: HTTPConnection, answer: Response) -> dict[str, Any]
     answer.headers.update(_NO_STORE)
     services = services_of(connection.scope)
     backend, store = services.backend(), services.store()
-    sized = capability(backend, SizedBackend)
-    try:
-        size = None if sized is None else await sized.size()
-    except BackendError:
-        size = None
     return {
-        "backend": type(backend).__name__,
+        "backend": shown(backend),
         "namespace": store.namespace,
-        "size": size,
+        "size": await _size_of(backend),
         "breaker": None if store.breaker is None else store.breaker.state.value,
         "counts": dict(sorted(store.stats.items())),
     }
+
+
+async def _size_of(backend: CacheBackend) -> int | None:
+    """Return how many keys *backend* holds, or None if it does not know or does not say so in time."""
+    sized = capability(backend, SizedBackend)
+    if sized is None:
+        return None
+    try:
+        async with asyncio.timeout(CHECK_TIMEOUT_S):
+            return await sized.size()
+    except Exception:  # noqa: BLE001  a backend may be anybody's code
+        return None
 
 
 @never_cached

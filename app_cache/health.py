@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from app_cache.backends.wrapper import shown
 from app_cache.errors import BackendError
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ class HealthReport:
 
     Args:
         status: ``healthy``; ``degraded``: the backend is away or too slow, every request runs its handler;
-            ``unhealthy``: it gives back something else than it was given.
-        backend: The name of the backend's class.
+            ``unhealthy``: it gives back something else than it was given, or there is none.
+        backend: The name of the backend's class, with that of the one within it; empty if there is none.
         error: Why it is not healthy, without addresses and secrets; None if it is.
     """
 
@@ -56,7 +57,10 @@ class HealthCheck:
 
     async def check(self) -> HealthReport:
         """Return what the last second's check found, or check now; it raises nothing."""
-        backend = self._backend()
+        try:
+            backend = self._backend()
+        except Exception as error:  # noqa: BLE001  a provider may be anybody's code, and its message hold a secret
+            return HealthReport("unhealthy", "", f"there is no backend: {type(error).__name__}")
         if (
             self._last is not None
             and self._last[0] is backend
@@ -70,20 +74,33 @@ class HealthCheck:
         return await asyncio.shield(running[1])
 
     async def _check(self, backend: CacheBackend) -> HealthReport:
-        name = type(backend).__name__
+        name, timer = shown(backend), asyncio.timeout(CHECK_TIMEOUT_S)
         try:
-            async with asyncio.timeout(CHECK_TIMEOUT_S):
+            async with timer:
                 faithful = await _round_trip(backend)
-        except TimeoutError:
-            report = HealthReport("degraded", name, f"no answer within {CHECK_TIMEOUT_S:g} s")
-        except BackendError:
-            report = HealthReport("degraded", name, "the backend cannot be reached or refuses")
-        except Exception as error:  # noqa: BLE001  a backend may be anybody's code; only the error's name is told
-            report = HealthReport("degraded", name, f"the backend failed with {type(error).__name__}")
+        except (Exception, asyncio.CancelledError) as error:  # a backend may be anybody's code
+            if _is_cancelled():
+                raise
+            report = HealthReport("degraded", name, _what_failed(error, late=timer.expired()))
         else:
             report = HealthReport("healthy", name) if faithful else HealthReport("unhealthy", name, _UNFAITHFUL)
         self._last = (backend, self._monotonic(), report)
         return report
+
+
+def _is_cancelled() -> bool:
+    """Return whether the running task is to end, and not just a call within the backend."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _what_failed(error: BaseException, *, late: bool) -> str:
+    """Return what *error* says of a backend, of which only the error's name is told."""
+    if late:
+        return f"no answer within {CHECK_TIMEOUT_S:g} s"
+    if isinstance(error, BackendError):
+        return "the backend cannot be reached or refuses"
+    return f"the backend failed with {type(error).__name__}"
 
 
 _UNFAITHFUL = "the backend does not give back what it was given"

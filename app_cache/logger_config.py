@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import re
 import sys
 import threading
@@ -23,18 +24,14 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from logging.handlers import WatchedFileHandler
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import structlog
 from structlog.contextvars import merge_contextvars
 from structlog.processors import JSONRenderer, TimeStamper, add_log_level, format_exc_info
 
 from app_cache.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    import os
 
 Render = Callable[[str, str, Mapping[str, Any]], str]
 """Makes one line of a level's name, an event and its fields."""
@@ -329,10 +326,11 @@ def _all_escaped(value: Any) -> Any:
     return value
 
 
-class RotatedFile(WatchedFileHandler):
+class RotatedFile(logging.FileHandler):
     """Appends lines to a file that is renamed once it has *max_bytes*; renamed files older than *max_age_s* go.
 
-    A file that another process has renamed is opened anew. *now* gives the time in epoch seconds.
+    A file that another process has renamed is opened anew. While it cannot be opened, lines go where they went
+    before. *now* gives the time in epoch seconds.
     """
 
     def __init__(
@@ -352,21 +350,31 @@ class RotatedFile(WatchedFileHandler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write *record*; what goes wrong is told as the standard library tells it, never raised."""
         try:
-            self.reopenIfNeeded()
+            if not self._is_in_place():
+                self._open_anew()
             if self.max_bytes is not None and self.path.stat().st_size >= self.max_bytes:
                 self._rotate()
         except OSError:
             self.handleError(record)
-        else:
-            super().emit(record)
+        if self.stream is not None:
+            logging.StreamHandler.emit(self, record)
+
+    def _is_in_place(self) -> bool:
+        """Return whether the file that is written to is the one at *path*."""
+        try:
+            return self.stream is not None and os.path.samestat(os.fstat(self.stream.fileno()), self.path.stat())
+        except FileNotFoundError:
+            return False
+
+    def _open_anew(self) -> None:
+        before, self.stream = self.stream, self._open()
+        if before is not None:
+            before.close()
 
     def _rotate(self) -> None:
-        if self.stream is not None:
-            self.stream.close()
         with suppress(OSError):
             self.path.rename(self._unused_path())
-        self.stream = self._open()
-        self._statstream()
+        self._open_anew()
         self._delete_old()
 
     def _unused_path(self) -> Path:

@@ -28,7 +28,7 @@ SCOPE_KEY = "app_cache"
 STATE_ATTRIBUTE = "app_cache"
 """Where `install` keeps them, in the state of the application."""
 MAX_STORES = 16
-"""Backends whose store a container remembers at once: more than one only where tests override it."""
+"""Backends whose store a container remembers at once, those used last: several where tests override it."""
 
 
 class CacheServices(Protocol):
@@ -106,13 +106,21 @@ class Stores:
             ConfigurationError: If *backend* is none, or *namespace* cannot stand in a key.
         """
         key = (id(backend), namespace, id(now), id(chance))
-        store = self._stores.get(key)
+        store = self._used(key)
         if store is None:
             made = StoredResponses(checked_backend(backend), namespace, now=now, chance=chance)
             store = self._stores.setdefault(key, made)
             if len(self._stores) > MAX_STORES:
                 self._stores.popitem(last=False)
         return store
+
+    def _used(self, key: tuple[int, str, int, int]) -> StoredResponses | None:
+        """Return what is there for *key*, which now goes last, or None."""
+        try:
+            self._stores.move_to_end(key)
+            return self._stores[key]
+        except KeyError:
+            return None
 
     async def close(self) -> None:
         """Drain each store."""

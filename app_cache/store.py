@@ -14,6 +14,7 @@ import time
 import weakref
 from collections import Counter, OrderedDict
 from contextlib import suppress
+from contextvars import Context
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count, groupby, islice
@@ -26,9 +27,11 @@ from app_cache.backends.base import (
     BytesBackend,
     LocalBackend,
     WatchedBackend,
+    budget_of,
     capability,
     given_text,
 )
+from app_cache.backends.wrapper import shown
 from app_cache.breaker import OUTCOMES, Breaker, Outcome, Troubles, fault_of
 from app_cache.clock.base import InvalidationResult, Order, Subject, Verdict, end, other_url
 from app_cache.clock.choose import clock_for
@@ -52,8 +55,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Kept = TypeVar("Kept", bound=Entry | Value)
 
-OPERATION_TIMEOUT_S = 0.25
-"""Seconds that one operation of a backend may take which names no ``operation_timeout`` of its own."""
 PENDING_S = 5.0
 """Seconds after which a write that the backend has not taken is dropped."""
 MAX_PENDING = 1_000
@@ -201,8 +202,8 @@ class StoredResponses:
         self._local = capability(backend, LocalBackend) is not None
         self._batching = capability(backend, BatchingBackend) is not None
         self.breaker = None if self._local else Breaker(monotonic)
-        self._timeout = getattr(backend, "operation_timeout", OPERATION_TIMEOUT_S)
-        self._troubles = Troubles(type(backend).__name__, monotonic)
+        self._timeout = budget_of(backend)
+        self._troubles = Troubles(shown(backend), monotonic)
         self._pending: OrderedDict[str, _Pending] = OrderedDict()
         self._pending_bytes = 0
         self._doomed: list[str] = []
@@ -568,7 +569,7 @@ class StoredResponses:
     def _start_writer(self) -> None:
         loop = asyncio.get_running_loop()
         if sum(task.get_loop() is loop for task in [*self._writers]) < WRITERS:
-            task = loop.create_task(self._write_pending())
+            task = loop.create_task(self._write_pending(), context=Context())  # what it writes is of many requests
             self._writers.add(task)
             task.add_done_callback(self._writers.discard)
 
@@ -751,7 +752,7 @@ class StoredResponses:
         except Exception as error:  # noqa: BLE001  a backend may be anybody's code
             logger.warning(
                 "cache.invalidations_lost",
-                backend=type(self.backend).__name__,
+                backend=shown(self.backend),
                 owed=len(self._owed),
                 reason=fault_of(error).value,
             )

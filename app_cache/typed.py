@@ -142,16 +142,22 @@ def name_of(kind: Any) -> str:
 
 def _remembered(make: Callable[[Any], T]) -> Callable[[Any], T]:
     """Return *make*, asked once for each type; an annotation may have metadata that has no hash."""
-    remembering = functools.lru_cache(maxsize=MAX_READERS)(make)
+    remembering = functools.lru_cache(maxsize=MAX_READERS)(lambda kind, _: make(kind))
 
     def made(kind: Any) -> T:
         try:
             hash(kind)
         except TypeError:
             return make(kind)
-        return remembering(kind)
+        return remembering(kind, _order_of(kind))
 
     return made
+
+
+def _order_of(kind: Any) -> Any:
+    """Return what *kind* is made of in the order in which it is written: Python takes ``A | B`` for ``B | A``."""
+    parts = () if isinstance(kind, type) else getattr(kind, "__args__", ())
+    return (getattr(kind, "__origin__", None), *map(_order_of, parts)) if parts else kind
 
 
 @_remembered

@@ -10,7 +10,7 @@ import copy
 import inspect
 import math
 import types
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import Enum
@@ -529,11 +529,30 @@ def own_copy(error: Exception) -> Exception | None:
         else:
             own = kind.__new__(kind, *error.args)
             own.__dict__.update(error.__dict__)
+        _copy_slots(error, own)
+        if (type(own), str(own)) != (kind, str(error)):
+            return None
     except Exception:  # noqa: BLE001  the class is anybody's
         return None
     if notes := getattr(error, "__notes__", None):
         own.__notes__ = [*notes]
     return own
+
+
+def _copy_slots(error: Exception, own: Exception) -> None:
+    """Give *own* what *error* has beside its `__dict__`: `args`, the `errno` of an OSError, what is in slots."""
+    own.args = error.args
+    for slot in _slots_of(type(error)):
+        with suppress(AttributeError):  # nothing is in it, or it is read-only: what `__new__` was given
+            if (value := slot.__get__(error)) is not None:
+                slot.__set__(own, value)
+
+
+def _slots_of(kind: type[Exception]) -> Iterator[Any]:
+    """Yield the attributes that Python itself, or a class with `__slots__`, keeps of a *kind*."""
+    for cls in kind.__mro__[: kind.__mro__.index(BaseException)]:
+        if cls.__module__ == "builtins" or "__slots__" in vars(cls):
+            yield from filter(inspect.ismemberdescriptor, vars(cls).values())
 
 
 def _is_text(key: object) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ from app_cache import (
     CacheMiddleware,
     CachePolicy,
     CacheSettings,
+    CompressedBackend,
     ConfigurationError,
     MemoryBackend,
     NotWiredError,
@@ -369,14 +371,32 @@ class TestStats:
         assert stats["breaker"] is None
         assert (stats["counts"]["hit"], stats["counts"]["uri-miss"]) == (2, 1)
 
-    async def test_server_away(self) -> None:
-        """While the backend is away the statistics of the process are told all the same."""
+    async def test_wrapped(self) -> None:
+        """A backend within another is named by statistics and health too: it is the one that may be away."""
+        app = app_with(backend=CompressedBackend(CompressedBackend(MemoryBackend())))
+        said = [(await get(app, path)).json()["backend"] for path in ("/cache-stats", "/health/cache")]
+        assert said == ["CompressedBackend(CompressedBackend(MemoryBackend))"] * 2
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            pytest.param(BackendError("away"), id="away"),
+            pytest.param(ConnectionError("away"), id="raises something"),
+            pytest.param(None, id="hangs"),
+        ],
+    )
+    async def test_server_away(self, monkeypatch: pytest.MonkeyPatch, error: Exception | None) -> None:
+        """While the backend does not say its size the statistics of the process are told all the same."""
+        monkeypatch.setattr("app_cache.fastapi.CHECK_TIMEOUT_S", 0.05)
 
         class Away(MemoryBackend):
             async def size(self) -> int:
-                raise BackendError("away")
+                if error is None:
+                    await asyncio.Event().wait()
+                raise error or AssertionError
 
-        response = await get(app_with(backend=Away()), "/cache-stats")
+        async with asyncio.timeout(30):
+            response = await get(app_with(backend=Away()), "/cache-stats")
         assert (response.status_code, response.json()["size"]) == (200, None)
 
     async def test_breaker(self, start_server: StartServer) -> None:

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 class Counted(MemoryBackend):
     """Counts how often it is asked, and fails with *failure* if there is one."""
 
-    def __init__(self, failure: Exception | None = None) -> None:
+    def __init__(self, failure: BaseException | None = None) -> None:
         super().__init__()
         self.failure = failure
         self.asked = 0
@@ -51,6 +51,10 @@ class Hung(MemoryBackend):
         pytest.param(Forgetful(), "unhealthy", "does not give back what it was given", id="keeps nothing"),
         pytest.param(Counted(BackendError("redis://:pw@h:1")), "degraded", "cannot be reached", id="away"),
         pytest.param(Counted(KeyError("s3cret")), "degraded", "failed with KeyError", id="raises something"),
+        pytest.param(Counted(TimeoutError()), "degraded", "failed with TimeoutError", id="raises a TimeoutError"),
+        pytest.param(
+            Counted(asyncio.CancelledError()), "degraded", "failed with CancelledError", id="cancels a call"
+        ),
         pytest.param(Hung(), "degraded", "no answer within", id="hangs"),
     ],
 )
@@ -63,6 +67,16 @@ async def test_reports(
     assert report.status == status
     assert (error or "") in (report.error or "")
     assert not {"pw", "s3cret", "h:1"} & {*str(report.error).replace("@", " ").split()}
+
+
+async def test_no_backend() -> None:
+    """Where there is no backend, a report says why, without the message."""
+
+    def provide() -> CacheBackend:
+        raise RuntimeError("s3cret")
+
+    report = await HealthCheck(provide).check()
+    assert report == HealthReport("unhealthy", "", "there is no backend: RuntimeError")
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,10 @@ import io
 import json
 import logging
 import os
+import resource
 import subprocess
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -94,6 +96,17 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
 def record(message: str) -> logging.LogRecord:
     """Return what a handler is given for *message*."""
     return logging.LogRecord("app_cache", logging.INFO, __file__, 1, message, None, None)
+
+
+@contextmanager
+def no_more_files() -> Iterator[None]:
+    """Let this process open no file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def renamed(path: Path) -> list[Path]:
@@ -607,6 +620,32 @@ class TestRotatedFile:
             "from other\n",
             "from one again\n",
         ]
+
+    def test_no_file_left(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """Where a file cannot be opened at its rotation, lines stay in the old one until another can be."""
+        file = tmp_path / "cache.log"
+        handler = RotatedFile(file, max_bytes=6, max_age_s=DAY_S, now=lambda: NOON)
+        handler.emit(record("first"))
+        with no_more_files():
+            handler.emit(record("second"))
+            handler.emit(record("third"))
+        handler.emit(record("fourth"))
+        handler.close()
+        assert [each.read_text() for each in [*renamed(file), file]] == ["first\nsecond\nthird\n", "fourth\n"]
+        assert "Too many open files" in capsys.readouterr().err
+
+    def test_directory_back(self, tmp_path: Path) -> None:
+        """A file whose directory was away is opened again as soon as that is there."""
+        directory = tmp_path / "logs"
+        directory.mkdir()
+        handler = RotatedFile(directory / "cache.log", max_bytes=100, max_age_s=None)
+        directory.rename(tmp_path / "moved")
+        handler.emit(record("meanwhile"))
+        directory.mkdir()
+        handler.emit(record("again"))
+        handler.close()
+        assert (tmp_path / "moved" / "cache.log").read_text() == "meanwhile\n"
+        assert (directory / "cache.log").read_text() == "again\n"
 
     def test_directory_gone(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """A file that cannot be opened again is told on standard error as usual in logging, and never raised."""

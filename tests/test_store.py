@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from app_cache.backends.compressed import CompressedBackend
 from app_cache.backends.memory import MemoryBackend
 from app_cache.backends.redis import RedisBackend
+from app_cache.breaker import FAILURES
 from app_cache.clock.base import Order, tag_stamp
 from app_cache.codec import Variants, decode, from_text
 from app_cache.errors import BackendError, ConfigurationError
@@ -263,6 +266,14 @@ async def test_failure_is_a_miss_and_said_once(caplog: pytest.LogCaptureFixture)
     assert store.stats["look_up_failed"] == 5
 
 
+async def test_log_names_what_is_within(caplog: pytest.LogCaptureFixture) -> None:
+    """The log names a backend around another with the one within."""
+    backend = Gate()
+    backend.away = True
+    await look_up(StoredResponses(CompressedBackend(backend)), PAGE)
+    assert "backend='CompressedBackend(Gate)'" in caplog.messages[0]
+
+
 async def test_hanging_backend_costs_its_budget() -> None:
     """A backend that never answers is a miss after the time that one operation may take."""
     backend, tasks = FourMethods(), asyncio.all_tasks()
@@ -273,6 +284,27 @@ async def test_hanging_backend_costs_its_budget() -> None:
     for _ in range(5):
         await asyncio.sleep(0)
     assert asyncio.all_tasks() == tasks
+
+
+class SecondTier(MemoryBackend):
+    """Memory that asks a server for what it does not have, which hangs."""
+
+    operation_timeout = 0.05
+
+    async def get(self, key: str) -> str | None:
+        if (value := await super().get(key)) is None:
+            await asyncio.Event().wait()
+        return value
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["itself", "compressed"])
+async def test_memory_with_a_second_tier_has_a_budget(*, wrapped: bool) -> None:
+    """Who makes memory ask elsewhere has the bounds of any backend: of time, and after five failures of number."""
+    backend = CompressedBackend(SecondTier()) if wrapped else SecondTier()
+    store = StoredResponses(backend)
+    async with asyncio.timeout(30):
+        assert [await body_of(store, PAGE) for _ in range(FAILURES + 1)] == [None] * (FAILURES + 1)
+    assert (store.stats["look_up_failed"], store.stats["look_up_skipped"]) == (FAILURES, 1)
 
 
 async def test_owed_invalidation() -> None:
@@ -500,6 +532,33 @@ async def test_few_writes_at_once() -> None:
     backend.open.set()
     await written(store)
     assert len(backend.entries) == 3 * WRITERS
+
+
+asker: ContextVar[str] = ContextVar("asker")
+
+
+class Asked(FourMethods):
+    """Remembers who asked for it whenever something is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.askers: list[str | None] = []
+
+    async def set(self, key: str, value: str, timeout: int) -> None:
+        if value.startswith("app-cache:"):
+            self.askers.append(asker.get(None))
+        await super().set(key, value, timeout)
+
+
+async def test_writes_are_of_nobody() -> None:
+    """What one request stored is never written in the context of another."""
+    backend = Asked()
+    store = StoredResponses(backend)
+    for number in range(2 * WRITERS):
+        asker.set(f"request {number}")
+        await fill(store, Page(f"/{number}"))
+    await written(store)
+    assert backend.askers == [None] * 2 * WRITERS
 
 
 class HangsIn(FourMethods):

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from decimal import Decimal
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Self, assert_type
+from typing import TYPE_CHECKING, Any, ClassVar, Self, assert_type
+from urllib.error import URLError
 
 import anyio.from_thread
 import anyio.to_thread
@@ -931,6 +932,35 @@ class Keywords(Exception):  # noqa: N818
         self.code = code
 
 
+class RefusedError(OSError):
+    """As the errors of requests are."""
+
+    def __init__(self, *args: object, response: object = None) -> None:
+        super().__init__(*args)
+        self.response = response
+
+
+class NotOursError(UnicodeDecodeError):
+    def __init__(self, content: bytes) -> None:
+        super().__init__("ours", content, 0, 1, "not ours")
+
+
+class MissingError(ImportError):
+    def __init__(self, name: str) -> None:
+        super().__init__(f"no {name}", name=name)
+
+
+class Slotted(Exception):  # noqa: N818
+    __slots__ = ("code",)
+
+    def __init__(self, code: int) -> None:
+        super().__init__("slotted")
+        self.code = code
+
+    def __str__(self) -> str:
+        return f"code {self.code}"
+
+
 def raised_by(work: Callable[[], object]) -> Exception:
     """Return what *work* raises."""
     try:
@@ -946,6 +976,7 @@ def noted(error: Exception) -> Exception:
     return error
 
 
+BUILT_IN = ("args", "errno", "strerror", "filename", "name", "encoding", "object", "start", "end", "reason")
 RESPONSE = httpx.Response(503, request=httpx.Request("GET", "http://test"))
 ERRORS = [
     pytest.param(ValueError("a", 1), id="builtin"),
@@ -956,6 +987,12 @@ ERRORS = [
     pytest.param(raised_by(lambda: Before(number="x")), id="pydantic"),  # type: ignore[arg-type]
     pytest.param(raised_by(RESPONSE.raise_for_status), id="httpx"),
     pytest.param(Keywords(code=7), id="keywords"),
+    pytest.param(RefusedError(111, "refused", "socket", response=1), id="OSError with more"),
+    pytest.param(RefusedError("refused"), id="OSError without a number"),
+    pytest.param(URLError("no such host"), id="urllib"),
+    pytest.param(NotOursError(b"\xff"), id="UnicodeError of bytes alone"),
+    pytest.param(MissingError("redis"), id="ImportError with more"),
+    pytest.param(Slotted(7), id="slots"),
     pytest.param(HTTPException(403, headers={"a": "b"}), id="HTTPException"),
     pytest.param(ExceptionGroup("group", [ValueError("a")]), id="group"),
     pytest.param(noted(ValueError("a")), id="note"),
@@ -970,6 +1007,7 @@ def test_own_copy(error: Exception) -> None:
     assert own is not error
     assert (type(own), str(own), repr(own)) == (type(error), str(error), repr(error))
     assert {**vars(own), "__notes__": []} == {**vars(error), "__notes__": []}
+    assert [getattr(own, name, None) for name in BUILT_IN] == [getattr(error, name, None) for name in BUILT_IN]
     own.add_note("mine")
     assert (own.__traceback__, [*getattr(error, "__notes__", ()), "mine"]) == (None, own.__notes__)
 
@@ -979,6 +1017,22 @@ class Unique(Exception):  # noqa: N818
         return super().__new__(cls)
 
     def __init__(self, *, number: int) -> None: ...
+
+
+class Elsewhere(Exception):  # noqa: N818
+    """Says what is kept under itself."""
+
+    said: ClassVar[dict[int, str]] = {}
+
+    def __str__(self) -> str:
+        return self.said.get(id(self), "nothing")
+
+
+def test_no_copy_that_says_less() -> None:
+    """There is no copy of an error that would not say what the error says."""
+    error = Elsewhere()
+    error.said[id(error)] = "something"
+    assert own_copy(error) is None
 
 
 async def test_error_that_cannot_be_copied(values: ValueCache) -> None:

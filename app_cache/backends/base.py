@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+OPERATION_TIMEOUT_S = 0.25
+"""Seconds that one operation of a backend may take which names no ``operation_timeout`` of its own."""
+
 
 class CacheBackend(ABC):
     """Keeps strings under keys, each for a time: subclass it and write these four coroutines.
@@ -190,6 +193,8 @@ STANDS_FOR = {
     "get_batched": "get_beside",
 }
 """The verb that each stands for: who overrides that one alone wants to be asked by it."""
+VALUES = ("get", "set", "delete", "get_bytes", "set_bytes")
+"""The verbs that take values in and out: who overrides one and not `beside` may take them anywhere."""
 
 
 NOWHERE = sys.maxsize
@@ -200,7 +205,8 @@ def capability(backend: CacheBackend, kind: TypeForm[T]) -> T | None:
     """Return *backend* as a *kind* if it can do all of that, else None.
 
     A subclass that overrides `get` or `set` but not the verb that would stand for it (`get_bytes`, …) does not
-    have that verb: it is asked through text, so that what it wrote is really called.
+    have that verb: it is asked through text, so that what it wrote is really called. Nor does it live in this
+    process, whatever it is a subclass of, unless it says so by a `beside` of its own.
     """
     if all(_can(backend, verb) for verb in VERBS[kind]):  # type: ignore[index]
         return backend  # type: ignore[return-value]
@@ -215,6 +221,8 @@ def _can(backend: CacheBackend, verb: str) -> bool:
 
 
 def _stood_for(verb: str) -> Iterator[str]:
+    if verb == "beside":
+        yield from VALUES
     while (stands_for := STANDS_FOR.get(verb)) is not None:
         yield stands_for
         verb = stands_for
@@ -223,6 +231,11 @@ def _stood_for(verb: str) -> Iterator[str]:
 def _place(backend: CacheBackend, verb: str) -> int:
     """Return how far up among the classes of *backend* the one is that has *verb*."""
     return next((place for place, cls in enumerate(type(backend).__mro__) if verb in vars(cls)), NOWHERE)
+
+
+def budget_of(backend: CacheBackend) -> float:
+    """Return in how many seconds an operation of *backend* is to be done."""
+    return getattr(backend, "operation_timeout", OPERATION_TIMEOUT_S)
 
 
 def checked_timeout(timeout: object) -> float:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, Unpack
 from redis.asyncio import ConnectionPool, Redis, Sentinel
 from redis.asyncio.connection import Connection, RedisSSLContext, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
+from redis.asyncio.sentinel import SentinelConnectionPool, SentinelManagedConnection, SentinelManagedSSLConnection
 from redis.backoff import NoBackoff
 from redis.client import NEVER_DECODE
 from redis.exceptions import (
@@ -862,9 +862,13 @@ def _server(url: str | NotGiven, url_source: str | None, options: RedisOptions) 
 def _address(pool: ConnectionPool) -> RedisUrl:
     options = pool.connection_kwargs
     by_tls = issubclass(pool.connection_class, SSLConnection)
+    scheme, at = "rediss" if by_tls else "redis", [options]
+    if isinstance(pool, SentinelConnectionPool):
+        at = [each.connection_pool.connection_kwargs for each in pool.sentinel_manager.sentinels]
+        scheme = f"{scheme}+sentinel"
     return RedisUrl(
-        scheme=UNIX if "path" in options else "rediss" if by_tls else "redis",
-        nodes=((options.get("host", "localhost"), options.get("port", 6379)),),
+        scheme=UNIX if "path" in options else scheme,
+        nodes=tuple((each.get("host", "localhost"), each.get("port", 6379)) for each in at),
         path=options.get("path"),
         service=getattr(pool, "service_name", None),
         username=options.get("username"),

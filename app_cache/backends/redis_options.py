@@ -13,6 +13,7 @@ import ssl
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, TypedDict
 
@@ -185,6 +186,8 @@ DEFAULTS: RedisOptions = {
     "health_check_interval": 30,
     "ssl_cert_reqs": "required",
 }
+OPTIONS = ("url", "default_timeout", "operation_timeout", "encoding", "decode_responses", *RULES)
+"""The names of all options that `RedisBackend` takes."""
 SECRET = frozenset({"username", "password"})
 VOID_WITHOUT_TLS: Mapping[str, object] = MappingProxyType(
     {
@@ -209,8 +212,14 @@ def check_options(options: Mapping[str, object]) -> None:
     """Raise `ConfigurationError` if one of *options* is unknown, or has a value that it never can have."""
     for name, value in options.items():
         if name not in RULES:
-            raise ConfigurationError(f"RedisBackend has no option {name!r}; it has {', '.join(RULES)}")
+            names = ", ".join(OPTIONS)
+            raise ConfigurationError(f"RedisBackend has no option {name!r}; {_meant(name)}it has {names}")
         check(name, value, RULES[name])
+
+
+def _meant(name: str) -> str:
+    """Return a question for the option that is likely meant by *name*, if there is one."""
+    return "".join(f"did you mean {each}? " for each in get_close_matches(name, OPTIONS, 1))
 
 
 def check_pool_stands_alone(options: Mapping[str, object]) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
-from app_cache.backends.base import CacheBackend
+from app_cache.backends.base import CacheBackend, budget_of
 from app_cache.backends.wrapper import Composite, Offered, seconds_for
 from app_cache.errors import ConfigurationError
 
@@ -65,6 +66,11 @@ class BackendRouter(Composite):
         self.default = wanted
         if not self.backends:
             raise ConfigurationError("backends must be a dictionary of names and backends, and have one at least")
+
+    @cached_property
+    def operation_timeout(self) -> float:
+        """In how many seconds an operation is to be done: the most that one of the backends may take."""
+        return max(map(budget_of, self._parts()))
 
     def _get_backend_for_key(self, key: str) -> str:
         """Return the name of the backend that *key* belongs to; override it to decide by other rules."""

@@ -77,6 +77,12 @@ class Wrapper(Composite):
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
 
+def shown(backend: CacheBackend) -> str:
+    """Return how *backend* is named to people: ``MetricsBackend(RedisBackend)`` where it is around another."""
+    name = type(backend).__name__
+    return f"{name}({shown(backend.backend)})" if isinstance(backend, Wrapper) else name
+
+
 class Offered(Generic[P, R]):
     """Decorates a method of a `Composite` that is there only if all parts have a verb of that name."""
 

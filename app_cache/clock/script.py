@@ -21,7 +21,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 from urllib.parse import quote, unquote_to_bytes
 
-from app_cache.backends.base import BatchingBackend, CombinedBackend, ScriptBackend, capability
+from app_cache.backends.base import BatchingBackend, CombinedBackend, ScriptBackend, budget_of, capability
 from app_cache.clock.base import Basis, InvalidationClock, InvalidationResult, Order, Reading, Verdict, end
 from app_cache.clock.epochs import (
     DIGITS,
@@ -53,6 +53,8 @@ LATELY_S = 0.05
 """Seconds in which what was read of the clock is still as good as new for whether an entry is worth writing."""
 PART = 500
 """Tags that one script invalidates at most."""
+MAX_BESIDE = 64
+"""Scripts that make missing stamps, beside the handlers of one event loop, at once."""
 MAX_TERMS = 8
 """Terms that the clock tells. A process that did not look while more of them began takes that for another past."""
 
@@ -288,6 +290,7 @@ class ScriptClock(InvalidationClock):
         self._seen = Seen()
         self._seen_at = 0.0
         self._monotonic = monotonic
+        self._budget = budget_of(backend)
         self._beside: set[asyncio.Task[None]] = set()
 
     def basis(self, key: str, value: bytes, reading: Reading) -> Basis | None:
@@ -358,12 +361,19 @@ class ScriptClock(InvalidationClock):
         return found.mark
 
     def _touch_beside(self, tags: Collection[str], keep_for: float) -> None:
-        """Make missing stamps while the handler runs; storing makes sure of them in any case."""
+        """Make missing stamps while the handler runs, within the time of one operation, unless many are under way.
+
+        Storing makes sure of them in any case.
+        """
+        loop = asyncio.get_running_loop()
+        if sum(task.get_loop() is loop for task in [*self._beside]) >= MAX_BESIDE:
+            return
 
         async def touch() -> None:
-            await self._touch(tags, keep_for)
+            async with asyncio.timeout(self._budget):
+                await self._touch(tags, keep_for)
 
-        task = asyncio.create_task(touch())
+        task = loop.create_task(touch())
         self._beside.add(task)
         task.add_done_callback(self._forget)
 

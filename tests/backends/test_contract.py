@@ -164,9 +164,7 @@ class TestZstdOverText(ClockedContract, TimeoutContract):
         return CompressedBackend(DictBackend(clock), "zstd", min_size=0)
 
 
-class TestDocumentsCompressedMemory(
-    ClockedContract, TimeoutContract, PatternContract, PingContract, SizeContract, LocalContract
-):
+class TestDocumentsCompressedMemory(ClockedContract, TimeoutContract, PatternContract, PingContract, SizeContract):
     def make_clocked(self, clock: FakeClock) -> CacheBackend:
         return DocumentsCompressedMemoryBackend(clock=clock)
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import socket
 import ssl
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from redis import ConnectionPool as BlockingIoPool
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
-from redis.asyncio.sentinel import SentinelConnectionPool
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 
 from app_cache.backends.redis import RedisBackend
-from app_cache.backends.redis_options import keepalive_options
+from app_cache.backends.redis_options import RedisOptions, keepalive_options
 from app_cache.errors import BackendError, ConfigurationError, Fault
 
 if TYPE_CHECKING:
@@ -276,10 +277,30 @@ def test_connection_pool_of_two_loops(redis_server: Server, use: Use) -> None:
     other.close()
 
 
-def test_connection_pool_is_shown_without_secrets() -> None:
+SENTINELS = cast("Any", Sentinel)([("s1", 26379), ("s2", 26380)], sentinel_kwargs={"password": "s3cret"})
+POOLS = [
+    pytest.param(
+        ConnectionPool.from_url("redis://alice:s3cret@cache.local:7000/2"),
+        "redis://***@cache.local:7000/2",
+        id="server",
+    ),
+    pytest.param(
+        SENTINELS.master_for("primary", password="s3cret", db=2).connection_pool,
+        "redis+sentinel://***@s1:26379,s2:26380/primary/2",
+        id="Sentinel",
+    ),
+    pytest.param(
+        SENTINELS.master_for("primary", ssl=True).connection_pool,
+        "rediss+sentinel://s1:26379,s2:26380/primary/0",
+        id="Sentinel, TLS",
+    ),
+]
+
+
+@pytest.mark.parametrize(("pool", "shown"), POOLS)
+def test_connection_pool_is_shown_without_secrets(pool: ConnectionPool, shown: str) -> None:
     """The address of a given pool is shown, its user and password are not."""
-    pool = ConnectionPool.from_url("redis://alice:s3cret@cache.local:7000/2")
-    assert repr(RedisBackend(connection_pool=pool)) == "RedisBackend('redis://***@cache.local:7000/2')"
+    assert repr(RedisBackend(connection_pool=pool)) == f"RedisBackend('{shown}')"
 
 
 # The connection
@@ -689,9 +710,9 @@ WRONG = [
     pytest.param({"default_timeout": 0}, "default_timeout must be a positive number", id="default 0"),
     pytest.param({"operation_timeout": None}, "operation_timeout must be a positive number", id="no budget"),
     pytest.param({"operation_timeout": True}, "not True", id="a bool for a budget"),
-    pytest.param(
-        {"max_connection": 1}, "RedisBackend has no option 'max_connection'; it has max_connections,", id="typo"
-    ),
+    pytest.param({"max_connection": 1}, "no option 'max_connection'; did you mean max_connections? ", id="typo"),
+    pytest.param({"default_timout": 1}, "did you mean default_timeout? it has url, ", id="typo beside the server"),
+    pytest.param({"host": "h"}, "RedisBackend has no option 'host'; it has url, default_", id="no option"),
     pytest.param({"connection_pool": object()}, "not a builtins.object", id="a pool that is none"),
     pytest.param({"connection_pool": BlockingIoPool()}, "ConnectionPool of redis.asyncio", id="a pool of threads"),
     pytest.param(
@@ -731,6 +752,14 @@ def test_refused(options: dict[str, Any], said: str) -> None:
 def test_accepted(options: dict[str, Any]) -> None:
     """What contradicts nothing constructs."""
     RedisBackend(**options)
+
+
+def test_every_option_is_named() -> None:
+    """Who gives an option that there is not is told all that there are."""
+    taken = {*inspect.signature(RedisBackend).parameters} - {"options", "url_source"}
+    with pytest.raises(ConfigurationError) as refusal:
+        RedisBackend(host="h")  # type: ignore[call-arg]
+    assert {*str(refusal.value).partition("it has ")[2].split(", ")} == taken | {*RedisOptions.__annotations__}
 
 
 def test_numbers_of_this_platform() -> None:

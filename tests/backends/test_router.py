@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from app_cache.backends.base import (
+    OPERATION_TIMEOUT_S,
     BytesBackend,
     CacheBackend,
     LocalBackend,
     PatternBackend,
     PingBackend,
     SizedBackend,
+    budget_of,
     capability,
 )
 from app_cache.backends.memory import MemoryBackend
+from app_cache.backends.redis import RedisBackend
 from app_cache.backends.router import BackendRouter
 from app_cache.errors import BackendError, ConfigurationError
 
@@ -192,6 +195,22 @@ def test_offers_what_all_can(kind: type[Any]) -> None:
 def test_is_not_local() -> None:
     """Nothing can be kept beside the values of several backends."""
     assert capability(BackendRouter({"data": MemoryBackend()}), LocalBackend) is None
+
+
+def test_has_the_time_of_the_slowest() -> None:
+    """An operation may take as long as the backend may that is given most, which a subclass may say otherwise."""
+
+    class Slow(TextBackend):
+        operation_timeout = 2.0
+
+    class Patient(BackendRouter):
+        operation_timeout = 3.0
+
+    backends = {"slow": Slow(), "fast": RedisBackend(operation_timeout=0.1), "data": MemoryBackend()}
+    assert budget_of(BackendRouter(backends)) == 2.0
+    assert budget_of(BackendRouter({"data": RedisBackend(operation_timeout=0.1)})) == 0.1
+    assert budget_of(BackendRouter({"fast": backends["fast"], "data": TextBackend()})) == OPERATION_TIMEOUT_S
+    assert budget_of(Patient(backends)) == 3.0
 
 
 async def test_default_timeouts(session: MemoryBackend) -> None:

@@ -11,11 +11,11 @@ import pytest
 from app_cache.backends.redis import RedisBackend
 from app_cache.clock.base import Order, Verdict, tag_stamp
 from app_cache.clock.epochs import DIGITS
-from app_cache.clock.script import MAX_TERMS, PART, TOUCH
+from app_cache.clock.script import MAX_BESIDE, MAX_TERMS, PART, TOUCH
 from app_cache.errors import BackendError
 from app_cache.store import StoredResponses
 from app_cache.testing import FakeClock
-from tests.stored import Page, begun, body_of, fill, filled, kept, verdict, written
+from tests.stored import FourMethods, Page, begun, body_of, fill, filled, kept, verdict, written
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -779,6 +779,29 @@ async def test_closing_ends_what_goes_on(stores: Stores) -> None:
     await store.clock.close()
     assert asyncio.all_tasks() == tasks
     backend.gate = None
+
+
+class HungScripts(FourMethods):
+    """Has a clock, and answers no script."""
+
+    operation_timeout = 0.05
+
+    async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        return [b"ab 1 0 0 0", *(None for _ in keys[1:])]
+
+    async def run_script(self, script: str, keys: Sequence[str], args: Sequence[str | int]) -> Any:
+        await asyncio.Event().wait()
+
+
+async def test_little_goes_on_where_scripts_hang() -> None:
+    """Stamps that a server does not make are waited for by few tasks, and for the time of one operation."""
+    clock, tasks = StoredResponses(HungScripts()).clock, asyncio.all_tasks()
+    for number in range(2 * MAX_BESIDE):
+        await begun(clock, Page(f"/{number}"))
+    beside = asyncio.all_tasks() - tasks
+    assert len(beside) == MAX_BESIDE
+    _, late = await asyncio.wait(beside, timeout=30)
+    assert not late
 
 
 class Forgetful(Observed):

@@ -233,6 +233,15 @@ class TestLateResolution:
                 assert await told_of(app, "/count", "/count") == [MISS, HIT]
         assert await told_of(app, "/count") == [HIT]
 
+    def test_what_is_used_is_remembered(self) -> None:
+        """A store that is asked for between overrides stays, with what it owes, however many there are."""
+        container = container_for({})
+        own = container.store()
+        for _ in range(40):
+            with container.backend.override(MemoryBackend()):
+                container.store()
+            assert container.store() is own
+
     async def test_settings(self) -> None:
         """Other settings are in force once the container forgets what it has built by the old ones."""
         app, container = installed(counting_app())

@@ -262,12 +262,16 @@ class TurnLoop(asyncio.SelectorEventLoop):
     def _task(self, loop: Any, work: Coroutine[Any, Any, Any], **options: Any) -> asyncio.Task[Any]:
         task = asyncio.Task(work, loop=loop, **options)
         context = options.get("context")
-        self.turns.tasks.append((process.get() if context is None else context.get(process, 0), task))
+        if context is not None and process not in context:
+            context.run(process.set, process.get())
+        self.turns.tasks.append((process.get() if context is None else context[process], task))
         return task
 
 
 class SlowMemory(MemoryBackend):
     """Memory whose operations take turns, though it lives in this process."""
+
+    beside = MemoryBackend.beside
 
     def __init__(self, turns: Turns, **options: Any) -> None:
         super().__init__(**options)

@@ -680,7 +680,6 @@ async def test_a_hit_counts_as_read() -> None:
 class Short(MemoryBackend):
     """Keeps nothing longer than five seconds, and may do something beside a look-up."""
 
-    beside = MemoryBackend.beside
     beside_look_up: Callable[[str, bytes], Any] | None = None
 
     async def set_bytes(self, key: str, value: bytes, timeout: float | None = None) -> None:

@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from app_cache.backends.compressed import CompressedBackend
 from app_cache.backends.memory import MemoryBackend
 from app_cache.backends.redis import RedisBackend
-from app_cache.breaker import FAILURES
 from app_cache.clock.base import Order, tag_stamp
 from app_cache.codec import Variants, decode, from_text
 from app_cache.errors import BackendError, ConfigurationError
@@ -284,27 +282,6 @@ async def test_hanging_backend_costs_its_budget() -> None:
     for _ in range(5):
         await asyncio.sleep(0)
     assert asyncio.all_tasks() == tasks
-
-
-class SecondTier(MemoryBackend):
-    """Memory that asks a server for what it does not have, which hangs."""
-
-    operation_timeout = 0.05
-
-    async def get(self, key: str) -> str | None:
-        if (value := await super().get(key)) is None:
-            await asyncio.Event().wait()
-        return value
-
-
-@pytest.mark.parametrize("wrapped", [False, True], ids=["itself", "compressed"])
-async def test_memory_with_a_second_tier_has_a_budget(*, wrapped: bool) -> None:
-    """Who makes memory ask elsewhere has the bounds of any backend: of time, and after five failures of number."""
-    backend = CompressedBackend(SecondTier()) if wrapped else SecondTier()
-    store = StoredResponses(backend)
-    async with asyncio.timeout(30):
-        assert [await body_of(store, PAGE) for _ in range(FAILURES + 1)] == [None] * (FAILURES + 1)
-    assert (store.stats["look_up_failed"], store.stats["look_up_skipped"]) == (FAILURES, 1)
 
 
 async def test_owed_invalidation() -> None:

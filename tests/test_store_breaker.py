@@ -324,8 +324,6 @@ async def test_memory_has_no_breaker(caplog: pytest.LogCaptureFixture) -> None:
     """Memory that fails, as only a subclass can, is asked again each time, and said once."""
 
     class Broken(MemoryBackend):
-        beside = MemoryBackend.beside
-
         async def get_bytes(self, key: str) -> bytes | None:
             raise KeyError(key)
 

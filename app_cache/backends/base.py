@@ -193,8 +193,6 @@ STANDS_FOR = {
     "get_batched": "get_beside",
 }
 """The verb that each stands for: who overrides that one alone wants to be asked by it."""
-VALUES = ("get", "set", "delete", "get_bytes", "set_bytes")
-"""The verbs that take values in and out: who overrides one and not `beside` may take them anywhere."""
 
 
 NOWHERE = sys.maxsize
@@ -205,8 +203,7 @@ def capability(backend: CacheBackend, kind: TypeForm[T]) -> T | None:
     """Return *backend* as a *kind* if it can do all of that, else None.
 
     A subclass that overrides `get` or `set` but not the verb that would stand for it (`get_bytes`, …) does not
-    have that verb: it is asked through text, so that what it wrote is really called. Nor does it live in this
-    process, whatever it is a subclass of, unless it says so by a `beside` of its own.
+    have that verb: it is asked through text, so that what it wrote is really called.
     """
     if all(_can(backend, verb) for verb in VERBS[kind]):  # type: ignore[index]
         return backend  # type: ignore[return-value]
@@ -221,8 +218,6 @@ def _can(backend: CacheBackend, verb: str) -> bool:
 
 
 def _stood_for(verb: str) -> Iterator[str]:
-    if verb == "beside":
-        yield from VALUES
     while (stands_for := STANDS_FOR.get(verb)) is not None:
         yield stands_for
         verb = stands_for

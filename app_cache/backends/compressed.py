@@ -25,7 +25,6 @@ if TYPE_CHECKING:
         BytesBackend,
         CacheBackend,
         CombinedBackend,
-        LocalBackend,
         ScriptBackend,
         WatchedBackend,
     )
@@ -145,11 +144,6 @@ class CompressedBackend(Wrapper):
         """Call *told* with the key at each later `set` and `delete`, here or directly in the backend within."""
         cast("WatchedBackend", self.backend).watch(told)
         self._told.append(told)
-
-    @Offered
-    def beside(self, name: str, make: Callable[[], object]) -> Any:
-        """Return the object kept under *name* beside the values of the backend within."""
-        return cast("LocalBackend", self.backend).beside(name, make)
 
     async def _get_bytes(self, key: str) -> bytes | None:
         kept = await cast("BytesBackend", self.backend).get_bytes(key)

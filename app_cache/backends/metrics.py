@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from app_cache.backends.wrapper import Offered, Wrapper, seconds_for
 from app_cache.logger_config import logger
@@ -15,7 +15,7 @@ from app_cache.logger_config import logger
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from app_cache.backends.base import BytesBackend, CacheBackend, CombinedBackend, LocalBackend
+    from app_cache.backends.base import BytesBackend, CacheBackend, CombinedBackend
 
 
 class MetricsClient(Protocol):
@@ -116,11 +116,6 @@ class MetricsBackend(Wrapper):
         """Run *script*, then keep *value* under *key* for *timeout* seconds; it counts as one `set`."""
         with self._told("set"):
             await cast("CombinedBackend", self.backend).set_and_run(key, value, timeout, script, keys, args)
-
-    @Offered
-    def beside(self, name: str, make: Callable[[], object]) -> Any:
-        """Return the object kept under *name* beside the values of the backend within."""
-        return cast("LocalBackend", self.backend).beside(name, make)
 
     @contextmanager
     def _told(self, verb: str) -> Iterator[None]:

@@ -74,12 +74,6 @@ class OwnGetAndBytes(OwnGet):
         return await super().get_bytes(key)
 
 
-class StillHere(OwnGetAndBytes):
-    """A subclass that says that values are kept in this process all the same."""
-
-    beside = MemoryBackend.beside
-
-
 class OwnGetOfMetrics(MetricsBackend):
     """A wrapper that reads text in its own way."""
 
@@ -128,25 +122,20 @@ class NoMetrics:
 BACKENDS = [
     pytest.param(TextBackend, set(), id="four verbs"),
     pytest.param(MemoryBackend, OF_MEMORY | {InstantBackend}, id="memory"),
-    pytest.param(OwnGet, OF_MEMORY - {BytesBackend, LocalBackend}, id="get overridden"),
-    pytest.param(OwnSet, (OF_MEMORY | {InstantBackend}) - {BytesBackend, LocalBackend}, id="set overridden"),
-    pytest.param(OwnDelete, (OF_MEMORY | {InstantBackend}) - {LocalBackend}, id="delete overridden"),
-    pytest.param(OwnGetAndBytes, OF_MEMORY - {LocalBackend}, id="get overridden, and then the bytes"),
-    pytest.param(StillHere, OF_MEMORY, id="get overridden, and beside"),
+    pytest.param(OwnGet, OF_MEMORY - {BytesBackend}, id="get overridden"),
+    pytest.param(OwnSet, (OF_MEMORY | {InstantBackend}) - {BytesBackend}, id="set overridden"),
+    pytest.param(OwnDelete, OF_MEMORY | {InstantBackend}, id="delete overridden"),
+    pytest.param(OwnGetAndBytes, OF_MEMORY, id="get overridden, and then the bytes"),
     pytest.param(OnlyOneOfTwo, set(), id="half a capability"),
     pytest.param(NotCallable, set(), id="not callable"),
     pytest.param(lambda: CompressedBackend(MemoryBackend()), OF_MEMORY, id="compressed memory"),
     pytest.param(lambda: CompressedBackend(TextBackend()), set(), id="compressed text"),
-    pytest.param(
-        lambda: CompressedBackend(OwnGet()),
-        OF_MEMORY - {BytesBackend, LocalBackend},
-        id="compressed, get overridden",
-    ),
+    pytest.param(lambda: CompressedBackend(OwnGet()), OF_MEMORY - {BytesBackend}, id="compressed, get overridden"),
     pytest.param(lambda: MetricsBackend(MemoryBackend(), NoMetrics()), OF_MEMORY, id="metered memory"),
     pytest.param(lambda: MetricsBackend(TextBackend(), NoMetrics()), set(), id="metered text"),
     pytest.param(
         lambda: OwnGetOfMetrics(MemoryBackend(), NoMetrics()),
-        OF_MEMORY - {BytesBackend, LocalBackend},
+        OF_MEMORY - {BytesBackend},
         id="metered, get overridden",
     ),
     pytest.param(
@@ -173,7 +162,7 @@ def test_capability_is_the_backend(make: Callable[[], CacheBackend], kinds: set[
 
 
 @pytest.mark.parametrize(("make", "kinds"), BACKENDS)
-@pytest.mark.parametrize("kind", [PatternBackend, SizedBackend, ScriptBackend, WatchedBackend])
+@pytest.mark.parametrize("kind", [PatternBackend, SizedBackend, LocalBackend, ScriptBackend, WatchedBackend])
 def test_hasattr(make: Callable[[], CacheBackend], kinds: set[type[Any]], kind: type[Any]) -> None:
     """`hasattr`, which the document asks, tells the truth."""
     backend = make()

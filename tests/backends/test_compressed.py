@@ -83,8 +83,6 @@ class WatchedTextBackend(TextBackend):
 class ServerBackend(MemoryBackend):
     """Has the capabilities of a server over memory; its only script keeps an argument under a key."""
 
-    beside = MemoryBackend.beside
-
     def __init__(self) -> None:
         super().__init__()
         self.told: list[Callable[[str], None]] = []

@@ -164,7 +164,9 @@ class TestZstdOverText(ClockedContract, TimeoutContract):
         return CompressedBackend(DictBackend(clock), "zstd", min_size=0)
 
 
-class TestDocumentsCompressedMemory(ClockedContract, TimeoutContract, PatternContract, PingContract, SizeContract):
+class TestDocumentsCompressedMemory(
+    ClockedContract, TimeoutContract, PatternContract, PingContract, SizeContract, LocalContract
+):
     def make_clocked(self, clock: FakeClock) -> CacheBackend:
         return DocumentsCompressedMemoryBackend(clock=clock)
 

@@ -271,8 +271,6 @@ class TurnLoop(asyncio.SelectorEventLoop):
 class SlowMemory(MemoryBackend):
     """Memory whose operations take turns, though it lives in this process."""
 
-    beside = MemoryBackend.beside
-
     def __init__(self, turns: Turns, **options: Any) -> None:
         super().__init__(**options)
         self._turns = turns

@@ -30,6 +30,7 @@ from starlette.staticfiles import StaticFiles
 
 from app_cache import CacheMiddleware, CachePolicy, ConfigurationError, MemoryBackend, add_tags, cache, invalidates
 from app_cache.fastapi import Backend, Invalidation
+from app_cache.policy import never_cached
 from app_cache.routes.parameters import Parameters
 from app_cache.routes.policies import Fallbacks, say_header_not_sent, say_query_not_read
 from app_cache.routes.table import MAX_PLANS, RouteTable, escape_for_glob, escape_for_url
@@ -863,6 +864,37 @@ class Callable:
         return item
 
 
+class Called:
+    """An endpoint that is an object, and cached by the method that calls it."""
+
+    title = "page"
+
+    @cache(timeout=60)
+    async def __call__(self) -> str:
+        return self.title
+
+
+class SameCalled(Called):
+    """It is called by the method that was decorated, and has no other."""
+
+    title = "another page"
+
+
+class OtherCalled(Called):
+    """It is called by a method of its own."""
+
+    async def __call__(self) -> str:
+        return "page of one"
+
+
+class HelpedCalled(Called):
+    """It is called by the method that was decorated, and has another, which that may call."""
+
+    @property
+    def title(self) -> str:  # type: ignore[override]
+        return "page of one"
+
+
 async def either(request: Request, *, text: str) -> Response:
     """Answer with *text*."""
     return PlainTextResponse(text)
@@ -962,6 +994,40 @@ async def test_callable_object() -> None:
     app.get("/x")(cache(timeout=60)(Callable()))
     put_cache(app)
     assert await is_cached(app, "/x")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "expected"),
+    [
+        (Called(), True),
+        (functools.partial(Called()), True),
+        (SameCalled(), True),
+        (OtherCalled(), False),
+        (HelpedCalled(), False),
+    ],
+    ids=["its own", "partial", "with its method", "with another method", "with a method beside it"],
+)
+async def test_object_whose_class_says_how_it_is_called(endpoint: Any, *, expected: bool) -> None:
+    """A mark on ``__call__`` is for the objects of its class, and of subclasses without methods of their own."""
+    app = FastAPI()
+    app.get("/x")(endpoint)
+    put_cache(app)
+    assert await is_cached(app, "/x") is expected
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        pytest.param(functools.partial(never_cached(_copy(either)), text="a"), id="partial of it"),
+        pytest.param(never_cached(functools.partial(either, text="a")), id="partial"),
+        pytest.param(functools.partial(never_cached(functools.partial(either)), text="a"), id="between partials"),
+    ],
+)
+async def test_partial_of_what_is_never_cached(endpoint: Any) -> None:
+    """What stays out of the cache does so as a partial too, whatever policy is for what has none."""
+    app = Starlette(routes=[Route("/x", endpoint)])
+    put_cache(app, default_policy=CachePolicy(timeout=60))
+    assert not await is_cached(app, "/x")
 
 
 async def test_method_of_an_object() -> None:

@@ -151,6 +151,18 @@ async def commits_before() -> AsyncIterator[None]:
     yield
 
 
+def _handed_on(function: Any) -> Any:
+    return functools.wraps(function)(lambda *values: function(*values))
+
+
+class Commits:
+    """A dependency that is an object, and commits when the answer has been sent."""
+
+    @_handed_on
+    async def __call__(self) -> AsyncIterator[None]:
+        yield
+
+
 def by_task(tasks: BackgroundTasks) -> None:
     """Perhaps leave something to do."""
 
@@ -163,6 +175,7 @@ ONCE, EXIT, TASKS = Depends(commits_before, scope="function"), Depends(commits),
     [
         pytest.param(MemoryBackend(), EXIT, False, 1, id="nobody else can have filled it"),
         pytest.param(FourMethods(), EXIT, False, 2, id="another process may have"),
+        pytest.param(FourMethods(), Depends(Commits()), False, 2, id="another process, and a decorator"),
         pytest.param(FourMethods(), TASKS, False, 2, id="a background task"),
         pytest.param(FourMethods(), ONCE, False, 1, id="a commit before the answer"),
         pytest.param(FourMethods(), None, False, 1, id="no commit"),

@@ -342,13 +342,15 @@ class Fill(Run[Outcome]):
         if message["type"] == "http.response.start":
             await self._send_start(message)
         elif message["type"] in BESIDE_THE_ANSWER:
-            self._keep(message)
-        elif message["type"] == "http.response.body" and self.complete:
-            self._send_rest(message)
-        elif message["type"] == "http.response.body" and self.sharing:
-            await self._send_shared(message)
-        else:
+            self._keep({**message})
+        elif message["type"] != "http.response.body" or not (self.complete or self.sharing):
             await self._send_own(message)
+        else:
+            message = {**message, "body": bytes(message.get("body", b""))}  # the application may use its own again
+            if self.complete:
+                self._send_rest(message)
+            else:
+                await self._send_shared(message)
 
     async def _send_start(self, message: Message) -> None:
         headers = fields_of(message)
@@ -365,7 +367,7 @@ class Fill(Run[Outcome]):
                 self._release_start()
 
     async def _send_shared(self, message: Message) -> None:
-        part = bytes(message.get("body", b""))
+        part = message["body"]
         self._size += len(part)
         if self._size > self.judge.max_body:
             await self._send_own(message)
@@ -464,7 +466,7 @@ def _views(messages: Iterable[Message], body: bytes, end: int) -> deque[Message]
     views: deque[Message] = deque()
     for message in reversed([*messages]):
         if message["type"] == "http.response.body":
-            start = end - memoryview(message.get("body", b"")).nbytes
+            start = end - len(message["body"])
             message, end = _View(message, body=memoryview(body)[start:end]), start
         views.appendleft(message)
     return views

@@ -252,6 +252,29 @@ async def test_runs_at_its_own_pace(scene: Scene) -> None:
     assert scene.client.body == b"oneend"
 
 
+@pytest.mark.parametrize("length", [[], [(b"content-length", b"6")]], ids=["in parts", "whole before its end"])
+async def test_messages_that_are_used_again(scene: Scene, length: list[tuple[bytes, bytes]]) -> None:
+    """A run may use a message again, and the memory of its body, for what it sends next."""
+    scene.client.takes.clear()
+    memory = bytearray(3)
+    hint: Message = {"type": "http.response.early_hint", "links": [b"</one>"]}
+    body: Message = {"type": "http.response.body", "body": memoryview(memory)}
+    await scene.handler.send(hint)
+    hint["links"] = [b"</two>"]
+    await scene.handler.send({**START, "headers": length})
+    for memory[:], body["more_body"] in ((b"one", True), (b"two", True)):
+        await scene.handler.send(body)
+    body.update(body=b"", more_body=False)
+    await scene.handler.send(body)
+    body["body"] = b"more"
+    await scene.handler.end()
+    scene.client.takes.set()
+    await scene.leader
+    assert scene.client.got[0]["links"] == [b"</one>"]
+    assert scene.client.got[2:] == [part(b"one"), part(b"two"), {**END, "body": b""}]
+    assert scene.judge.bodies == [b"onetwo"]
+
+
 async def test_slow_leader_costs_one_body(scene: Scene) -> None:
     """What a leader has yet to get of a complete answer is in memory once, and it gets each message as it was."""
     scene.client.takes.clear()

@@ -451,6 +451,21 @@ async def test_memoryview_bodies() -> None:
     assert (hit.content, told(hit)) == (b"onetwo", "hit")
 
 
+async def test_messages_that_are_used_again() -> None:
+    """An application may send one message several times, filled anew, as servers let it."""
+
+    async def bare(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        message: dict[str, Any] = {"type": "http.response.body"}
+        for message["body"], message["more_body"] in ((b"one", True), (b"two", True), (b"three", False)):
+            await send(message)
+
+    app = CacheMiddleware(bare, MemoryBackend(), default_policy=CachePolicy(timeout=60))
+    async with client_of(app) as client:
+        miss, hit = await client.get("/"), await client.get("/")
+    assert (miss.text, hit.text, told(hit)) == ("onetwothree", "onetwothree", "hit")
+
+
 async def test_websocket() -> None:
     """Websockets pass, and their endpoints get the cache's providers."""
     app = FastAPI()

@@ -231,17 +231,16 @@ class Fill(Run[Outcome]):
         """Send on what the run sends until it has ended, and raise what it raises.
 
         An answer that is withheld is not waited for beyond its end: send what stands in for it, then call `end`.
-        Return False, with nothing sent, if the run has not begun to answer after *patience* seconds; it goes on
+        Return False, with nothing of an answer sent, if none has begun after *patience* seconds; the run goes on
         without its leader.
 
         Raises:
             asyncio.CancelledError: If the leader's request is cancelled; what may be shared goes on without it.
         """
         try:
-            if patience is not None and not await self._speaks_within(patience):
+            if not await self._tee(send, patience):
                 await self._abandon(None)
                 return False
-            await self._tee(send)
         except asyncio.CancelledError:
             await self._abandon(None)
             raise
@@ -278,25 +277,25 @@ class Fill(Run[Outcome]):
         """Whether the answer is complete and nobody gets it: the leader need not wait for what follows."""
         return self.complete and self._share is Share.WITHHOLD
 
-    async def _speaks_within(self, seconds: float) -> bool:
-        """Return whether there is something to send, or the run has ended, *seconds* from now at the latest."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._news.wait()
-        except TimeoutError:
-            return False
-        return True
-
-    async def _tee(self, send: Send) -> None:
+    async def _tee(self, send: Send, patience: float | None) -> bool:
+        """Send on what the run sends until it ends; return False if no answer begins in *patience* seconds."""
+        until = None if patience is None else self.loop.time() + patience
         while True:
             while self._kept:
-                await send(_sendable(self._kept[0]))
+                message = self._kept[0]
+                await send(_sendable(message))
                 self._kept.popleft()
                 self._taken.set()
+                if message["type"] not in BESIDE_THE_ANSWER:
+                    until = None
             if self.task is None or self.task.done() or self._is_withheld:
-                return
+                return True
             self._news.clear()
-            await self._news.wait()
+            try:
+                async with asyncio.timeout_at(until):
+                    await self._news.wait()
+            except TimeoutError:
+                return False
 
     async def _abandon(self, gone: Exception | None) -> None:
         """Let the run go on without its leader as long as it may be shared, else end it as the leader ended."""

@@ -291,6 +291,27 @@ async def test_slow_leader_costs_one_body(scene: Scene) -> None:
     assert {type(message["body"]) for message in scene.client.got[1:]} == {bytes}
 
 
+@pytest.mark.parametrize(
+    ("message", "waits"),
+    [
+        pytest.param(START, True, id="its start"),
+        pytest.param({"type": "http.response.early_hint", "links": []}, False, id="a hint"),
+        pytest.param({"type": "http.response.debug", "info": {}}, False, id="what is for tests"),
+    ],
+)
+async def test_patience(message: Message, *, waits: bool) -> None:
+    """A leader's patience ends where nothing of an answer has come; its client gets what has come."""
+    fill, handler, client = Fill(Answers()), Handler(), Client()
+    fill.start(handler, {}, b"", client.receive)
+    await handler.send(message)
+    leader = asyncio.create_task(fill.lead(client.send, 0.0))
+    await turns()
+    await handler.send(END)
+    await handler.end()
+    assert await leader is waits
+    assert [each["type"] for each in client.got] == [message["type"], *[END["type"]] * waits]
+
+
 async def test_content_and_no_disconnect(scene: Scene) -> None:
     """The run gets the content once, and learns of no client that leaves until its answer is complete."""
     scene.client.gone.set()

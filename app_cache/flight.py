@@ -103,6 +103,10 @@ class Judge(Protocol):
         """Do what follows from an answer that is not stored, before it is sent."""
         ...
 
+    def unkept(self) -> None:
+        """Do what follows from an answer with more than a body, before that is sent: it is not stored."""
+        ...
+
     async def finished(self, body: bytes) -> Outcome:
         """Return the outcome of a complete answer, once it can be hit."""
         ...
@@ -207,7 +211,7 @@ class Fill(Run[Outcome]):
         self.judge = judge
         self.sharing = True
         self.complete = False
-        self._share = Share.STORE
+        self._share: Share | None = None
         self._kept: deque[Message] = deque()
         self._body: list[bytes] = []
         self._size = 0
@@ -342,7 +346,10 @@ class Fill(Run[Outcome]):
             await self._send_start(message)
         elif message["type"] in BESIDE_THE_ANSWER:
             self._keep({**message})
-        elif message["type"] != "http.response.body" or not (self.complete or self.sharing):
+        elif message["type"] != "http.response.body":
+            self._refuse()
+            await self._send_own(message)
+        elif not (self.complete or self.sharing):
             await self._send_own(message)
         else:
             message = {**message, "body": bytes(message.get("body", b""))}  # the application may use its own again
@@ -357,6 +364,8 @@ class Fill(Run[Outcome]):
         self._share = self.judge.started(message["status"], headers)
         if self._share in (Share.REFUSE, Share.FAIL):
             self.judge.refused()
+        elif message.get("trailers") or not self.sharing:
+            self._refuse()
         if self._share in (Share.REFUSE, Share.UNADMITTED) or message.get("trailers"):
             await self._send_own(message)
         elif self._share is not Share.WITHHOLD:
@@ -364,6 +373,12 @@ class Fill(Run[Outcome]):
             self._length = delta_seconds(combined(headers, b"content-length"))
             if self._length is None:
                 self._release_start()
+
+    def _refuse(self) -> None:
+        """Refuse to store an answer that has more than a body, as soon as that is known."""
+        if self._share is Share.STORE and not self.complete:
+            self._share = Share.REFUSE
+            self.judge.unkept()
 
     async def _send_shared(self, message: Message) -> None:
         part = message["body"]

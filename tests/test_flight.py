@@ -48,6 +48,8 @@ class Answers:
 
     def refused(self) -> None: ...
 
+    def unkept(self) -> None: ...
+
     async def finished(self, body: bytes) -> Outcome:
         self.bodies.append(body)
         return Outcome(failed=True, failure=(500, (), body)) if self.share is Share.FAIL else STORED

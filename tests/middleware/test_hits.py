@@ -376,17 +376,19 @@ async def test_early_hints() -> None:
 
 
 async def test_pathsend(tmp_path: Path) -> None:
-    """A body that the server sends from a file is passed on as it is, and nothing is stored."""
+    """A body that the server sends from a file is passed on as it is; nothing is stored, nor offered to others."""
     path = tmp_path / "file"
     path.write_bytes(b"text")
     app = FastAPI()
-    app.get("/")(cache(timeout=60)(lambda: FileResponse(path)))
+    app.get("/")(cache(timeout=60, client_max_age=600)(lambda: FileResponse(path)))
     put_cache(app)
     scope = scope_of("/", extensions={"http.response.pathsend": {}})
     for _ in range(2):
         start, sent = await messages_of(app, dict(scope))
         assert sent == {"type": "http.response.pathsend", "path": str(path)}
-        assert (b"cache-status", b"app-cache; fwd=uri-miss") in start["headers"]
+        fields = dict(start["headers"])
+        assert fields[b"cache-status"] == b"app-cache; fwd=uri-miss; detail=incomplete"
+        assert b"cache-control" not in fields
 
 
 @pytest.mark.parametrize(
@@ -402,7 +404,7 @@ async def test_pathsend(tmp_path: Path) -> None:
         ),
         pytest.param(
             [
-                {"type": "http.response.start", "status": 200, "headers": []},
+                {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1")]},
                 {"type": "http.response.zerocopysend", "file": 1},
                 {"type": "http.response.body", "body": b"", "more_body": False},
             ],
@@ -419,7 +421,7 @@ async def test_pathsend(tmp_path: Path) -> None:
     ],
 )
 async def test_unknown_messages(messages: list[dict[str, Any]]) -> None:
-    """Messages that the cache does not know are passed on in order, and their answer is not stored."""
+    """Messages that the cache does not know are passed on in order; their answer is not stored, nor offered."""
     runs = []
 
     async def bare(scope: Any, receive: Any, send: Any) -> None:
@@ -427,11 +429,14 @@ async def test_unknown_messages(messages: list[dict[str, Any]]) -> None:
         for message in messages:
             await send(message)
 
-    app = CacheMiddleware(bare, MemoryBackend(), default_policy=CachePolicy(timeout=60))
+    app = CacheMiddleware(bare, MemoryBackend(), default_policy=CachePolicy(timeout=60, client_max_age=600))
     for _ in range(2):
         sent = await messages_of(app, scope_of("/"))
         assert [each["type"] for each in sent] == [each["type"] for each in messages]
         assert sent[-1] == messages[-1]
+        fields = dict(next(each["headers"] for each in sent if each["type"] == "http.response.start"))
+        assert fields[b"cache-status"] == b"app-cache; fwd=uri-miss; detail=incomplete"
+        assert b"cache-control" not in fields
     assert len(runs) == 2
 
 

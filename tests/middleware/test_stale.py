@@ -213,6 +213,34 @@ async def test_what_was_refused_does_not_come_back(clock: FakeClock) -> None:
     assert [(await app.get())[:2] for _ in range(2)] == [(404, "gone"), (500, "bad")]
 
 
+@pytest.mark.parametrize(
+    "rest",
+    [
+        pytest.param({"type": "http.response.pathsend", "path": "/etc/hosts"}, id="pathsend"),
+        pytest.param({"type": "http.response.body", "body": b"two"}, id="trailers"),
+    ],
+)
+async def test_what_cannot_be_stored_takes_the_place(clock: FakeClock, rest: dict[str, Any]) -> None:
+    """Once the handler has answered more than can be stored, the older answer stands in no more."""
+    start = {"type": "http.response.start", "status": 200, "headers": []}
+    last = {"type": "http.response.body", "body": b"end"}
+    answers = [
+        (start, last),
+        ({**start, "trailers": "body" in rest}, rest),
+        ({**start, "status": 500}, last),
+    ]
+
+    async def bare(scope: Any, receive: Any, send: Any) -> None:
+        for message in answers.pop(0):
+            await send(message)
+
+    policy = CachePolicy(timeout=60, stale_if_error=60)
+    app = CacheMiddleware(bare, MemoryBackend(), default_policy=policy, clock=clock)
+    await messages_of(app, scope_of("/"))
+    clock.advance(61)
+    assert [(await messages_of(app, scope_of("/")))[0]["status"] for _ in range(2)] == [200, 500]
+
+
 async def test_failure_after_the_start(clock: FakeClock) -> None:
     """Nothing stands in for an answer that fails after it began: it breaks off, and no other follows."""
 

@@ -46,6 +46,8 @@ MOST_REST_S = 60.0
 MAX_MARKERS = 10_000
 BESIDE_THE_ANSWER = frozenset({"http.response.debug", "http.response.early_hint"})
 """Messages that come before an answer, and are no part of it."""
+BODIES = frozenset({"http.response.body", "http.response.pathsend", "http.response.zerocopysend"})
+"""Messages with a body, or a part of one where more follows."""
 
 
 class Share(Enum):

@@ -391,6 +391,22 @@ async def test_pathsend(tmp_path: Path) -> None:
         assert b"cache-control" not in fields
 
 
+async def test_pathsend_of_what_the_client_has(tmp_path: Path) -> None:
+    """A client that has the file gets a 304 without it, however its body would be sent."""
+    path = tmp_path / "file"
+    path.write_bytes(b"text")
+    app = FastAPI()
+    app.get("/")(cache(timeout=60)(lambda: FileResponse(path)))
+    put_cache(app)
+    async with client_of(app) as client:
+        tag = (await client.get("/")).headers["etag"].encode()
+    fields = [(b"host", b"other"), (b"if-none-match", tag)]
+    scope = scope_of("/", extensions={"http.response.pathsend": {}}, headers=fields)
+    start, body = await messages_of(app, scope)
+    assert start["status"] == 304
+    assert body == {"type": "http.response.body", "body": b"", "more_body": False}
+
+
 @pytest.mark.parametrize(
     "messages",
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -561,6 +562,35 @@ async def test_state_set_by_the_endpoint() -> None:
     async with client_of(app) as client:
         await client.get("/items/7")
     assert seen == [(7, {"item": "7"}, "/items/{item}", answer)]
+
+
+async def test_context_around_the_endpoint() -> None:
+    """The endpoint has the context of the middlewares around the cache; they see what it changes in an object."""
+    facts: ContextVar[dict[str, str]] = ContextVar("facts")
+    seen: list[Any] = []
+    app = FastAPI()
+
+    class Notes:
+        def __init__(self, app: Any) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            facts.set({"path": scope["path"]})
+            await self.app(scope, receive, send)
+            seen.append(facts.get())
+
+    @app.get("/")
+    @cache(timeout=60)
+    def answer() -> str:
+        facts.get()["read at"] = facts.get()["path"]
+        return "text"
+
+    put_cache(app)
+    app.add_middleware(Notes)
+    async with client_of(app) as client:
+        for _ in range(2):
+            await client.get("/")
+    assert seen == [{"path": "/", "read at": "/"}, {"path": "/"}]
 
 
 async def test_starlette() -> None:

@@ -32,7 +32,7 @@ from app_cache import CacheMiddleware, CachePolicy, ConfigurationError, MemoryBa
 from app_cache.fastapi import Backend, Invalidation
 from app_cache.policy import never_cached
 from app_cache.routes.parameters import Parameters
-from app_cache.routes.policies import Fallbacks, say_header_not_sent, say_query_not_read
+from app_cache.routes.policies import Fallbacks, say_decorator_not_read, say_header_not_sent, say_query_not_read
 from app_cache.routes.table import MAX_PLANS, RouteTable, escape_for_glob, escape_for_url
 from tests.middleware.apps import client_of, put_cache, scope_of, told
 
@@ -973,6 +973,28 @@ async def test_subclass_of_a_decorated_class(endpoint: Any, *, expected: bool) -
     app = Starlette(routes=[Route("/x", endpoint)])
     put_cache(app)
     assert await is_cached(app, "/x") is expected
+
+
+@pytest.mark.parametrize(
+    "decorator", [cache(timeout=60), invalidates(tags=["a"]), never_cached], ids=["cache", "invalidates", "never"]
+)
+async def test_decorator_on_a_method_of_a_class(decorator: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """A decorator on a method of a class-based endpoint, where it says nothing, is said once at start."""
+
+    class Pages(HTTPEndpoint):
+        @decorator
+        async def get(self, request: Request) -> Response:
+            return PlainTextResponse("page")
+
+    say_decorator_not_read.cache_clear()
+    app = Starlette(routes=[Route("/x", Pages), Route("/y", Decorated)])
+    put_cache(app)
+    for _ in range(2):
+        async with app.router.lifespan_context(app):
+            pass
+    said = [each.getMessage() for each in caplog.records if "decorator_not_read" in each.getMessage()]
+    assert len(said) == 1
+    assert said[0].endswith("""Pages' (/x)" method=get""")
 
 
 async def test_object_of_a_subclass() -> None:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from app_cache.asgi import Scope
     from app_cache.policy import CachePolicy, Invalidates
 
+_MARKS = (POLICY_ATTRIBUTE, INVALIDATES_ATTRIBUTE, NEVER_ATTRIBUTE)
+_METHODS = ("get", "head", "post", "put", "patch", "delete", "options", "query")
+"""The methods of a class-based endpoint that answer requests."""
 _ROUTES = (Route, APIRoute, WebSocketRoute, APIWebSocketRoute, Mount, Host)
 _KNOWN_MATCHERS = {cls.matches for cls in _ROUTES}
 _KNOWN_HANDLERS = {cls.handle for cls in _ROUTES}
@@ -264,6 +267,13 @@ def recorded(context: Any) -> tuple[CachePolicy | None, Invalidates | None]:
     endpoint = getattr(context, "endpoint", None)
     policy = _mark(endpoint, POLICY_ATTRIBUTE, for_heirs=False)
     return policy, _mark(endpoint, INVALIDATES_ATTRIBUTE)
+
+
+def decorated_methods(context: Any) -> list[str]:
+    """Return the methods of a class-based endpoint that have decorators of ours, which nobody reads there."""
+    endpoint = getattr(context, "endpoint", None)
+    methods = _METHODS if isinstance(endpoint, type) else ()
+    return [name for name in methods if any(hasattr(getattr(endpoint, name, None), mark) for mark in _MARKS)]
 
 
 def _mark(endpoint: Any, name: str, *, for_heirs: bool = True) -> Any:

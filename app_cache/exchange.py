@@ -21,7 +21,7 @@ from app_cache.answers import (
 from app_cache.clock.base import other_url
 from app_cache.codec import entity_tag_of
 from app_cache.filling import Filling
-from app_cache.flight import FILL_TIMEOUT_S, UNADMITTED, Fill, Outcome
+from app_cache.flight import BODIES, FILL_TIMEOUT_S, UNADMITTED, Fill, Outcome
 from app_cache.guards import Guard, Guarding
 from app_cache.identity import Identity, identify
 from app_cache.policy import LATE_TAGS
@@ -549,10 +549,10 @@ class Exchange:
                     await send_start(send, 304, fields_of_304(headers), status, message)
                 else:
                     await send_start(send, message["status"], headers, status, message)
-            elif not matched or message["type"] != "http.response.body":
+            elif not matched or message["type"] not in BODIES:
                 await send(message)
             elif not message.get("more_body", False):
-                await send({**message, "body": b""})
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
 
         return send_dressed
 

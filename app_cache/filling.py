@@ -205,6 +205,11 @@ class Filling:
             return
         self.store.drop(self.found.key, self._turn)
 
+    def unkept(self) -> None:
+        """Refuse an answer with more than a body: trailers, or a file that the server sends."""
+        self.refusal = Refusal.INCOMPLETE
+        self.refused()
+
     def raised(self) -> Outcome:
         """Return the outcome of a handler that raised, or of what stands before it."""
         return Outcome(failed=True) if self.admitted else UNADMITTED

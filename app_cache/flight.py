@@ -46,6 +46,8 @@ MOST_REST_S = 60.0
 MAX_MARKERS = 10_000
 BESIDE_THE_ANSWER = frozenset({"http.response.debug", "http.response.early_hint"})
 """Messages that come before an answer, and are no part of it."""
+BODIES = frozenset({"http.response.body", "http.response.pathsend", "http.response.zerocopysend"})
+"""Messages with a body, or a part of one where more follows."""
 
 
 class Share(Enum):
@@ -101,6 +103,10 @@ class Judge(Protocol):
 
     def refused(self) -> None:
         """Do what follows from an answer that is not stored, before it is sent."""
+        ...
+
+    def unkept(self) -> None:
+        """Do what follows from an answer with more than a body, before that is sent: it is not stored."""
         ...
 
     async def finished(self, body: bytes) -> Outcome:
@@ -207,7 +213,7 @@ class Fill(Run[Outcome]):
         self.judge = judge
         self.sharing = True
         self.complete = False
-        self._share = Share.STORE
+        self._share: Share | None = None
         self._kept: deque[Message] = deque()
         self._body: list[bytes] = []
         self._size = 0
@@ -231,17 +237,16 @@ class Fill(Run[Outcome]):
         """Send on what the run sends until it has ended, and raise what it raises.
 
         An answer that is withheld is not waited for beyond its end: send what stands in for it, then call `end`.
-        Return False, with nothing sent, if the run has not begun to answer after *patience* seconds; it goes on
+        Return False, with nothing of an answer sent, if none has begun after *patience* seconds; the run goes on
         without its leader.
 
         Raises:
             asyncio.CancelledError: If the leader's request is cancelled; what may be shared goes on without it.
         """
         try:
-            if patience is not None and not await self._speaks_within(patience):
+            if not await self._tee(send, patience):
                 await self._abandon(None)
                 return False
-            await self._tee(send)
         except asyncio.CancelledError:
             await self._abandon(None)
             raise
@@ -278,25 +283,25 @@ class Fill(Run[Outcome]):
         """Whether the answer is complete and nobody gets it: the leader need not wait for what follows."""
         return self.complete and self._share is Share.WITHHOLD
 
-    async def _speaks_within(self, seconds: float) -> bool:
-        """Return whether there is something to send, or the run has ended, *seconds* from now at the latest."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._news.wait()
-        except TimeoutError:
-            return False
-        return True
-
-    async def _tee(self, send: Send) -> None:
+    async def _tee(self, send: Send, patience: float | None) -> bool:
+        """Send on what the run sends until it ends; return False if no answer begins in *patience* seconds."""
+        until = None if patience is None else self.loop.time() + patience
         while True:
             while self._kept:
-                await send(_sendable(self._kept[0]))
+                message = self._kept[0]
+                await send(_sendable(message))
                 self._kept.popleft()
                 self._taken.set()
+                if message["type"] not in BESIDE_THE_ANSWER:
+                    until = None
             if self.task is None or self.task.done() or self._is_withheld:
-                return
+                return True
             self._news.clear()
-            await self._news.wait()
+            try:
+                async with asyncio.timeout_at(until):
+                    await self._news.wait()
+            except TimeoutError:
+                return False
 
     async def _abandon(self, gone: Exception | None) -> None:
         """Let the run go on without its leader as long as it may be shared, else end it as the leader ended."""
@@ -342,13 +347,18 @@ class Fill(Run[Outcome]):
         if message["type"] == "http.response.start":
             await self._send_start(message)
         elif message["type"] in BESIDE_THE_ANSWER:
-            self._keep(message)
-        elif message["type"] == "http.response.body" and self.complete:
-            self._send_rest(message)
-        elif message["type"] == "http.response.body" and self.sharing:
-            await self._send_shared(message)
-        else:
+            self._keep({**message})
+        elif message["type"] != "http.response.body":
+            self._refuse()
             await self._send_own(message)
+        elif not (self.complete or self.sharing):
+            await self._send_own(message)
+        else:
+            message = {**message, "body": bytes(message.get("body", b""))}  # the application may use its own again
+            if self.complete:
+                self._send_rest(message)
+            else:
+                await self._send_shared(message)
 
     async def _send_start(self, message: Message) -> None:
         headers = fields_of(message)
@@ -356,6 +366,8 @@ class Fill(Run[Outcome]):
         self._share = self.judge.started(message["status"], headers)
         if self._share in (Share.REFUSE, Share.FAIL):
             self.judge.refused()
+        elif message.get("trailers") or not self.sharing:
+            self._refuse()
         if self._share in (Share.REFUSE, Share.UNADMITTED) or message.get("trailers"):
             await self._send_own(message)
         elif self._share is not Share.WITHHOLD:
@@ -364,8 +376,14 @@ class Fill(Run[Outcome]):
             if self._length is None:
                 self._release_start()
 
+    def _refuse(self) -> None:
+        """Refuse to store an answer that has more than a body, as soon as that is known."""
+        if self._share is Share.STORE and not self.complete:
+            self._share = Share.REFUSE
+            self.judge.unkept()
+
     async def _send_shared(self, message: Message) -> None:
-        part = bytes(message.get("body", b""))
+        part = message["body"]
         self._size += len(part)
         if self._size > self.judge.max_body:
             await self._send_own(message)
@@ -464,7 +482,7 @@ def _views(messages: Iterable[Message], body: bytes, end: int) -> deque[Message]
     views: deque[Message] = deque()
     for message in reversed([*messages]):
         if message["type"] == "http.response.body":
-            start = end - memoryview(message.get("body", b"")).nbytes
+            start = end - len(message["body"])
             message, end = _View(message, body=memoryview(body)[start:end]), start
         views.appendleft(message)
     return views

@@ -61,10 +61,9 @@ def guarded(endpoint: Callable[..., Any]) -> Callable[..., Any]:
     """
     if hasattr(endpoint, _MARK):
         return endpoint
-    written = as_written(endpoint)
-    if inspect.isgeneratorfunction(written) or inspect.isasyncgenfunction(written):
+    if is_generator(endpoint):
         raise ConfigurationError(f"guarded=True cannot be for {endpoint!r}, which is a generator")
-    if inspect.iscoroutinefunction(written):
+    if any(map(inspect.iscoroutinefunction, _functions(endpoint))):
 
         @functools.wraps(endpoint)
         async def ask(*args: Any, **kwargs: Any) -> Any:
@@ -82,12 +81,23 @@ def guarded(endpoint: Callable[..., Any]) -> Callable[..., Any]:
     return ask
 
 
-def as_written(endpoint: Any) -> Any:
-    """Return the function that is behind partials, decorators and callable objects."""
-    while isinstance(endpoint, functools.partial):
-        endpoint = endpoint.func
-    endpoint = inspect.unwrap(endpoint)
-    return endpoint if inspect.isroutine(endpoint) else type(endpoint).__call__
+def is_generator(call: Any) -> bool:
+    """Return whether FastAPI takes *call*, an endpoint or a dependency, for a generator."""
+    return any(inspect.isgeneratorfunction(each) or inspect.isasyncgenfunction(each) for each in _functions(call))
+
+
+def _functions(call: Any) -> list[Any]:
+    """Return what tells FastAPI how *call* is called: its functions, in their decorators and without them."""
+    outer = _without_partials(call)
+    called = [outer, inspect.unwrap(outer)]
+    called += [_without_partials(type(each).__call__) for each in called]
+    return [*called, *map(inspect.unwrap, called)]
+
+
+def _without_partials(function: Any) -> Any:
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function
 
 
 def _passed() -> Response | None:

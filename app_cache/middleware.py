@@ -20,6 +20,7 @@ from app_cache.clock.base import Order, group_stamp, tag_stamp, url_stamp
 from app_cache.errors import ConfigurationError
 from app_cache.exchange import Exchange
 from app_cache.fastpath import FastPath, Question
+from app_cache.flight import BODIES
 from app_cache.guards import Guarding, in_force
 from app_cache.identity import tags_of, target_of
 from app_cache.invalidation import result_of, stamp_of_url
@@ -49,8 +50,6 @@ if TYPE_CHECKING:
     from app_cache.rules.messages import Headers
     from app_cache.services import CacheServices
 
-BODIES = frozenset({"http.response.body", "http.response.pathsend"})
-"""Messages with a body, or a part of one where more follows."""
 ANNOUNCED_FOR = "app_cache.announced_for"
 """The routes whose cache is announced in the scope: another for the same routes, further in, is passed through."""
 ASKED_IN_VAIN = "app_cache.asked_in_vain"

@@ -48,6 +48,8 @@ class Answers:
 
     def refused(self) -> None: ...
 
+    def unkept(self) -> None: ...
+
     async def finished(self, body: bytes) -> Outcome:
         self.bodies.append(body)
         return Outcome(failed=True, failure=(500, (), body)) if self.share is Share.FAIL else STORED
@@ -252,6 +254,29 @@ async def test_runs_at_its_own_pace(scene: Scene) -> None:
     assert scene.client.body == b"oneend"
 
 
+@pytest.mark.parametrize("length", [[], [(b"content-length", b"6")]], ids=["in parts", "whole before its end"])
+async def test_messages_that_are_used_again(scene: Scene, length: list[tuple[bytes, bytes]]) -> None:
+    """A run may use a message again, and the memory of its body, for what it sends next."""
+    scene.client.takes.clear()
+    memory = bytearray(3)
+    hint: Message = {"type": "http.response.early_hint", "links": [b"</one>"]}
+    body: Message = {"type": "http.response.body", "body": memoryview(memory)}
+    await scene.handler.send(hint)
+    hint["links"] = [b"</two>"]
+    await scene.handler.send({**START, "headers": length})
+    for memory[:], body["more_body"] in ((b"one", True), (b"two", True)):
+        await scene.handler.send(body)
+    body.update(body=b"", more_body=False)
+    await scene.handler.send(body)
+    body["body"] = b"more"
+    await scene.handler.end()
+    scene.client.takes.set()
+    await scene.leader
+    assert scene.client.got[0]["links"] == [b"</one>"]
+    assert scene.client.got[2:] == [part(b"one"), part(b"two"), {**END, "body": b""}]
+    assert scene.judge.bodies == [b"onetwo"]
+
+
 async def test_slow_leader_costs_one_body(scene: Scene) -> None:
     """What a leader has yet to get of a complete answer is in memory once, and it gets each message as it was."""
     scene.client.takes.clear()
@@ -266,6 +291,27 @@ async def test_slow_leader_costs_one_body(scene: Scene) -> None:
     await scene.leader
     assert scene.client.got[1:] == parts[1:]
     assert {type(message["body"]) for message in scene.client.got[1:]} == {bytes}
+
+
+@pytest.mark.parametrize(
+    ("message", "waits"),
+    [
+        pytest.param(START, True, id="its start"),
+        pytest.param({"type": "http.response.early_hint", "links": []}, False, id="a hint"),
+        pytest.param({"type": "http.response.debug", "info": {}}, False, id="what is for tests"),
+    ],
+)
+async def test_patience(message: Message, *, waits: bool) -> None:
+    """A leader's patience ends where nothing of an answer has come; its client gets what has come."""
+    fill, handler, client = Fill(Answers()), Handler(), Client()
+    fill.start(handler, {}, b"", client.receive)
+    await handler.send(message)
+    leader = asyncio.create_task(fill.lead(client.send, 0.0))
+    await turns()
+    await handler.send(END)
+    await handler.end()
+    assert await leader is waits
+    assert [each["type"] for each in client.got] == [message["type"], *[END["type"]] * waits]
 
 
 async def test_content_and_no_disconnect(scene: Scene) -> None:

@@ -30,8 +30,9 @@ from starlette.staticfiles import StaticFiles
 
 from app_cache import CacheMiddleware, CachePolicy, ConfigurationError, MemoryBackend, add_tags, cache, invalidates
 from app_cache.fastapi import Backend, Invalidation
+from app_cache.policy import never_cached
 from app_cache.routes.parameters import Parameters
-from app_cache.routes.policies import Fallbacks, say_header_not_sent, say_query_not_read
+from app_cache.routes.policies import Fallbacks, say_decorator_not_read, say_header_not_sent, say_query_not_read
 from app_cache.routes.table import MAX_PLANS, RouteTable, escape_for_glob, escape_for_url
 from tests.middleware.apps import client_of, put_cache, scope_of, told
 
@@ -863,6 +864,37 @@ class Callable:
         return item
 
 
+class Called:
+    """An endpoint that is an object, and cached by the method that calls it."""
+
+    title = "page"
+
+    @cache(timeout=60)
+    async def __call__(self) -> str:
+        return self.title
+
+
+class SameCalled(Called):
+    """It is called by the method that was decorated, and has no other."""
+
+    title = "another page"
+
+
+class OtherCalled(Called):
+    """It is called by a method of its own."""
+
+    async def __call__(self) -> str:
+        return "page of one"
+
+
+class HelpedCalled(Called):
+    """It is called by the method that was decorated, and has another, which that may call."""
+
+    @property
+    def title(self) -> str:  # type: ignore[override]
+        return "page of one"
+
+
 async def either(request: Request, *, text: str) -> Response:
     """Answer with *text*."""
     return PlainTextResponse(text)
@@ -943,6 +975,28 @@ async def test_subclass_of_a_decorated_class(endpoint: Any, *, expected: bool) -
     assert await is_cached(app, "/x") is expected
 
 
+@pytest.mark.parametrize(
+    "decorator", [cache(timeout=60), invalidates(tags=["a"]), never_cached], ids=["cache", "invalidates", "never"]
+)
+async def test_decorator_on_a_method_of_a_class(decorator: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """A decorator on a method of a class-based endpoint, where it says nothing, is said once at start."""
+
+    class Pages(HTTPEndpoint):
+        @decorator
+        async def get(self, request: Request) -> Response:
+            return PlainTextResponse("page")
+
+    say_decorator_not_read.cache_clear()
+    app = Starlette(routes=[Route("/x", Pages), Route("/y", Decorated)])
+    put_cache(app)
+    for _ in range(2):
+        async with app.router.lifespan_context(app):
+            pass
+    said = [each.getMessage() for each in caplog.records if "decorator_not_read" in each.getMessage()]
+    assert len(said) == 1
+    assert said[0].endswith("""Pages' (/x)" method=get""")
+
+
 async def test_object_of_a_subclass() -> None:
     """An object that is called is not cached by what its class overrides."""
 
@@ -962,6 +1016,40 @@ async def test_callable_object() -> None:
     app.get("/x")(cache(timeout=60)(Callable()))
     put_cache(app)
     assert await is_cached(app, "/x")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "expected"),
+    [
+        (Called(), True),
+        (functools.partial(Called()), True),
+        (SameCalled(), True),
+        (OtherCalled(), False),
+        (HelpedCalled(), False),
+    ],
+    ids=["its own", "partial", "with its method", "with another method", "with a method beside it"],
+)
+async def test_object_whose_class_says_how_it_is_called(endpoint: Any, *, expected: bool) -> None:
+    """A mark on ``__call__`` is for the objects of its class, and of subclasses without methods of their own."""
+    app = FastAPI()
+    app.get("/x")(endpoint)
+    put_cache(app)
+    assert await is_cached(app, "/x") is expected
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        pytest.param(functools.partial(never_cached(_copy(either)), text="a"), id="partial of it"),
+        pytest.param(never_cached(functools.partial(either, text="a")), id="partial"),
+        pytest.param(functools.partial(never_cached(functools.partial(either)), text="a"), id="between partials"),
+    ],
+)
+async def test_partial_of_what_is_never_cached(endpoint: Any) -> None:
+    """What stays out of the cache does so as a partial too, whatever policy is for what has none."""
+    app = Starlette(routes=[Route("/x", endpoint)])
+    put_cache(app, default_policy=CachePolicy(timeout=60))
+    assert not await is_cached(app, "/x")
 
 
 async def test_method_of_an_object() -> None:

@@ -12,7 +12,7 @@ from fastapi.security.base import SecurityBase
 from pydantic import AliasChoices, AliasPath, BaseModel
 from starlette.requests import Request
 
-from app_cache.guards import as_written
+from app_cache.guards import is_generator
 from app_cache.policy import is_header_name
 
 if TYPE_CHECKING:
@@ -190,9 +190,8 @@ def _names_read(parameters: Iterable[Any]) -> set[str]:
 
 def _going_on(dependant: Dependant) -> frozenset[str]:
     """Return the name of *dependant* if something of it runs when its answer has been sent."""
-    call = as_written(dependant.call)
-    has_exit = inspect.isgeneratorfunction(call) or inspect.isasyncgenfunction(call)
-    goes_on = dependant.background_tasks_param_name or (has_exit and dependant.scope != "function")
+    has_exit = is_generator(dependant.call) and dependant.scope != "function"
+    goes_on = dependant.background_tasks_param_name or has_exit
     return frozenset({str(dependant.name)}) if goes_on else frozenset()
 
 

@@ -163,3 +163,9 @@ def say_header_not_sent(route: str, option: str, name: str) -> None:
 def say_query_not_read(route: str, name: str, declared: str) -> None:
     """Warn once that no answer depends on the parameter *name*, and may on others that do not join the key."""
     logger.warning("policy.query_not_read", route=route, include_query=name, declared=declared)
+
+
+@functools.lru_cache(maxsize=1024)
+def say_decorator_not_read(route: str, method: str) -> None:
+    """Warn once that a decorator on a *method* of a class-based endpoint says nothing: it belongs on the class."""
+    logger.warning("policy.decorator_not_read", route=route, method=method)

@@ -26,9 +26,11 @@ from app_cache.routes.policies import (
     keyed_by,
     look_at_header_names,
     methods_of,
+    say_decorator_not_read,
     say_query_not_read,
 )
 from app_cache.routes.ways import (
+    decorated_methods,
     has_layer,
     is_mounted,
     match,
@@ -305,6 +307,8 @@ def check_routes(app: Any) -> None:
             _check_policy(policy, context)
             look_at_header_names(policy, _name(context), parameters_of(context).headers)
             _check_query(policy, context)
+        for method in decorated_methods(context):
+            say_decorator_not_read(_name(context), method)
         for in_handler, templates in _templates(policy, invalidates):
             _check_names(in_handler, templates, context)
 

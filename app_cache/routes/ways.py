@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from app_cache.asgi import Scope
     from app_cache.policy import CachePolicy, Invalidates
 
+_MARKS = (POLICY_ATTRIBUTE, INVALIDATES_ATTRIBUTE, NEVER_ATTRIBUTE)
+_METHODS = ("get", "head", "post", "put", "patch", "delete", "options", "query")
+"""The methods of a class-based endpoint that answer requests."""
 _ROUTES = (Route, APIRoute, WebSocketRoute, APIWebSocketRoute, Mount, Host)
 _KNOWN_MATCHERS = {cls.matches for cls in _ROUTES}
 _KNOWN_HANDLERS = {cls.handle for cls in _ROUTES}
@@ -59,7 +62,7 @@ class Way:
     @functools.cached_property
     def is_never_cached(self) -> bool:
         """Whether its endpoint stays out of the cache, whatever the policy of what has none of its own."""
-        return hasattr(getattr(self.context, "endpoint", None), NEVER_ATTRIBUTE)
+        return _mark(getattr(self.context, "endpoint", None), NEVER_ATTRIBUTE) is not None
 
     @functools.cached_property
     def parameters(self) -> Parameters:
@@ -262,21 +265,42 @@ def is_mounted(scope: Scope) -> bool:
 def recorded(context: Any) -> tuple[CachePolicy | None, Invalidates | None]:
     """Return what the decorators of an endpoint say."""
     endpoint = getattr(context, "endpoint", None)
-    while isinstance(endpoint, functools.partial) and POLICY_ATTRIBUTE not in vars(endpoint):
-        endpoint = endpoint.func
-    policy = None if _has_other_methods(endpoint) else getattr(endpoint, POLICY_ATTRIBUTE, None)
-    return policy, getattr(endpoint, INVALIDATES_ATTRIBUTE, None)
+    policy = _mark(endpoint, POLICY_ATTRIBUTE, for_heirs=False)
+    return policy, _mark(endpoint, INVALIDATES_ATTRIBUTE)
 
 
-def _has_other_methods(endpoint: Any) -> bool:
-    """Return whether *endpoint*, a class or an object of one, has methods that its decorated base class has not.
+def decorated_methods(context: Any) -> list[str]:
+    """Return the methods of a class-based endpoint that have decorators of ours, which nobody reads there."""
+    endpoint = getattr(context, "endpoint", None)
+    methods = _METHODS if isinstance(endpoint, type) else ()
+    return [name for name in methods if any(hasattr(getattr(endpoint, name, None), mark) for mark in _MARKS)]
 
-    Nobody decorated those, and what they answer may be for one alone.
+
+def _mark(endpoint: Any, name: str, *, for_heirs: bool = True) -> Any:
+    """Return the mark *name* of *endpoint*, of what it is a partial of, or of how an object is called; else None.
+
+    *for_heirs*: Whether it is also for subclasses of what is decorated that have methods of their own. Nobody
+    decorated those, and what they answer may be for one alone.
     """
+    while isinstance(endpoint, functools.partial) and name not in vars(endpoint):
+        endpoint = endpoint.func
+    if hasattr(endpoint, name) and (for_heirs or not _is_of_a_base(endpoint, name)):
+        return getattr(endpoint, name)
+    if callable(endpoint) and (for_heirs or not _has_other_methods(type(endpoint), "__call__")):
+        return getattr(type(endpoint).__call__, name, None)
+    return None
+
+
+def _is_of_a_base(endpoint: Any, name: str) -> bool:
+    """Return whether *endpoint*, a class or an object of one, has *name* from a base class with fewer methods."""
     kind = endpoint if isinstance(endpoint, type) else type(endpoint)
-    if POLICY_ATTRIBUTE in getattr(endpoint, "__dict__", ()) or not hasattr(kind, POLICY_ATTRIBUTE):
-        return False
-    heirs = itertools.takewhile(lambda each: POLICY_ATTRIBUTE not in vars(each), kind.__mro__)
+    inherits = name not in getattr(endpoint, "__dict__", ()) and hasattr(kind, name)
+    return inherits and _has_other_methods(kind, name)
+
+
+def _has_other_methods(kind: type, name: str) -> bool:
+    """Return whether *kind* has methods that its base class which has *name* has not."""
+    heirs = itertools.takewhile(lambda each: name not in vars(each), kind.__mro__)
     return any(callable(each) or hasattr(each, "__get__") for heir in heirs for each in vars(heir).values())
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
-from functools import partial
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio
@@ -409,6 +410,34 @@ class CallableSync:
         return "text"
 
 
+def awaited(function: Any) -> Any:
+    """Return *function* in a decorator that is awaited, whatever it decorates."""
+
+    @wraps(function)
+    async def around(*values: Any, **named: Any) -> Any:
+        given = function(*values, **named)
+        return await given if inspect.isawaitable(given) else given
+
+    return around
+
+
+def handed_on(function: Any) -> Any:
+    """Return *function* in a decorator that hands on what it gives, awaitable or not."""
+
+    @wraps(function)
+    def around(*values: Any, **named: Any) -> Any:
+        return function(*values, **named)
+
+    return around
+
+
+class CallableDecorated:
+    @handed_on
+    async def __call__(self) -> str:
+        ran.append("object")
+        return "text"
+
+
 @pytest.mark.parametrize("nested", [0, 1, 2])
 @pytest.mark.parametrize(
     "make",
@@ -417,6 +446,10 @@ class CallableSync:
         pytest.param(lambda: partial(endpoint_sync), id="sync"),
         pytest.param(CallableAsync, id="callable object"),
         pytest.param(CallableSync, id="callable object, sync"),
+        pytest.param(lambda: awaited(endpoint_sync), id="sync in an async decorator"),
+        pytest.param(lambda: handed_on(endpoint_async), id="async in a sync decorator"),
+        pytest.param(lambda: partial(awaited(endpoint_sync)), id="partial of a decorator"),
+        pytest.param(CallableDecorated, id="callable object with a decorator"),
     ],
 )
 async def test_kinds_of_endpoints(make: Any, nested: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -376,17 +377,35 @@ async def test_early_hints() -> None:
 
 
 async def test_pathsend(tmp_path: Path) -> None:
-    """A body that the server sends from a file is passed on as it is, and nothing is stored."""
+    """A body that the server sends from a file is passed on as it is; nothing is stored, nor offered to others."""
     path = tmp_path / "file"
     path.write_bytes(b"text")
     app = FastAPI()
-    app.get("/")(cache(timeout=60)(lambda: FileResponse(path)))
+    app.get("/")(cache(timeout=60, client_max_age=600)(lambda: FileResponse(path)))
     put_cache(app)
     scope = scope_of("/", extensions={"http.response.pathsend": {}})
     for _ in range(2):
         start, sent = await messages_of(app, dict(scope))
         assert sent == {"type": "http.response.pathsend", "path": str(path)}
-        assert (b"cache-status", b"app-cache; fwd=uri-miss") in start["headers"]
+        fields = dict(start["headers"])
+        assert fields[b"cache-status"] == b"app-cache; fwd=uri-miss; detail=incomplete"
+        assert b"cache-control" not in fields
+
+
+async def test_pathsend_of_what_the_client_has(tmp_path: Path) -> None:
+    """A client that has the file gets a 304 without it, however its body would be sent."""
+    path = tmp_path / "file"
+    path.write_bytes(b"text")
+    app = FastAPI()
+    app.get("/")(cache(timeout=60)(lambda: FileResponse(path)))
+    put_cache(app)
+    async with client_of(app) as client:
+        tag = (await client.get("/")).headers["etag"].encode()
+    fields = [(b"host", b"other"), (b"if-none-match", tag)]
+    scope = scope_of("/", extensions={"http.response.pathsend": {}}, headers=fields)
+    start, body = await messages_of(app, scope)
+    assert start["status"] == 304
+    assert body == {"type": "http.response.body", "body": b"", "more_body": False}
 
 
 @pytest.mark.parametrize(
@@ -402,7 +421,7 @@ async def test_pathsend(tmp_path: Path) -> None:
         ),
         pytest.param(
             [
-                {"type": "http.response.start", "status": 200, "headers": []},
+                {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1")]},
                 {"type": "http.response.zerocopysend", "file": 1},
                 {"type": "http.response.body", "body": b"", "more_body": False},
             ],
@@ -419,7 +438,7 @@ async def test_pathsend(tmp_path: Path) -> None:
     ],
 )
 async def test_unknown_messages(messages: list[dict[str, Any]]) -> None:
-    """Messages that the cache does not know are passed on in order, and their answer is not stored."""
+    """Messages that the cache does not know are passed on in order; their answer is not stored, nor offered."""
     runs = []
 
     async def bare(scope: Any, receive: Any, send: Any) -> None:
@@ -427,11 +446,14 @@ async def test_unknown_messages(messages: list[dict[str, Any]]) -> None:
         for message in messages:
             await send(message)
 
-    app = CacheMiddleware(bare, MemoryBackend(), default_policy=CachePolicy(timeout=60))
+    app = CacheMiddleware(bare, MemoryBackend(), default_policy=CachePolicy(timeout=60, client_max_age=600))
     for _ in range(2):
         sent = await messages_of(app, scope_of("/"))
         assert [each["type"] for each in sent] == [each["type"] for each in messages]
         assert sent[-1] == messages[-1]
+        fields = dict(next(each["headers"] for each in sent if each["type"] == "http.response.start"))
+        assert fields[b"cache-status"] == b"app-cache; fwd=uri-miss; detail=incomplete"
+        assert b"cache-control" not in fields
     assert len(runs) == 2
 
 
@@ -449,6 +471,21 @@ async def test_memoryview_bodies() -> None:
         miss, hit = await client.get("/"), await client.get("/")
     assert lasting(hit) == lasting(miss)
     assert (hit.content, told(hit)) == (b"onetwo", "hit")
+
+
+async def test_messages_that_are_used_again() -> None:
+    """An application may send one message several times, filled anew, as servers let it."""
+
+    async def bare(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        message: dict[str, Any] = {"type": "http.response.body"}
+        for message["body"], message["more_body"] in ((b"one", True), (b"two", True), (b"three", False)):
+            await send(message)
+
+    app = CacheMiddleware(bare, MemoryBackend(), default_policy=CachePolicy(timeout=60))
+    async with client_of(app) as client:
+        miss, hit = await client.get("/"), await client.get("/")
+    assert (miss.text, hit.text, told(hit)) == ("onetwothree", "onetwothree", "hit")
 
 
 async def test_websocket() -> None:
@@ -525,6 +562,35 @@ async def test_state_set_by_the_endpoint() -> None:
     async with client_of(app) as client:
         await client.get("/items/7")
     assert seen == [(7, {"item": "7"}, "/items/{item}", answer)]
+
+
+async def test_context_around_the_endpoint() -> None:
+    """The endpoint has the context of the middlewares around the cache; they see what it changes in an object."""
+    facts: ContextVar[dict[str, str]] = ContextVar("facts")
+    seen: list[Any] = []
+    app = FastAPI()
+
+    class Notes:
+        def __init__(self, app: Any) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            facts.set({"path": scope["path"]})
+            await self.app(scope, receive, send)
+            seen.append(facts.get())
+
+    @app.get("/")
+    @cache(timeout=60)
+    def answer() -> str:
+        facts.get()["read at"] = facts.get()["path"]
+        return "text"
+
+    put_cache(app)
+    app.add_middleware(Notes)
+    async with client_of(app) as client:
+        for _ in range(2):
+            await client.get("/")
+    assert seen == [{"path": "/", "read at": "/"}, {"path": "/"}]
 
 
 async def test_starlette() -> None:

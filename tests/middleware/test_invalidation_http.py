@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -150,6 +151,18 @@ async def commits_before() -> AsyncIterator[None]:
     yield
 
 
+def _handed_on(function: Any) -> Any:
+    return functools.wraps(function)(lambda *values: function(*values))
+
+
+class Commits:
+    """A dependency that is an object, and commits when the answer has been sent."""
+
+    @_handed_on
+    async def __call__(self) -> AsyncIterator[None]:
+        yield
+
+
 def by_task(tasks: BackgroundTasks) -> None:
     """Perhaps leave something to do."""
 
@@ -162,6 +175,7 @@ ONCE, EXIT, TASKS = Depends(commits_before, scope="function"), Depends(commits),
     [
         pytest.param(MemoryBackend(), EXIT, False, 1, id="nobody else can have filled it"),
         pytest.param(FourMethods(), EXIT, False, 2, id="another process may have"),
+        pytest.param(FourMethods(), Depends(Commits()), False, 2, id="another process, and a decorator"),
         pytest.param(FourMethods(), TASKS, False, 2, id="a background task"),
         pytest.param(FourMethods(), ONCE, False, 1, id="a commit before the answer"),
         pytest.param(FourMethods(), None, False, 1, id="no commit"),
@@ -554,6 +568,54 @@ async def test_invalidates_by_any_method(method: str) -> None:
     """An endpoint that names what it makes invalid does so by whatever method it is asked."""
     app = writing(Response("a"), method=method, url="/write/{item}", urls=["/pages/{item}"])
     assert await forgotten(app, method, "/write/1", "/pages/1", "/pages/2") == ["/pages/1"]
+
+
+async def write(item: str) -> None:
+    """Change an item."""
+
+
+class Writing:
+    """An endpoint that is an object, marked where it is called."""
+
+    @invalidates(urls=["/pages/{item}"])
+    async def __call__(self, item: str) -> None: ...
+
+
+@invalidates(urls=["/pages/{item}"])
+class WritingToo:
+    """An endpoint that is an object of a class that is marked."""
+
+    async def __call__(self, item: str) -> None: ...
+
+
+class WritingAnew(Writing):
+    """It has methods beside that which is marked."""
+
+    def prepare(self) -> None:
+        """Prepare the change."""
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        pytest.param(invalidates(urls=["/pages/{item}"])(functools.partial(write)), id="partial"),
+        pytest.param(
+            functools.partial(invalidates(urls=["/pages/{item}"])(functools.partial(write))),
+            id="partial of a partial",
+        ),
+        pytest.param(Writing(), id="method that calls an object"),
+        pytest.param(functools.partial(Writing()), id="partial of an object"),
+        pytest.param(WritingToo(), id="class of an object"),
+        pytest.param(WritingAnew(), id="method of a base class"),
+    ],
+)
+async def test_kinds_of_endpoints_that_invalidate(endpoint: Any) -> None:
+    """Whatever can be an endpoint invalidates what is named on it, or on what it is made of."""
+    app = FastAPI()
+    app.post("/write/{item}")(endpoint)
+    app.get("/{page:path}")(cache(timeout=60)(lambda page: page))
+    put_cache(app)
+    assert await forgotten(app, "POST", "/write/1", "/pages/1", "/pages/2") == ["/pages/1"]
 
 
 def failing(request: Request) -> list[str]:

@@ -16,7 +16,7 @@ from starlette.background import BackgroundTask
 from app_cache import CacheMiddleware, CachePolicy, MemoryBackend, cache
 from app_cache.store import StoredResponses
 from tests.clients import all_blocked
-from tests.middleware.apps import client_of, put_cache, scope_of, told
+from tests.middleware.apps import client_of, messages_of, put_cache, scope_of, told
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -213,6 +213,34 @@ async def test_what_was_refused_does_not_come_back(clock: FakeClock) -> None:
     assert [(await app.get())[:2] for _ in range(2)] == [(404, "gone"), (500, "bad")]
 
 
+@pytest.mark.parametrize(
+    "rest",
+    [
+        pytest.param({"type": "http.response.pathsend", "path": "/etc/hosts"}, id="pathsend"),
+        pytest.param({"type": "http.response.body", "body": b"two"}, id="trailers"),
+    ],
+)
+async def test_what_cannot_be_stored_takes_the_place(clock: FakeClock, rest: dict[str, Any]) -> None:
+    """Once the handler has answered more than can be stored, the older answer stands in no more."""
+    start = {"type": "http.response.start", "status": 200, "headers": []}
+    last = {"type": "http.response.body", "body": b"end"}
+    answers = [
+        (start, last),
+        ({**start, "trailers": "body" in rest}, rest),
+        ({**start, "status": 500}, last),
+    ]
+
+    async def bare(scope: Any, receive: Any, send: Any) -> None:
+        for message in answers.pop(0):
+            await send(message)
+
+    policy = CachePolicy(timeout=60, stale_if_error=60)
+    app = CacheMiddleware(bare, MemoryBackend(), default_policy=policy, clock=clock)
+    await messages_of(app, scope_of("/"))
+    clock.advance(61)
+    assert [(await messages_of(app, scope_of("/")))[0]["status"] for _ in range(2)] == [200, 500]
+
+
 async def test_failure_after_the_start(clock: FakeClock) -> None:
     """Nothing stands in for an answer that fails after it began: it breaks off, and no other follows."""
 
@@ -252,6 +280,30 @@ async def test_handler_timeout(clock: FakeClock) -> None:
     await all_blocked()
     assert await app.get() == (200, "two", "hit")
     assert app.runs == 2
+
+
+async def test_handler_timeout_after_a_hint(clock: FakeClock) -> None:
+    """A handler that has hinted at its answer has not begun it: the hint passes, and the stale answer follows."""
+    hint = {"type": "http.response.early_hint", "links": [b"</style.css>; rel=preload"]}
+    gate = asyncio.Event()
+    gate.set()
+
+    async def bare(scope: Any, receive: Any, send: Any) -> None:
+        await send(hint)
+        await gate.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"one"})
+
+    policy = CachePolicy(timeout=60, stale_if_error=30, handler_timeout=0.05)
+    app = CacheMiddleware(bare, MemoryBackend(), default_policy=policy, clock=clock)
+    await messages_of(app, scope_of("/"))
+    clock.advance(61)
+    gate.clear()
+    first, start, body = await messages_of(app, scope_of("/"))
+    assert (first, body["body"]) == (hint, b"one")
+    assert (b"cache-status", b"app-cache; fwd=stale; fwd-status=504; ttl=-1") in start["headers"]
+    gate.set()
+    await all_blocked()
 
 
 async def test_handler_timeout_without_a_stale_answer(clock: FakeClock) -> None:

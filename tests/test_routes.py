@@ -1316,6 +1316,9 @@ async def test_tags_of_a_policy_by_path() -> None:
         pytest.param({"default_policy": 60}, "default_policy must be a CachePolicy, not 60", id="default"),
         pytest.param({"policies": ["/a"]}, "policies must be a mapping", id="no mapping"),
         pytest.param({"policies": {"/a": 60}}, r"policies\['/a'\] must be a CachePolicy, not 60", id="no policy"),
+        pytest.param(
+            {"policies": {"/a/{id:int}/b": None}}, "paths: '/a/\\*/b', not '/a/{id:int}/b'", id="template"
+        ),
         pytest.param({"policies": {"a": None}}, "such as '/public/\\*', not 'a'", id="no path"),
         pytest.param({"policies": {"/" + "a" * 300: None}}, "may have 256 characters", id="too long"),
         pytest.param(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from app_cache.asgi import Scope
 
 SAFE_AND_CACHED = frozenset({"GET", "QUERY"})
+_PARAMETER = re.compile(r"\{\w+(:\w+)?\}")
+"""A parameter as paths of routes have it, where a glob has a star."""
 
 
 class Declared(Protocol):
@@ -85,6 +88,9 @@ def _paths(scope: Scope, root_path: str) -> list[str]:
 def _check_path_pattern(pattern: object) -> None:
     if not isinstance(pattern, str) or not pattern.startswith(("/", "*", "?", "[")):
         raise ConfigurationError(f"policies must hold globs over paths, such as '/public/*', not {pattern!r}")
+    glob = _PARAMETER.sub("*", pattern)
+    if glob != pattern:
+        raise ConfigurationError(f"policies must hold globs over paths: {glob!r}, not {pattern!r}")
 
 
 def _check_fallback(name: str, policy: object) -> None:

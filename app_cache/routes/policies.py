@@ -169,3 +169,9 @@ def say_header_not_sent(route: str, option: str, name: str) -> None:
 def say_query_not_read(route: str, name: str, declared: str) -> None:
     """Warn once that no answer depends on the parameter *name*, and may on others that do not join the key."""
     logger.warning("policy.query_not_read", route=route, include_query=name, declared=declared)
+
+
+@functools.lru_cache(maxsize=1024)
+def say_query_left_out(route: str, option: str, name: str) -> None:
+    """Warn once that the parameter *name*, which *option* keeps out of the key, is declared to be read."""
+    logger.warning("policy.query_left_out", route=route, option=option, name=name)

@@ -52,6 +52,7 @@ from app_cache.backends.redis_options import (
     read_options,
 )
 from app_cache.backends.redis_url import DEFAULT_URL, UNIX, RedisUrl, parse_redis_url
+from app_cache.backends.text import no_text
 from app_cache.errors import BackendError, ConfigurationError, Fault
 from app_cache.logger_config import logger
 
@@ -191,7 +192,7 @@ class RedisBackend(CacheBackend):
             TypeError: If *value* is not str.
         """
         if not isinstance(value, str):
-            raise TypeError(f"value must be str, not {type(value).__name__}: set_bytes keeps bytes")
+            raise no_text(value)
         expiry = self._expiry(timeout)
         try:
             encoded = value.encode(self._encoding, "surrogatepass")

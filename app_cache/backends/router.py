@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from app_cache.backends.base import CacheBackend
+from app_cache.backends.text import no_text
 from app_cache.backends.wrapper import Composite, Offered, seconds_for
 from app_cache.errors import ConfigurationError
 
@@ -81,8 +82,11 @@ class BackendRouter(Composite):
         """Keep *value* under *key* in its backend for *timeout* seconds; None is what that has for it, or an hour.
 
         Raises:
+            TypeError: If *value* is not str.
             ValueError: If *timeout* is not positive, or a bool.
         """
+        if not isinstance(value, str):
+            raise no_text(value)
         backend = self._backend_for(key)
         await backend.set(key, value, seconds_for(backend, timeout))
 

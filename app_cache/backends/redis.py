@@ -84,6 +84,8 @@ FAULTS: Final[tuple[tuple[tuple[type[Exception], ...], Fault], ...]] = (
     ((RedisConnectionError, RedisTimeoutError, InvalidResponse, OSError, _OtherLoopError), Fault.AWAY),
 )
 """What each failure says of the server; the first that fits, for the later ones are wider."""
+NOT_LOGGED_IN: Final = ("HELLO must be called with the client already authenticated", "Authentication required")
+"""How Valkey and Redis begin to say that they want a password, and were given none."""
 DENIED_IN_SCRIPT: Final = ("ACL failure in script", "The user executing the script can't run this command")
 """How Valkey and Redis begin to say that a script may not do what it does; no code says it."""
 LOST: Final = "Connection lost"
@@ -381,6 +383,8 @@ class RedisBackend(CacheBackend):
     def _failure(self, operation: str, error: Exception) -> BackendError:
         """Return what is raised for *error*, which is its cause unless it shows the password."""
         said = str(error) or type(error).__name__
+        if said.startswith(NOT_LOGGED_IN):
+            said = "the server wants a password, and none is given"
         reason = _without(self._server.address.password, said)
         message = f"{operation} failed at {self._server.address}: {reason}"
         failure = BackendError(message, fault=_fault_of(error))

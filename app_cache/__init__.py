@@ -13,6 +13,7 @@ from app_cache.backends.memory import MemoryBackend
 from app_cache.backends.metrics import MetricsBackend
 from app_cache.backends.redis import RedisBackend
 from app_cache.backends.router import BackendRouter
+from app_cache.clock.base import Order
 from app_cache.config import ENVIRONMENTS, CacheConfig, CacheSettings, Environment
 from app_cache.errors import AppCacheError, BackendError, ConfigurationError, EncodingError, NotWiredError
 from app_cache.invalidation import InvalidationResult, InvalidationService
@@ -43,6 +44,7 @@ __all__ = [
     "MemoryBackend",
     "MetricsBackend",
     "NotWiredError",
+    "Order",
     "RedisBackend",
     "ValueCache",
     "add_tags",

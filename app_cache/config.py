@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,9 +25,12 @@ from app_cache.keys import checked_namespace
 from app_cache.logger_config import escaped, logger, without_secrets
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
     from app_cache.backends.base import CacheBackend
+    from app_cache.invalidation import InvalidationService
+    from app_cache.keys import KeyGenerator
+    from app_cache.store import StoredResponses
 
 _RIGHT = {
     "environment": "a name",
@@ -100,17 +104,36 @@ class CacheSettings(BaseSettings):
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """What differs between development, production and their like."""
+    """What differs between development, production and their like.
+
+    Raises:
+        ConfigurationError: If a part is given where what makes it is right.
+    """
 
     name: str
     backend: Callable[[CacheSettings], CacheBackend]
     """Builds the backend; connects to nothing."""
-    key_generator: Callable[[], Any] | None = None
+    key_generator: Callable[[], KeyGenerator] | None = None
     """Makes the key generator; the default one if None."""
     namespace: str | None = None
     """Stands before all keys unless ``CACHE_NAMESPACE`` is given."""
-    invalidation: Callable[..., Any] | None = None
+    invalidation: Callable[[StoredResponses], InvalidationService] | None = None
     """Makes the invalidation service; the default one if None."""
+
+    def __post_init__(self) -> None:
+        for part, right in _MAKES.items():
+            make = getattr(self, part)
+            if not callable(make) and (make is not None or part == "backend"):
+                kind = type(make).__qualname__
+                raise ConfigurationError(f"{part} of Environment({self.name!r}) must be {right}, not a {kind}")
+
+
+_MAKES = {
+    "backend": "a callable of the settings that makes one, such as BACKENDS['memory']",
+    "key_generator": "a callable that makes one, such as its class",
+    "invalidation": "a callable of the stored responses that makes one, such as its class",
+}
+"""What the parts of an `Environment` must be."""
 
 
 def memory_backend(settings: CacheSettings) -> MemoryBackend:
@@ -186,15 +209,35 @@ def choose_environment(
     """Return the environment that *settings* name.
 
     Raises:
-        ConfigurationError: If *environments* do not have it, or *settings* are none.
+        ConfigurationError: If *environments* do not have it, or *settings* or *environments* are none.
     """
     _check_settings(settings)
+    if not isinstance(environments, Mapping):
+        raise ConfigurationError(
+            "environments must be a mapping of names, such as {**ENVIRONMENTS, 'preview': Environment(…)}, "
+            f"not a {type(environments).__qualname__}"
+        )
     environment = environments.get(settings.environment)
     if environment is None:
         known = ", ".join(environments)
         raise ConfigurationError(
             f"Unknown environment: {escaped(without_secrets(settings.environment))}; known are {known} "
             "(the variable ENVIRONMENT names one, also where CACHE_BACKEND is given)"
+        )
+    return checked_environment(environment)
+
+
+def checked_environment(environment: object) -> Environment:
+    """Return *environment* if it is one.
+
+    Raises:
+        ConfigurationError: If it is not, or is the name of one.
+    """
+    if not isinstance(environment, Environment):
+        given = f"the text {without_secrets(repr(environment))}" if isinstance(environment, str) else None
+        raise ConfigurationError(
+            f"environment must be an Environment, not {given or f'a {type(environment).__qualname__}'}; "
+            "CacheContainer(settings=CacheSettings({'ENVIRONMENT': …})) chooses one by its name"
         )
     return environment
 
@@ -203,8 +246,9 @@ def choose_namespace(settings: CacheSettings, environment: Environment) -> str:
     """Return ``CACHE_NAMESPACE`` if it is given, else the namespace of *environment*, else none: ``""``.
 
     Raises:
-        ConfigurationError: If it cannot stand in a key.
+        ConfigurationError: If it cannot stand in a key, or *environment* is none.
     """
+    environment = checked_environment(environment)
     given = settings.cache_namespace
     try:
         return checked_namespace(given or environment.namespace or "")
@@ -252,10 +296,25 @@ def _check_settings(settings: object) -> None:
         raise ConfigurationError(f"settings must be CacheSettings, such as CacheSettings({{…}}), not a {kind}")
 
 
-def _given(names: Iterable[str], environ: Mapping[str, str]) -> dict[str, Any]:
-    """Return by its field's name what *environ* gives for each of *names*."""
-    found = {name: environ.get(name.upper(), "").strip() for name in names}
-    return {name: text for name, text in found.items() if text}
+def _given(names: Iterable[str], environ: Any) -> dict[str, Any]:
+    """Return by its field's name what *environ* gives for each of *names*.
+
+    Raises:
+        ConfigurationError: If it is no mapping, or a value in it is no text.
+    """
+    if not isinstance(environ, Mapping):
+        raise ConfigurationError(
+            "CacheSettings takes variables, such as {'ENVIRONMENT': 'testing'}, "
+            f"not a {type(environ).__qualname__}"
+        )
+    found = {name: environ.get(name.upper(), "") for name in names}
+    for name, value in found.items():
+        if not isinstance(value, str):
+            raise ConfigurationError(
+                f"{name.upper()} must be text, as a variable is, not a {type(value).__qualname__}; "
+                f"CacheSettings({name}=…) takes it as it is"
+            )
+    return {name: text.strip() for name, text in found.items() if text.strip()}
 
 
 def _given_options(settings: CacheSettings) -> dict[str, Any]:

@@ -57,7 +57,7 @@ class DefaultKeyGenerator(KeyGenerator):
     are sorted by name; values of one name keep their order.
     """
 
-    async def generate_cache_key(self, request: Request) -> str:
+    async def generate_cache_key(self, request: Request) -> str | None:
         """Return the logical key of *request*: the digest of all that tells it apart."""
         body = await request.body() if request.method not in ("GET", "HEAD") else None
         scope, headers = request.scope, tuple(request.scope["headers"])

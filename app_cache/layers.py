@@ -83,12 +83,20 @@ def with_shortcut(build: Callable[[], App]) -> Callable[[], App]:
 
 def first_cache(outermost: Any) -> CacheMiddleware | None:
     """Return the cache that *outermost* is or leads to, if nothing of the user's stands outside of it."""
+    layer = first_layer(outermost)
+    return layer if isinstance(layer, CacheMiddleware) and _lets_past(layer) else None
+
+
+def first_layer(outermost: Any) -> Any:
+    """Return the first layer from *outermost* on that is a cache, or that each request must go through."""
     layer = outermost
-    while _runs_as_written(type(layer)) and not _is_observed(layer):
-        if isinstance(layer, CacheMiddleware):
-            return layer
+    while _lets_past(layer) and not isinstance(layer, CacheMiddleware):
         layer = getattr(layer, "middleware_stack", None) or getattr(layer, "app", None)
-    return None
+    return layer
+
+
+def _lets_past(layer: Any) -> bool:
+    return _runs_as_written(type(layer)) and not _is_observed(layer)
 
 
 def _is_observed(layer: Any) -> bool:

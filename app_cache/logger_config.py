@@ -49,6 +49,8 @@ SIZE_UNITS = {
     "gib": 2**30,
     "tib": 2**40,
 }
+ROTATION = "100 MB"
+RETENTION = "30 days"
 AGAIN_AFTER_S = 60.0
 """Seconds after which a `SparingLogger` says again what goes on."""
 MAX_KINDS = 1_000
@@ -172,8 +174,8 @@ def configure_logger(
     level: str | int = "INFO",
     json: bool | None = None,
     file: str | os.PathLike[str] | None = None,
-    rotation: str | int | None = "100 MB",
-    retention: str | float | None = "30 days",
+    rotation: str | int | None = ROTATION,
+    retention: str | float | None = RETENTION,
 ) -> None:
     """Write the events of this package to standard error, or to *file* if one is given, and nowhere else.
 
@@ -190,11 +192,15 @@ def configure_logger(
             seconds, or a text such as ``"30 days"``; None for never.
 
     Raises:
-        ConfigurationError: If a value is none of these or *file* cannot be opened; what was set before stays.
+        ConfigurationError: If a value is none of these, or for a file that is not given, or *file* cannot be
+            opened; what was set before stays.
     """
     level_number = _level_number(level)
     max_bytes = _quantity("rotation", rotation, SIZE_UNITS, 'a size such as "100 MB" or "1 GB"')
     max_age_s = _quantity("retention", retention, AGE_UNITS, 'an age such as "30 days" or "12 hours"')
+    for name, given, usual in (("rotation", rotation, ROTATION), ("retention", retention, RETENTION)):
+        if file is None and given not in (None, usual):
+            raise ConfigurationError(f"{name} is for a file: give file=…, or leave {name}={given!r} out")
     if not isinstance(json, bool | None):
         raise ConfigurationError(f"json must be True, False or None, not {json!r}")
     in_json = file is not None if json is None else json

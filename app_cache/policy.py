@@ -6,16 +6,20 @@ The middleware finds them again through the route that would run; see `app_cache
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Never, TypeAlias, TypeVar, overload
 
 from app_cache.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
+
+    from starlette.requests import HTTPConnection, Request
+
+    from app_cache.keys import KeyGenerator
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
@@ -40,7 +44,9 @@ MAX_BODY = 1024 * 1024
 CACHEABLE_METHODS = frozenset({"GET", "POST", "QUERY"})
 _INTERNAL = frozenset({"http_only", "store_set_cookie", "stale_on_failure"})
 
-TagSource = Collection[str] | Callable[[Any], Any]
+TagsOf: TypeAlias = "Callable[[Request], Collection[str] | Awaitable[Collection[str]]]"
+TextOf: TypeAlias = "Callable[[Request], str | Awaitable[str | None] | None]"
+TagSource: TypeAlias = "Collection[str] | TagsOf"
 Seconds = float | timedelta
 
 
@@ -91,13 +97,13 @@ class CachePolicy:
     cache_control: bool = True
     include_headers: tuple[str, ...] = ()
     exclude_headers: tuple[str, ...] = ()
-    tags: tuple[str, ...] | Callable[[Any], Any] = ()
+    tags: tuple[str, ...] | TagsOf = ()
     statuses: Mapping[int, float | None] = field(default_factory=dict)
     stale_while_revalidate: float | None = None
     stale_if_error: float | None = None
     methods: frozenset[str] | None = None
-    key: Any = None
-    vary_by: Callable[[Any], Any] | None = None
+    key: KeyGenerator | None = None
+    vary_by: TextOf | None = None
     include_query: frozenset[str] | None = None
     exclude_query: frozenset[str] = frozenset()
     max_body: int = MAX_BODY
@@ -111,10 +117,8 @@ class CachePolicy:
     stale_on_failure: bool = False
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            check = _CHECKS.get(each.name)
-            if check is not None:
-                object.__setattr__(self, each.name, check(each.name, getattr(self, each.name)))
+        for name, check in _CHECKED:
+            object.__setattr__(self, name, check(name, getattr(self, name)))
         both = {*self.include_headers} & {*self.exclude_headers}
         if both:
             raise ConfigurationError(
@@ -146,7 +150,7 @@ class CachePolicy:
 class Invalidates:
     """What is invalidated once an endpoint has answered well; `@invalidates(…)` takes the same options."""
 
-    tags: tuple[str, ...] | Callable[[Any], Any] = ()
+    tags: tuple[str, ...] | TagsOf = ()
     patterns: tuple[str, ...] = ()
     urls: tuple[str, ...] = ()
 
@@ -172,8 +176,8 @@ def cache(
     stale_while_revalidate: Seconds | None = None,
     stale_if_error: Seconds | None = None,
     methods: Collection[str] | None = None,
-    key: Any = None,
-    vary_by: Callable[[Any], Any] | None = None,
+    key: KeyGenerator | None = None,
+    vary_by: TextOf | None = None,
     include_query: Collection[str] | None = None,
     exclude_query: Collection[str] | None = None,
     max_body: int = MAX_BODY,
@@ -217,7 +221,7 @@ def cache(endpoint: Any = None, /, **options: Any) -> Any:
 
 
 def invalidates(
-    *,
+    *_args: Never,
     tags: TagSource | None = None,
     patterns: Collection[str] | None = None,
     urls: Collection[str] | None = None,
@@ -232,6 +236,8 @@ def invalidates(
     Raises:
         ConfigurationError: If nothing is named, or a value cannot work.
     """
+    if _args:
+        raise ConfigurationError(f"@invalidates takes options by name, such as tags=['users'], not {_args[0]!r}")
     asked = Invalidates(tags=tags or (), patterns=patterns or (), urls=urls or ())  # type: ignore[arg-type]
 
     def record(target: Endpoint) -> Endpoint:
@@ -245,13 +251,13 @@ def never_cached(endpoint: Endpoint) -> Endpoint:
     return _recorded(endpoint, NEVER_ATTRIBUTE, value=True, decorator="@never_cached")
 
 
-def add_tags(request: Any, *tags: str) -> None:
+def add_tags(request: HTTPConnection, *tags: str) -> None:
     """Tag the answer that the running handler is about to give, with names known only now.
 
     Where the answer is not going to be stored, this does nothing.
 
     Args:
-        request: The request of the handler (anything with a ``scope``).
+        request: The request of the handler.
         tags: The names to add.
 
     Raises:
@@ -360,13 +366,12 @@ def checked_seconds(name: str, value: object) -> float:
     Raises:
         ConfigurationError: If it is neither, is not positive, or is more than a cache can keep to.
     """
-    if isinstance(value, timedelta):
-        value = value.total_seconds()
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_SECONDS:
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= MAX_SECONDS:
         raise ConfigurationError(
             f"{name} must be a positive number of seconds or a timedelta, at most {MAX_SECONDS}, not {value!r}"
         )
-    return value
+    return seconds
 
 
 def _optional_seconds(name: str, value: object) -> float | None:
@@ -376,16 +381,15 @@ def _optional_seconds(name: str, value: object) -> float | None:
 def _whole_seconds(name: str, value: object) -> int | None:
     if value is None:
         return None
-    if isinstance(value, timedelta):
-        value = value.total_seconds()
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
     if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not 0 <= value < 2**31
-        or value != int(value)
+        isinstance(seconds, bool)
+        or not isinstance(seconds, int | float)
+        or not 0 <= seconds < 2**31
+        or seconds != int(seconds)
     ):
         raise ConfigurationError(f"{name} must be a whole number of seconds from 0, not {value!r}")
-    return int(value)
+    return int(seconds)
 
 
 def _flag(name: str, value: object) -> bool:
@@ -420,8 +424,25 @@ def _is_no_list(name: str, value: object) -> ConfigurationError:
     return ConfigurationError(f"{name} must be a list of names, such as [{example!r}], not {value!r}")
 
 
-def _headers(name: str, value: Any) -> tuple[str, ...]:
+_ALL = {
+    "include_headers": "the headers that the response depends on",
+    "exclude_headers": "the headers that it does not depend on",
+    "include_query": "the parameters that it depends on, or leave the option out",
+    "exclude_query": "the parameters that it does not depend on, or give include_query=[]",
+}
+"""What to name where somebody has named all, by option."""
+
+
+def _names_alone(name: str, value: Any) -> tuple[str, ...]:
+    """Return the names in *value*, none of which stands for others."""
     names = _names(name, value)
+    if "*" in names:
+        raise ConfigurationError(f"{name} must hold names, not '*': name {_ALL[name]}")
+    return names
+
+
+def _headers(name: str, value: Any) -> tuple[str, ...]:
+    names = _names_alone(name, value)
     for each in names:
         if not is_header_name(each):
             raise ConfigurationError(f"{name} must hold header names, not {each!r}")
@@ -490,7 +511,7 @@ def _statuses(name: str, value: Any) -> dict[int, float | None]:
 
 
 def _query(name: str, value: Any) -> frozenset[str]:
-    return frozenset(_names(name, value))
+    return frozenset(_names_alone(name, value))
 
 
 def _optional_query(name: str, value: Any) -> frozenset[str] | None:
@@ -551,3 +572,5 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "store_set_cookie": _flag,
     "stale_on_failure": _flag,
 }
+_CHECKED = [(each.name, _CHECKS[each.name]) for each in fields(CachePolicy)]
+"""The options, each with its check."""

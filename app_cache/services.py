@@ -6,6 +6,7 @@ A container is asked for its parts at each use, so that an override is in force 
 from __future__ import annotations
 
 import gc
+import inspect
 import random
 import weakref
 from collections import OrderedDict
@@ -132,11 +133,31 @@ def checked_backend(backend: object) -> CacheBackend:
     """Return *backend* if it is one.
 
     Raises:
-        ConfigurationError: If it is not.
+        ConfigurationError: If it is not, or one of its four methods does not take what it will be given.
     """
     if not isinstance(backend, CacheBackend):
         raise ConfigurationError(f"a backend must be an instance of a subclass of CacheBackend, not {backend!r}")
+    for name, given in _GIVEN.items():
+        if not _takes(getattr(backend, name), given):
+            raise ConfigurationError(f"{name} of {type(backend).__name__} must take ({', '.join(given)})")
     return backend
+
+
+_GIVEN = {"get": ("key",), "set": ("key", "value", "timeout"), "delete": ("key",), "close": ()}
+"""What the four methods of a backend are given, by position."""
+
+
+def _takes(method: Any, given: tuple[str, ...]) -> bool:
+    """Return whether *method* can be called with what is *given*; True where it may say more than it is."""
+    function = getattr(method, "__func__", method)
+    if not inspect.isfunction(function) or hasattr(function, "__signature__"):
+        return True
+    parameters = inspect.signature(function, follow_wrapped=False)
+    try:
+        parameters.bind(*(() if function is method else (method,)), *given)
+    except TypeError:
+        return False
+    return True
 
 
 def checked_key_generator(generator: object) -> KeyGenerator:

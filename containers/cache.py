@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 
 from dependency_injector import containers, providers
 
-from app_cache.config import ENVIRONMENTS, CacheSettings, build_backend, choose_environment, choose_namespace
+from app_cache.config import (
+    ENVIRONMENTS,
+    CacheSettings,
+    build_backend,
+    checked_environment,
+    choose_environment,
+    choose_namespace,
+)
 from app_cache.health import HealthCheck
 from app_cache.invalidation import InvalidationService
 from app_cache.keys import DefaultKeyGenerator
@@ -27,9 +34,8 @@ if TYPE_CHECKING:
 
 
 def _key_generator(environment: Environment) -> KeyGenerator:
-    make = environment.key_generator or DefaultKeyGenerator
-    generator: KeyGenerator = make()
-    return generator
+    make = checked_environment(environment).key_generator or DefaultKeyGenerator
+    return make()
 
 
 def _store(
@@ -43,9 +49,8 @@ def _store(
 
 
 def _invalidation(environment: Environment, store: StoredResponses) -> InvalidationService:
-    make = environment.invalidation or InvalidationService
-    service: InvalidationService = make(store)
-    return service
+    make = checked_environment(environment).invalidation or InvalidationService
+    return make(store)
 
 
 def _metrics(store: StoredResponses) -> Counter[str]:

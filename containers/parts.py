@@ -46,6 +46,17 @@ class Container(containers.DynamicContainer):
             )
         super().__setattr__(name, value)
 
+    def override_providers(self, **overriding: Any) -> Any:
+        """Put *overriding* in the place of the providers of their names, as the constructor does.
+
+        Raises:
+            ConfigurationError: If there is none of such a name.
+        """
+        unknown = overriding.keys() - self.providers.keys()
+        if unknown:
+            raise ConfigurationError(f"the container has no {min(unknown)}; it has {', '.join(self.providers)}")
+        return super().override_providers(**overriding)
+
 
 class Part(_Telling, providers.ThreadSafeSingleton[T]):
     """Gives one object, made when it is first asked for, until it is reset."""

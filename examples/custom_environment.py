@@ -1,12 +1,12 @@
 """Environments are values: ``ENVIRONMENT=preview uvicorn examples.custom_environment:app``."""
 
-from typing import Any
+from dataclasses import replace
 
 from fastapi import FastAPI, Request
 
-from app_cache import ENVIRONMENTS, Environment, InvalidationResult, InvalidationService, KeyGenerator, cache
+from app_cache import ENVIRONMENTS, Environment, KeyGenerator, Order, cache, invalidates
 from app_cache.config import BACKENDS
-from app_cache.fastapi import Invalidation
+from app_cache.invalidation import InvalidationResult, InvalidationService
 from containers import CacheContainer, install
 
 
@@ -20,8 +20,8 @@ class ByBranch(KeyGenerator):
 class SoftInvalidation(InvalidationService):
     """Marks as stale rather than drops."""
 
-    async def by_tag(self, *tags: str, match: Any = "any", soft: bool = True) -> InvalidationResult:
-        return await super().by_tag(*tags, match=match, soft=soft)
+    async def carry_out(self, order: Order) -> InvalidationResult:
+        return await super().carry_out(replace(order, soft=True))
 
 
 preview = Environment("preview", BACKENDS["memory"], ByBranch, namespace="preview", invalidation=SoftInvalidation)
@@ -36,5 +36,5 @@ async def page(name: str, request: Request) -> dict[str, str]:
 
 
 @app.post("/pages/{name}/edited")
-async def edited(name: str, invalidation: Invalidation) -> None:
-    await invalidation.by_tag(f"page_{name}")
+@invalidates(tags=["page_{name}"])
+async def edited(name: str) -> None: ...

@@ -26,6 +26,7 @@ from app_cache.config import (
     choose_namespace,
 )
 from app_cache.errors import AppCacheError, ConfigurationError
+from app_cache.keys import DefaultKeyGenerator
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -155,6 +156,18 @@ class TestSettings:
         assert "s3cret" not in str(refused.value)
         assert refused.value.__cause__ is None
         assert refused.value.__suppress_context__
+
+    @pytest.mark.parametrize(
+        ("environ", "message"),
+        [
+            pytest.param("production", "^CacheSettings takes variables, such as .*, not a str$", id="a name"),
+            pytest.param({"USE_REDIS": True}, "^USE_REDIS must be text, .* a bool; .*use_redis=…", id="no text"),
+        ],
+    )
+    def test_no_variables(self, environ: Any, message: str) -> None:
+        """What is no mapping of texts is refused, with what would be right."""
+        with pytest.raises(ConfigurationError, match=message):
+            CacheSettings(environ)
 
     def test_unknown_keyword(self) -> None:
         """A keyword that is no setting is refused with those that are."""
@@ -413,6 +426,34 @@ class TestEnvironments:
         with pytest.raises(FrozenInstanceError):
             testing.namespace = "other"  # type: ignore[misc]
         assert replace(testing, namespace="other").backend is testing.backend
+
+    @pytest.mark.parametrize(
+        ("part", "given", "right"),
+        [
+            pytest.param("backend", MemoryBackend(), "callable of the settings .* a MemoryBackend", id="backend"),
+            pytest.param("backend", None, "callable of the settings .* a NoneType", id="no backend"),
+            pytest.param("key_generator", DefaultKeyGenerator(), "such as its class, not a Def", id="generator"),
+            pytest.param("invalidation", 5, "callable of the stored responses .* not a int", id="invalidation"),
+        ],
+    )
+    def test_parts(self, part: str, given: Any, right: str) -> None:
+        """A part in the place of what makes it is refused at once, by environment and field."""
+        parts: dict[str, Any] = {"backend": BACKENDS["memory"], part: given}
+        with pytest.raises(ConfigurationError, match=rf"^{part} of Environment\('x'\) must be .*{right}"):
+            Environment("x", **parts)
+
+    @pytest.mark.parametrize(
+        ("environments", "message"),
+        [
+            pytest.param([ENVIRONMENTS["testing"]], "must be a mapping of names, .* not a list$", id="list"),
+            pytest.param({"testing": "memory"}, "must be an Environment, not the text 'memory'", id="text"),
+            pytest.param({"testing": MemoryBackend}, "must be an Environment, not a ABCMeta", id="class"),
+        ],
+    )
+    def test_no_environments(self, environments: Any, message: str) -> None:
+        """What is no mapping of environments is refused where one is chosen."""
+        with pytest.raises(ConfigurationError, match=message):
+            build_backend(CacheSettings({"ENVIRONMENT": "testing"}), environments)
 
     @pytest.mark.parametrize("mapping", [ENVIRONMENTS, BACKENDS], ids=["ENVIRONMENTS", "BACKENDS"])
     def test_read_only(self, mapping: Any) -> None:

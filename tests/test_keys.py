@@ -361,7 +361,7 @@ def test_own_keys() -> None:
 async def test_default_generator(method: str) -> None:
     """Called by an application's own generator, the default one tells by the body of a POST, and by the policy."""
 
-    async def logical_key(body: bytes, **changes: Any) -> str:
+    async def logical_key(body: bytes, **changes: Any) -> str | None:
         async def receive() -> dict[str, Any]:
             return {"type": "http.request", "body": body}
 
@@ -369,6 +369,7 @@ async def test_default_generator(method: str) -> None:
         return await DefaultKeyGenerator().generate_cache_key(Request(scope, cast("Any", receive)))
 
     plain = await logical_key(b"a")
+    assert plain
     assert plain == await logical_key(b"a")
     assert (plain == await logical_key(b"b")) is (method == "GET")
     assert plain != await logical_key(b"a", **{POLICY: KEYED})

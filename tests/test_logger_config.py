@@ -497,6 +497,22 @@ class TestConfigured:
         assert caplog.messages == ["cache.failed"]
 
     @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            pytest.param(
+                {"rotation": "10 MB"}, "^rotation is for a file: give file=…", id="rotation without a file"
+            ),
+            pytest.param(
+                {"retention": 30}, "^retention is for a file: give file=…", id="retention without a file"
+            ),
+        ],
+    )
+    def test_options_of_no_file(self, options: dict[str, Any], message: str) -> None:
+        """An option of a file is refused where none is given."""
+        with pytest.raises(ConfigurationError, match=message):
+            configure_logger(**options)
+
+    @pytest.mark.parametrize(
         ("option", "value", "right"),
         [
             pytest.param("level", "LOUD", "DEBUG, INFO, WARNING, ERROR, CRITICAL", id="unknown level"),

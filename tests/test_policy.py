@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 import re
+import sys
 from datetime import timedelta
-from types import SimpleNamespace
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from fastapi import FastAPI
 from starlette.requests import Request
 
+import app_cache.policy as policy_module
 from app_cache.errors import ConfigurationError
 from app_cache.keys import DefaultKeyGenerator
 from app_cache.policy import (
@@ -39,9 +42,22 @@ if TYPE_CHECKING:
 GENERATOR = DefaultKeyGenerator()
 
 
+class ByTenant(DefaultKeyGenerator):
+    """Passes by whoever names no tenant, as an application's own generator may."""
+
+    async def generate_cache_key(self, request: Request) -> str | None:
+        """Return what the default one gives."""
+        return await super().generate_cache_key(request) if "x-tenant" in request.headers else None
+
+
 def tags_of(request: Request) -> list[str]:
     """Give tags as an application's own callable does."""
     return [request.url.path]
+
+
+async def path_of(request: Request) -> str | None:
+    """Say what the answer depends on, as an application's own callable does."""
+    return request.url.path or None
 
 
 def policy_of(endpoint: Any) -> CachePolicy:
@@ -139,7 +155,7 @@ def test_above_and_below_the_route() -> None:
         pytest.param("methods", ["get", "QUERY"], frozenset({"GET", "QUERY"}), id="methods"),
         pytest.param("methods", ["GET", "HEAD"], frozenset({"GET"}), id="methods, HEAD comes with GET"),
         pytest.param("key", GENERATOR, GENERATOR, id="key"),
-        pytest.param("vary_by", tags_of, tags_of, id="vary_by"),
+        pytest.param("vary_by", path_of, path_of, id="vary_by"),
         pytest.param("include_query", ["q", "q"], frozenset({"q"}), id="include_query"),
         pytest.param("include_query", [], frozenset(), id="include_query, none of them"),
         pytest.param("exclude_query", ["utm_source"], frozenset({"utm_source"}), id="exclude_query"),
@@ -187,7 +203,7 @@ def test_http() -> None:
         pytest.param(CachePolicy(include_headers=("Cookie",)), True, id="in the key"),
         pytest.param(CachePolicy(exclude_headers=("COOKIE",)), True, id="not depended on"),
         pytest.param(CachePolicy(include_headers=("x-cookie",)), False, id="another header"),
-        pytest.param(CachePolicy(vary_by=tags_of), True, id="vary_by"),
+        pytest.param(CachePolicy(vary_by=path_of), True, id="vary_by"),
     ],
 )
 def test_declares(policy: CachePolicy, declared: bool) -> None:
@@ -203,7 +219,7 @@ def test_declares(policy: CachePolicy, declared: bool) -> None:
     [
         pytest.param("timeout", 0, "0", id="timeout of nothing"),
         pytest.param("timeout", -1, "-1", id="timeout below zero"),
-        pytest.param("timeout", timedelta(0), "0.0", id="timeout, timedelta of nothing"),
+        pytest.param("timeout", timedelta(0), "not datetime.timedelta(0)", id="timeout, timedelta of nothing"),
         pytest.param("timeout", math.nan, "nan", id="timeout, no number"),
         pytest.param("timeout", math.inf, "inf", id="timeout, for ever"),
         pytest.param("timeout", True, "True", id="timeout, bool"),
@@ -217,10 +233,12 @@ def test_declares(policy: CachePolicy, declared: bool) -> None:
         pytest.param("include_headers", ["\xc4"], "'\xc4'", id="include_headers, not ASCII"),
         pytest.param("include_headers", [""], "''", id="include_headers, empty"),
         pytest.param("include_headers", [b"x-a"], "b'x-a'", id="include_headers, bytes"),
+        pytest.param("include_headers", ["*"], "'*': name the headers", id="include_headers, all"),
         pytest.param("include_headers", 5, "5", id="include_headers, number"),
         pytest.param("include_headers", iter(["x-a"]), "iterator", id="include_headers, an iterator"),
         pytest.param("exclude_headers", "Cookie", "'Cookie'", id="exclude_headers, text"),
         pytest.param("exclude_headers", ["a:b"], "'a:b'", id="exclude_headers, a colon"),
+        pytest.param("exclude_headers", ["Cookie", "*"], "'*': name the headers", id="exclude_headers, all"),
         pytest.param("tags", "users", "'users'", id="tags, text"),
         pytest.param("tags", [""], "''", id="tags, empty"),
         pytest.param("tags", [" "], "' '", id="tags, blank"),
@@ -251,7 +269,9 @@ def test_declares(policy: CachePolicy, declared: bool) -> None:
         pytest.param("vary_by", "x-tenant", "'x-tenant'", id="vary_by, text"),
         pytest.param("include_query", "q", "'q'", id="include_query, text"),
         pytest.param("include_query", [5], "5", id="include_query, number"),
+        pytest.param("include_query", ["*"], "leave the option out", id="include_query, all"),
         pytest.param("exclude_query", "q", "'q'", id="exclude_query, text"),
+        pytest.param("exclude_query", ["*"], "give include_query=[]", id="exclude_query, all"),
         pytest.param("max_body", 0, "0", id="max_body of nothing"),
         pytest.param("max_body", 1.5, "1.5", id="max_body, fraction"),
         pytest.param("max_body", True, "True", id="max_body, bool"),
@@ -261,6 +281,9 @@ def test_declares(policy: CachePolicy, declared: bool) -> None:
         pytest.param("client_max_age", math.nan, "nan", id="client_max_age, no number"),
         pytest.param("client_max_age", 2**31, "2147483648", id="client_max_age, too long"),
         pytest.param("client_max_age", True, "True", id="client_max_age, bool"),
+        pytest.param(
+            "client_max_age", timedelta(-1), "not datetime.timedelta(days=-1)", id="client_max_age, timedelta"
+        ),
         pytest.param("handler_timeout", 0, "0", id="handler timeout, nothing"),
         pytest.param("early_refresh", -1, "-1", id="early refresh below zero"),
         pytest.param("early_refresh", math.inf, "inf", id="early refresh without end"),
@@ -328,6 +351,23 @@ def test_options_go_by_name() -> None:
     """A timeout without its name is refused, and the message shows the name."""
     with pytest.raises(ConfigurationError, match=r"^@cache takes options by name, such as timeout=300, not 60$"):
         cache(60)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("given", [pytest.param(tags_of, id="bare"), pytest.param("users", id="a tag")])
+def test_names_go_by_option(given: Any) -> None:
+    """@invalidates without options is refused as it marks the function, and the message shows an option."""
+    right = re.escape(f"@invalidates takes options by name, such as tags=['users'], not {given!r}")
+    with pytest.raises(ConfigurationError, match=f"^{right}$"):
+        invalidates(given)
+
+
+def test_every_option_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A policy with an option that nothing checks cannot be imported."""
+    source = inspect.getsource(policy_module).replace('    "jitter": _fraction,\n', "")
+    module = ModuleType("policy")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    with pytest.raises(KeyError, match="jitter"):
+        exec(compile(source, "policy.py", "exec"), vars(module))  # noqa: S102
 
 
 @pytest.mark.parametrize(
@@ -483,7 +523,7 @@ def test_tags_that_are_no_list(tags: Any) -> None:
 def test_wrong_tags(wrong: Any) -> None:
     """A tag is a string that is not empty, and none is added beside one that is not."""
     late: set[str] = set()
-    request = SimpleNamespace(scope={LATE_TAGS: late})
+    request = Request({"type": "http", LATE_TAGS: late})
     with pytest.raises(ConfigurationError, match=f"not {wrong!r}$"):
         add_tags(request, "right", wrong)
     with pytest.raises(ConfigurationError, match=f"not {wrong!r}$"):

@@ -30,9 +30,16 @@ from starlette.staticfiles import StaticFiles
 
 from app_cache import CacheMiddleware, CachePolicy, ConfigurationError, MemoryBackend, add_tags, cache, invalidates
 from app_cache.fastapi import Backend, Invalidation
+from app_cache.keys import DefaultKeyGenerator
 from app_cache.policy import never_cached
 from app_cache.routes.parameters import Parameters
-from app_cache.routes.policies import Fallbacks, say_decorator_not_read, say_header_not_sent, say_query_not_read
+from app_cache.routes.policies import (
+    Fallbacks,
+    say_decorator_not_read,
+    say_header_not_sent,
+    say_query_left_out,
+    say_query_not_read,
+)
 from app_cache.routes.table import MAX_PLANS, RouteTable, escape_for_glob, escape_for_url
 from tests.middleware.apps import client_of, put_cache, scope_of, told
 
@@ -1404,6 +1411,9 @@ async def test_tags_of_a_policy_by_path() -> None:
         pytest.param({"default_policy": 60}, "default_policy must be a CachePolicy, not 60", id="default"),
         pytest.param({"policies": ["/a"]}, "policies must be a mapping", id="no mapping"),
         pytest.param({"policies": {"/a": 60}}, r"policies\['/a'\] must be a CachePolicy, not 60", id="no policy"),
+        pytest.param(
+            {"policies": {"/a/{id:int}/b": None}}, "paths: '/a/\\*/b', not '/a/{id:int}/b'", id="template"
+        ),
         pytest.param({"policies": {"a": None}}, "such as '/public/\\*', not 'a'", id="no path"),
         pytest.param({"policies": {"/" + "a" * 300: None}}, "may have 256 characters", id="too long"),
         pytest.param(
@@ -1624,6 +1634,40 @@ async def test_query_of_a_policy_for_many_routes(given: str, caplog: pytest.LogC
     async with app.router.lifespan_context(app):
         pass
     assert "query_not_read" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "options", "said"),
+    [
+        pytest.param(of_an_alias, {"exclude_query": ["search-term"]}, "exclude_query", id="excluded"),
+        pytest.param(of_an_alias, {"include_query": []}, "include_query", id="not included"),
+        pytest.param(of_a_model, {"include_query": []}, "include_query", id="field of a model"),
+        pytest.param(of_an_alias_and_a_request, {"include_query": []}, "include_query", id="in a dependency"),
+        pytest.param(of_an_alias, {"exclude_query": ["utm_source"]}, None, id="another is excluded"),
+        pytest.param(of_an_alias, {"include_query": ["search-term"]}, None, id="included"),
+        pytest.param(of_an_alias, {}, None, id="all joins the key"),
+        pytest.param(of_an_alias, {"include_query": [], "vary_by": str}, None, id="told apart by vary_by"),
+        pytest.param(
+            of_an_alias, {"include_query": [], "key": DefaultKeyGenerator()}, None, id="told apart by a generator"
+        ),
+        pytest.param(of_a_key, {"exclude_query": ["api_key"]}, None, id="the key of an API"),
+        pytest.param(of_the_request, {"include_query": []}, None, id="nothing is declared"),
+    ],
+)
+async def test_query_that_is_read_and_left_out(
+    caplog: pytest.LogCaptureFixture, endpoint: Any, options: dict[str, Any], said: str | None
+) -> None:
+    """A query parameter that an endpoint declares, and a policy keeps out of the key, is said at start, once."""
+    app = FastAPI()
+    app.get("/x")(cache(**options)(_copy(endpoint)))
+    put_cache(app)
+    say_query_left_out.cache_clear()
+    for _ in range(2):
+        async with app.router.lifespan_context(app):
+            pass
+    lines = [record.getMessage() for record in caplog.records if "query_left_out" in record.getMessage()]
+    assert len(lines) == (said is not None)
+    assert all(f"option={said}" in line and "name=search-term" in line for line in lines)
 
 
 def of_a_header(x_tenant: Annotated[str, Header()] = "") -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from app_cache.backends.memory import MemoryBackend
-from app_cache.backends.text import as_bytes, as_text
+from app_cache.backends.text import as_bytes, as_text, no_text
 from app_cache.backends.wrapper import Offered, Wrapper, seconds_for
 from app_cache.errors import BackendError, ConfigurationError
 
@@ -90,8 +90,11 @@ class CompressedBackend(Wrapper):
         """Keep *value* under *key* for *timeout* seconds; None is what the backend within has for it, or an hour.
 
         Raises:
+            TypeError: If *value* is not str.
             ValueError: If *timeout* is not positive, or a bool.
         """
+        if not isinstance(value, str):
+            raise no_text(value)
         if "set_bytes" not in self._verbs:
             await super().set(key, self._packing.packed_text(value), timeout)
             return

@@ -18,7 +18,7 @@ from weakref import ref
 
 from app_cache.backends.base import CacheBackend, checked_timeout
 from app_cache.backends.eviction import Eviction, Resident
-from app_cache.backends.text import as_bytes, as_text
+from app_cache.backends.text import as_bytes, as_text, no_text
 from app_cache.errors import ConfigurationError
 from app_cache.rules.glob import compile_glob
 
@@ -115,15 +115,17 @@ class MemoryBackend(CacheBackend):
         # A subclass that sets bytes by `set`, against the types, has them back as they are.
         return as_text(cast("bytes", entry.value)) if entry.binary else cast("str", entry.value)
 
-    async def set(self, key: str, value: str | bytes, timeout: float | None = None) -> None:
-        """Keep *value*, str or bytes as given, for *timeout* seconds (fractions count; None: *default_timeout*).
+    async def set(self, key: str, value: str, timeout: float | None = None) -> None:
+        """Keep *value* for *timeout* seconds (fractions count; None: *default_timeout*).
 
         Raises:
-            TypeError: If *value* is neither str nor bytes.
+            TypeError: If *value* is not str; from a subclass that makes bytes of it in a `set` of its own, bytes
+                are kept as they are.
             ValueError: If *timeout* is not positive, or a bool.
         """
-        if not isinstance(value, (str, bytes)):
-            raise TypeError(f"value must be str or bytes, not {type(value).__name__}")
+        given: object = value
+        if not isinstance(given, str) and (type(self).set is MemoryBackend.set or not isinstance(given, bytes)):
+            raise no_text(given)
         while not self._keep(key, value, timeout, binary=False):  # noqa: ASYNC110 - each time is a step of the work
             await asyncio.sleep(0)
 

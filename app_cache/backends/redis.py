@@ -53,6 +53,7 @@ from app_cache.backends.redis_options import (
     read_options,
 )
 from app_cache.backends.redis_url import DEFAULT_URL, UNIX, RedisUrl, parse_redis_url
+from app_cache.backends.text import no_text
 from app_cache.errors import BackendError, ConfigurationError, Fault
 from app_cache.logger_config import logger
 
@@ -84,6 +85,8 @@ FAULTS: Final[tuple[tuple[tuple[type[Exception], ...], Fault], ...]] = (
     ((RedisConnectionError, RedisTimeoutError, InvalidResponse, OSError, _OtherLoopError), Fault.AWAY),
 )
 """What each failure says of the server; the first that fits, for the later ones are wider."""
+NOT_LOGGED_IN: Final = ("HELLO must be called with the client already authenticated", "Authentication required")
+"""How Valkey and Redis begin to say that they want a password, and were given none."""
 DENIED_IN_SCRIPT: Final = ("ACL failure in script", "The user executing the script can't run this command")
 """How Valkey and Redis begin to say that a script may not do what it does; no code says it."""
 LOST: Final = "Connection lost"
@@ -192,7 +195,7 @@ class RedisBackend(CacheBackend):
             TypeError: If *value* is not str.
         """
         if not isinstance(value, str):
-            raise TypeError(f"value must be str, not {type(value).__name__}: set_bytes keeps bytes")
+            raise no_text(value)
         expiry = self._expiry(timeout)
         try:
             encoded = value.encode(self._encoding, "surrogatepass")
@@ -381,6 +384,8 @@ class RedisBackend(CacheBackend):
     def _failure(self, operation: str, error: Exception) -> BackendError:
         """Return what is raised for *error*, which is its cause unless it shows the password."""
         said = str(error) or type(error).__name__
+        if said.startswith(NOT_LOGGED_IN):
+            said = "the server wants a password, and none is given"
         reason = _without(self._server.address.password, said)
         message = f"{operation} failed at {self._server.address}: {reason}"
         failure = BackendError(message, fault=_fault_of(error))

@@ -30,9 +30,13 @@ CLUSTER = ("redis+cluster", "rediss+cluster", "valkey+cluster", "valkeys+cluster
 UNIX = "unix"
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*", re.IGNORECASE | re.ASCII)
-_NODE = r"(?:\[[0-9a-f:.]+\]|[\w.-]*)(?::\d{1,5})?"
-_ADDRESS = re.compile(rf"{_NODE}(?:,{_NODE})*(?:/[\w./-]*)?", re.IGNORECASE | re.ASCII)
-_NODE_PARTS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[\w.-]*)(?::([0-9]{0,5}))?")
+_NO_PORT = r"port|\$\{[\w:-]+\}"
+"""What was to be filled in."""
+_NODE = rf"(?:\[[0-9a-f:.]+\]|[\w.-]*)(?::(?:\d{{1,5}}|{_NO_PORT}))?|(?:localhost|[\d.]+|\[[0-9a-f:.]+\]):\d+"
+_ADDRESS = re.compile(rf"(?:{_NODE})(?:,(?:{_NODE}))*(?:/[\w./-]*)?", re.IGNORECASE | re.ASCII)
+_NODE_PARTS = re.compile(rf"(\[[0-9a-fA-F:.]+\]|[\w.-]*)(?::([0-9]*|{_NO_PORT}))?")
+_PORT = re.compile(r"[0-9]{1,5}")
+_OPTION = re.compile(r"[a-z]+(?:_[a-z]+)+")
 _DB = re.compile(r"([0-9]{1,9})/?")
 
 
@@ -79,6 +83,11 @@ def parse_redis_url(url: object, source: str | None = None) -> RedisUrl:
     if not isinstance(url, str) or not url:
         given = repr(url) if url is None or url == "" else f"an object of type {type(url).__name__}"
         raise ConfigurationError(f"{name} must be the URL of a server, such as {DEFAULT_URL!r}, not {given}")
+
+    if url[0] in "\"'":
+        raise ConfigurationError(f"{name} begins with a quotation mark: leave the quotation marks out")
+    if url != url.strip():
+        raise ConfigurationError(f"{name} begins or ends with a blank: leave it out")
 
     def wrong(right: str) -> ConfigurationError:
         return ConfigurationError(f"{name}={shown(url)!r} cannot be used: {right}")
@@ -163,10 +172,10 @@ def _node(text: str, default_port: int, wrong: Wrong) -> tuple[str, int]:
         raise wrong(
             "after :// comes [user:password@]host:port; in user and password, write : / ? # @ as %3A and so on"
         )
-    host, port = parts[1].strip("[]") or "localhost", int(parts[2] or default_port)
-    if not 0 < port < 65536:
+    host, port = parts[1].strip("[]") or "localhost", parts[2] or str(default_port)
+    if not _PORT.fullmatch(port) or not 0 < int(port) < 65536:
         raise wrong("a port is a number from 1 to 65535")
-    return host, port
+    return host, int(port)
 
 
 def _db(text: str, wrong: Wrong) -> int | None:
@@ -180,8 +189,11 @@ def _db(text: str, wrong: Wrong) -> int | None:
 
 def _with_query(url: RedisUrl, query: str, wrong: Wrong) -> RedisUrl:
     asked = dict(parse_qsl(query, keep_blank_values=True))
-    if asked.keys() - {"db", "username", "password"}:
-        raise wrong("only db, username and password may stand in its query; give other options as arguments")
+    others = asked.keys() - {"db", "username", "password"}
+    if others:
+        options = sorted(name for name in others if _OPTION.fullmatch(name) and "@" not in query)
+        given = f"give {', '.join(options)} as arguments" if options else "give other options as arguments"
+        raise wrong(f"only db, username and password may stand in its query; {given}")
     return replace(
         url,
         db=agreed("db in the query", url.db, _db(asked.get("db", ""), wrong)),

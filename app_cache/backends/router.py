@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
 from app_cache.backends.base import CacheBackend, budget_of
+from app_cache.backends.text import no_text
 from app_cache.backends.wrapper import Composite, Offered, seconds_for
 from app_cache.errors import ConfigurationError
 
@@ -87,8 +88,11 @@ class BackendRouter(Composite):
         """Keep *value* under *key* in its backend for *timeout* seconds; None is what that has for it, or an hour.
 
         Raises:
+            TypeError: If *value* is not str.
             ValueError: If *timeout* is not positive, or a bool.
         """
+        if not isinstance(value, str):
+            raise no_text(value)
         backend = self._backend_for(key)
         await backend.set(key, value, seconds_for(backend, timeout))
 

@@ -20,3 +20,8 @@ def as_text(value: bytes) -> str:
         return value.decode("utf-8", "surrogatepass")
     except UnicodeDecodeError as error:
         raise BackendError("the value is no text in UTF-8: read it with get_bytes", fault=Fault.REFUSED) from error
+
+
+def no_text(value: object) -> TypeError:
+    """Return the error that says that *value*, given to `set`, is no text."""
+    return TypeError(f"value must be str, not {type(value).__name__}: set_bytes keeps bytes")

@@ -18,6 +18,7 @@ from app_cache.backends.base import (
     capability,
     checked_timeout,
 )
+from app_cache.backends.text import no_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -56,8 +57,11 @@ class Wrapper(Composite):
         """Keep *value* under *key* for *timeout* seconds; None is what the backend within has for it, or an hour.
 
         Raises:
+            TypeError: If *value* is not str.
             ValueError: If *timeout* is not positive, or a bool.
         """
+        if not isinstance(value, str):
+            raise no_text(value)
         await self.backend.set(key, value, seconds_for(self.backend, timeout))
 
     async def delete(self, key: str) -> None:

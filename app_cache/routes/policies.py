@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from app_cache.asgi import Scope
 
 SAFE_AND_CACHED = frozenset({"GET", "QUERY"})
+_PARAMETER = re.compile(r"\{\w+(:\w+)?\}")
+"""A parameter as paths of routes have it, where a glob has a star."""
 
 
 class Declared(Protocol):
@@ -85,6 +88,9 @@ def _paths(scope: Scope, root_path: str) -> list[str]:
 def _check_path_pattern(pattern: object) -> None:
     if not isinstance(pattern, str) or not pattern.startswith(("/", "*", "?", "[")):
         raise ConfigurationError(f"policies must hold globs over paths, such as '/public/*', not {pattern!r}")
+    glob = _PARAMETER.sub("*", pattern)
+    if glob != pattern:
+        raise ConfigurationError(f"policies must hold globs over paths: {glob!r}, not {pattern!r}")
 
 
 def _check_fallback(name: str, policy: object) -> None:
@@ -169,3 +175,9 @@ def say_query_not_read(route: str, name: str, declared: str) -> None:
 def say_decorator_not_read(route: str, method: str) -> None:
     """Warn once that a decorator on a *method* of a class-based endpoint says nothing: it belongs on the class."""
     logger.warning("policy.decorator_not_read", route=route, method=method)
+
+
+@functools.lru_cache(maxsize=1024)
+def say_query_left_out(route: str, option: str, name: str) -> None:
+    """Warn once that the parameter *name*, which *option* keeps out of the key, is declared to be read."""
+    logger.warning("policy.query_left_out", route=route, option=option, name=name)

@@ -27,6 +27,7 @@ from app_cache.routes.policies import (
     look_at_header_names,
     methods_of,
     say_decorator_not_read,
+    say_query_left_out,
     say_query_not_read,
 )
 from app_cache.routes.ways import (
@@ -307,6 +308,7 @@ def check_routes(app: Any) -> None:
             _check_policy(policy, context)
             look_at_header_names(policy, _name(context), parameters_of(context).headers)
             _check_query(policy, context)
+            _look_at_what_is_left_out(policy, context)
         for method in decorated_methods(context):
             say_decorator_not_read(_name(context), method)
         for in_handler, templates in _templates(policy, invalidates):
@@ -343,6 +345,19 @@ def _check_query(policy: CachePolicy, context: Any) -> None:
             )
         if not sent and not {name, ANY} & known:
             say_query_not_read(_name(context), name, ", ".join(sorted(known)) or "none")
+
+
+def _look_at_what_is_left_out(policy: CachePolicy, context: Any) -> None:
+    """Warn of declared query parameters that nothing of *policy* puts into the key, but for those of schemes."""
+    if policy.key is not None or policy.vary_by is not None:
+        return
+    parameters = parameters_of(context)
+    declared = parameters.query - parameters.keys_in_query - {ANY}
+    option, left_out = "exclude_query", declared & policy.exclude_query
+    if policy.include_query is not None:
+        option, left_out = "include_query", declared - policy.include_query
+    for name in sorted(left_out):
+        say_query_left_out(_name(context), option, name)
 
 
 def _templates(policy: CachePolicy | None, invalidates: Invalidates | None) -> Iterator[tuple[str, Sequence[str]]]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from app_cache.fastpath import Doorkeeper
-from app_cache.server.front import stands_first
+from app_cache.logger_config import logger
+from app_cache.server.front import stands_first, stands_outside
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -88,6 +89,8 @@ class Memo:
         self._asked_under: list[tuple[bytes, bytes]] | None = None
         self._left = 0
         """Questions that may yet be asked while the server adds the fields under which the last one was."""
+        self._is_said = False
+        """Whether it was said that an offer does not count."""
         self._served = served
         self._status_lines = status_lines
         self._seen = Doorkeeper(MAX_SEEN)
@@ -105,6 +108,9 @@ class Memo:
     def takes(self, offer: Offer, fields: list[tuple[bytes, bytes]]) -> bool:
         """Return whether *offer* counts; if not, nobody asks for another before the server adds other *fields*."""
         counts = stands_first(offer.cache, self._served)
+        if not counts and not self._is_said:
+            self._is_said = True
+            logger.info("server.stands_back", outside=stands_outside(self._served))
         self._asked_under, self._left = fields, MOST_IN_VAIN if counts else 0
         return counts
 

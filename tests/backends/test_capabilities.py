@@ -56,7 +56,7 @@ class OwnGet(MemoryBackend):
 class OwnSet(MemoryBackend):
     """Memory that sets text in its own way."""
 
-    async def set(self, key: str, value: str | bytes, timeout: float | None = None) -> None:
+    async def set(self, key: str, value: str, timeout: float | None = None) -> None:
         await super().set(key, value, timeout)
 
 

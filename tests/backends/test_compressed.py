@@ -87,7 +87,7 @@ class ServerBackend(MemoryBackend):
         super().__init__()
         self.told: list[Callable[[str], None]] = []
 
-    async def set(self, key: str, value: str | bytes, timeout: float | None = None) -> None:
+    async def set(self, key: str, value: str, timeout: float | None = None) -> None:
         for told in self.told:
             told(key)
         await super().set(key, value, timeout)

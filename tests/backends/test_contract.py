@@ -30,7 +30,7 @@ from app_cache.testing import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from tests.servers import Server
 
@@ -88,7 +88,7 @@ class DocumentsCompressedMemoryBackend(MemoryBackend):
 
     async def set(self, key: str, value: str, timeout: int) -> None:  # type: ignore[override]
         compressed_value = gzip.compress(value.encode())
-        await super().set(key, compressed_value, timeout)
+        await super().set(key, compressed_value, timeout)  # type: ignore[arg-type]
 
     async def get(self, key: str) -> str | None:
         compressed_value = await super().get(key)
@@ -240,3 +240,20 @@ class TestFlakyRedis(RedisContract):
         backend = FlakyBackend(RedisBackend(redis_server.url))
         yield backend
         await backend.close()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("value", [1, None, ["a"], bytearray(b"a"), b"a"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(MemoryBackend, id="memory"),
+        pytest.param(CompressedMemoryBackend, id="compressed"),
+        pytest.param(lambda: MetricsBackend(CustomBackend("text"), NoMetrics()), id="metrics"),
+        pytest.param(lambda: BackendRouter({"data": CustomBackend("text")}), id="router"),
+    ],
+)
+async def test_no_text(make: Callable[[], CacheBackend], value: Any) -> None:
+    """A value given to `set` that is no text is refused, and what keeps bytes is named."""
+    with pytest.raises(TypeError, match=f"value must be str, not {type(value).__name__}: set_bytes keeps bytes"):
+        await make().set("key", value, 60)

@@ -332,6 +332,14 @@ async def test_password_in_an_answer(connect: Connect) -> None:
     assert "s3cret" not in "".join(traceback.format_exception(failure.value))
 
 
+async def test_password_that_is_not_given(start_server: StartServer, connect: Connect) -> None:
+    """That a server wants a password, where none is given, is said plainly (F10)."""
+    server = start_server(password="s3cret")
+    with pytest.raises(BackendError, match=r"the server wants a password, and none is given$") as failure:
+        await connect(f"redis://127.0.0.1:{server.port}").ping()
+    assert failure.value.fault is Fault.DENIED
+
+
 async def test_no_permission(redis_server: Server, connect: Connect) -> None:
     """A user who may read and not write gets what is there, and a BackendError for a write (F9, F10)."""
     redis_server.command("ACL", "SETUSER", "reader", "on", ">s3cret", "~*", "+@all", "-@write")

@@ -96,7 +96,11 @@ REFUSED = [
     pytest.param("", "not ''", id="empty"),
     pytest.param(b"redis://:s3cret@h", "not an object of type bytes", id="bytes"),
     pytest.param("localhost:6379", "begin with redis://", id="no scheme"),
-    pytest.param(" redis://h", "begin with redis://", id="a blank before"),
+    pytest.param(" redis://:s3cret@h", "begins or ends with a blank", id="a blank before"),
+    pytest.param("redis://:s3cret@h ", "begins or ends with a blank", id="a blank after"),
+    pytest.param("redis://h\n", "begins or ends with a blank", id="a line break"),
+    pytest.param('"redis://:s3cret@h"', "begins with a quotation mark", id="in quotation marks"),
+    pytest.param("'redis://h", "begins with a quotation mark", id="behind an apostrophe"),
     pytest.param("http://:s3cret@h", "begin with redis://", id="another scheme"),
     pytest.param("redis+cluster://:s3cret@h", "Cluster is not supported yet", id="cluster"),
     pytest.param("redis+sentinel://:s3cret@h:26379", "name the service", id="sentinel without a service"),
@@ -104,6 +108,10 @@ REFUSED = [
     pytest.param("redis://a,b", "for Sentinel", id="several hosts without sentinel"),
     pytest.param("redis://h:0", "from 1 to 65535", id="port 0"),
     pytest.param("redis://h:99999", "from 1 to 65535", id="port too large"),
+    pytest.param("redis://localhost:63790000", "63790000' cannot be used: a port is", id="port of many digits"),
+    pytest.param("redis://h:s3cret63790000", "host:port", id="password that ends with digits"),
+    pytest.param("redis://:s3cret@h:port", "***@h:port' cannot be used: a port is a number", id="no port"),
+    pytest.param("redis://h:${PORT}/0", "h:${PORT}/0' cannot be used: a port is a number", id="a port to fill in"),
     pytest.param("redis://h:s3cret", "host:port", id="password without an @"),
     pytest.param("redis://:s3cret/x@h", "host:port", id="slash in the password"),
     pytest.param("redis://:12?s3cret@h", "only db, username and password", id="question mark in the password"),
@@ -114,11 +122,11 @@ REFUSED = [
     pytest.param("redis://h?db=x", "number of the database", id="database in the query that is no number"),
     pytest.param("redis://h/1?db=2", "db in the query differs", id="two databases"),
     pytest.param("redis://:s3cret@h?password=t", "password in the query differs", id="two passwords"),
-    pytest.param("redis://h?socket_timeout=1", "only db, username and password", id="an option in the query"),
+    pytest.param("redis://h?socket_timeout=1", "give socket_timeout as arguments", id="an option in the query"),
+    pytest.param("redis://:1?s3cret_a@h", "give other options as arguments", id="what may be a password"),
     pytest.param("unix://run/redis.sock", "whole path", id="socket with a relative path"),
     pytest.param("unix://", "whole path", id="socket without a path"),
     pytest.param("redis://a b", "host:port", id="a blank in the host"),
-    pytest.param("redis://h\n", "host:port", id="a line break"),
 ]
 
 
@@ -148,6 +156,19 @@ def test_names_the_variable() -> None:
 def test_shown_without_a_secret(before: str, after: str, scheme: str) -> None:
     """However wrongly a password stands before an @, what is shown of the URL does not have it."""
     assert "s3cret" not in shown(f"{scheme}:{before}s3cret{after}@host")
+
+
+@given(
+    st.text(alphabet=st.sampled_from("@/?#:=&%[],._${} \n1"), max_size=12),
+    st.text(alphabet=st.sampled_from("@/?#:=&%[],._${} \n1"), max_size=12),
+    st.sampled_from(["redis://", "redis+sentinel://", "unix://", "http://", ""]),
+)
+def test_refused_without_a_secret(before: str, after: str, scheme: str) -> None:
+    """However wrongly a password stands before an @, no error has it."""
+    try:
+        parse_redis_url(f"{scheme}:{before}s3cret{after}@host")
+    except ConfigurationError as error:
+        assert "s3cret" not in str(error)  # noqa: PT017
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, assert_type
 
 import pytest
 from dependency_injector import containers, providers
+from fastapi import FastAPI
 
 from app_cache import (
     ENVIRONMENTS,
@@ -33,7 +34,6 @@ from tests.clients import HIT, MISS, counting_app, get, post, told_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fastapi import FastAPI
     from starlette.requests import Request
 
     from tests.servers import Server
@@ -293,6 +293,25 @@ class TestAssignments:
         container.backend = providers.Object(backend)  # type: ignore[assignment]
         container.note = "ours"
         assert container.backend() is backend
+
+
+class TestParts:
+    def test_unknown(self) -> None:
+        """A part that there is not is refused with those that there are."""
+        with pytest.raises(ConfigurationError, match=r"^the container has no backnd; it has .*backend, .*health$"):
+            CacheContainer(backnd=MemoryBackend())
+
+    @pytest.mark.parametrize(
+        ("parts", "message"),
+        [
+            pytest.param({"environment": "testing"}, "not the text 'testing'; .*ENVIRONMENT", id="name"),
+            pytest.param({"environments": [*ENVIRONMENTS]}, "environments must be a mapping .* a list", id="list"),
+        ],
+    )
+    def test_no_environment(self, parts: dict[str, Any], message: str) -> None:
+        """What is no environment is refused as the cache is installed, with what chooses one."""
+        with pytest.raises(ConfigurationError, match=message):
+            install(FastAPI(), container_for({}, **parts))
 
 
 class TestTwoApplications:

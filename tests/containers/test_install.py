@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import re
 import socket
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
@@ -173,6 +175,39 @@ class TestRefusals:
             ConfigurationError, match="a backend must be an instance of a subclass of CacheBackend"
         ):
             install(FastAPI(), CacheContainer(backend=providers.Object(backend)))
+
+    @pytest.mark.parametrize(
+        ("method", "written", "right"),
+        [
+            pytest.param("set", lambda self, key, value: None, "(key, value, timeout)", id="set without timeout"),
+            pytest.param("set", lambda self, key, value, *, timeout: None, "(key, value, timeout)", id="by name"),
+            pytest.param("get", lambda self: None, "(key)", id="get without key"),
+            pytest.param("close", lambda self, now: None, "()", id="close that wants more"),
+        ],
+    )
+    def test_backend_that_takes_less(self, method: str, written: Any, right: str) -> None:
+        """A backend one of whose four methods cannot be called as it will be is refused, wherever it is given."""
+        backend = type("Own", (MemoryBackend,), {method: written})()
+        message = re.escape(f"{method} of Own must take {right}")
+        with pytest.raises(ConfigurationError, match=f"^{message}$"):
+            install(FastAPI(), CacheContainer(backend=providers.Object(backend)))
+        with pytest.raises(ConfigurationError, match=f"^{message}$"):
+            CacheMiddleware(FastAPI(), backend)
+
+    @pytest.mark.parametrize(
+        "written",
+        [
+            pytest.param(lambda self, *args: MemoryBackend.set(self, *args), id="anything"),
+            pytest.param(
+                lambda self, key, value, seconds=60: MemoryBackend.set(self, key, value, seconds), id="more"
+            ),
+            pytest.param(functools.partialmethod(MemoryBackend.set), id="no function"),
+        ],
+    )
+    def test_backend_that_takes_it_otherwise(self, written: Any) -> None:
+        """A method may take what it is given by other names, and be anything that can be called."""
+        backend = type("Own", (MemoryBackend,), {"set": written})()
+        install(FastAPI(), CacheContainer(backend=providers.Object(backend)))
 
     @pytest.mark.parametrize("generator", [42, ByPath], ids=["a number", "a class"])
     def test_no_key_generator(self, generator: Any) -> None:

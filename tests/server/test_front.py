@@ -160,6 +160,28 @@ async def test_that_does_not_count(make: Callable[[], Any]) -> None:
     assert await answered(make()) == 0
 
 
+@pytest.mark.parametrize(
+    ("make", "outside"),
+    [
+        pytest.param(
+            lambda: installed(None, (CORSMiddleware, {"allow_origins": ["*"]})),
+            "starlette.middleware.cors.CORSMiddleware",
+            id="middleware",
+        ),
+        pytest.param(lambda: Auth(wrapped()), "tests.server.test_front.Auth", id="around"),
+        pytest.param(lambda: installed(), None, id="nothing"),
+    ],
+)
+async def test_what_stands_outside_is_said(
+    make: Callable[[], Any], outside: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """That the protocol stands back, and for what, is said in the log, once."""
+    caplog.set_level("INFO", "app_cache")
+    await answered(make())
+    said = [line for line in caplog.messages if line.startswith("server.")]
+    assert said == ([] if outside is None else [f"server.stands_back outside={outside}"])
+
+
 async def test_authentication_is_asked_each_time() -> None:
     """Who has no token gets nothing of what others got with theirs."""
     line = Unserved(installed(None, (Auth, {}))).connected()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import pytest
 from dependency_injector import providers
-from fastapi import Depends, FastAPI, Header, HTTPException
+from fastapi import Depends, FastAPI, Header, HTTPException, Response
 
 from app_cache import (
     BackendError,
@@ -19,6 +19,7 @@ from app_cache import (
     MemoryBackend,
     NotWiredError,
     RedisBackend,
+    cache,
 )
 from app_cache.fastapi import MAX_TARGETS, cache_router
 from containers import CacheContainer, install
@@ -353,6 +354,16 @@ class TestStats:
         assert (stats["backend"], stats["namespace"], stats["size"]) == ("MemoryBackend", "", 1)
         assert stats["breaker"] is None
         assert (stats["counts"]["hit"], stats["counts"]["uri-miss"]) == (2, 1)
+
+    async def test_details(self) -> None:
+        """Requests that passed by, and answers that were not stored, are counted by their reason too."""
+        app = app_with()
+        app.get("/cookie")(cache(timeout=60)(lambda: Response(headers={"set-cookie": "a=b"})))
+        for path, fields in (("/count", {}), ("/count", {"cookie": "a=b"}), ("/cookie", {})):
+            await get(app, path, headers=fields)
+        counts = (await get(app, "/cache-stats")).json()["counts"]
+        names = ("bypass", "bypass-cookie", "uri-miss", "uri-miss-set-cookie")
+        assert [counts.get(name) for name in names] == [1, 1, 2, 1]
 
     async def test_server_away(self) -> None:
         """While the backend is away the statistics of the process are told all the same."""

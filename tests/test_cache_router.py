@@ -266,6 +266,19 @@ class TestInvalidate:
         assert (response.status_code, bool(response.json()["detail"])) == (422, True)
         assert await told_of(app, "/count") == [HIT]
 
+    @pytest.mark.parametrize(
+        ("authorize", "headers", "status"),
+        [
+            pytest.param(lambda: False, {}, 403, id="not allowed"),
+            pytest.param(lambda: True, {"sec-fetch-site": "cross-site"}, 403, id="from another site"),
+            pytest.param(lambda: True, {}, 422, id="nothing named"),
+        ],
+    )
+    async def test_refusals(self, authorize: Callable[..., Any], headers: dict[str, str], status: int) -> None:
+        """What the router refuses it lets nobody store."""
+        response = await post(app_with(authorize), "/invalidate-cache", headers=headers)
+        assert (response.status_code, response.headers["cache-control"]) == (status, "no-store")
+
     def test_described(self) -> None:
         """The description of the API has names, and each status with what comes with it."""
         described = app_with().openapi()

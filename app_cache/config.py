@@ -89,6 +89,14 @@ class CacheSettings(BaseSettings):
         except ValidationError as error:
             raise ConfigurationError(_what_is_wrong(error)) from None
 
+    if not TYPE_CHECKING:  # or a type checker lets anything be set
+
+        def __setattr__(self, name: str, value: object) -> None:
+            if self.model_config.get("frozen") and not name.startswith("_"):
+                kind = type(self).__name__
+                raise ConfigurationError(f"{kind} is frozen: {name} is an argument, as in {kind}({name}=…)")
+            super().__setattr__(name, value)
+
     @classmethod
     def settings_customise_sources(
         cls,

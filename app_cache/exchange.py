@@ -575,6 +575,8 @@ class Exchange:
         """Say what happened, in one value: for the header, the application and the metrics."""
         self.scope.setdefault("state", {})["cache"] = status
         self.store.stats[status.outcome] += 1
+        if status.detail is not None:
+            self.store.stats[f"{status.outcome}-{status.detail.value}"] += 1
         return status
 
 

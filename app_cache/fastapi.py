@@ -197,14 +197,14 @@ def _check_is_function(authorize: object) -> None:
 def _admits(authorize: Callable[..., Any]) -> Callable[..., Any]:
     async def admitted(answer: Any = Depends(authorize)) -> None:  # noqa: B008  only a default can name a local
         if answer is False:
-            raise HTTPException(403, "not allowed")
+            raise HTTPException(403, "not allowed", _NO_STORE)
 
     return admitted
 
 
 async def _same_site(connection: HTTPConnection) -> None:
     if connection.headers.get("sec-fetch-site") == "cross-site":
-        raise HTTPException(403, "not from another site")
+        raise HTTPException(403, "not from another site", _NO_STORE)
 
 
 async def _from_this_machine(connection: HTTPConnection) -> bool:
@@ -254,7 +254,7 @@ async def _invalidate(
             [*_listed(asked.pattern), *pattern], [*_listed(asked.tag), *tag], [*_listed(asked.url), *url]
         )
     except ConfigurationError as error:
-        raise HTTPException(422, str(error)) from None
+        raise HTTPException(422, str(error), _NO_STORE) from None
     order = replace(order, soft=soft or asked.soft)
     result = result_of(await invalidation.carry_out(order))
     told = {"message": "Cache invalidated", "durable": result.durable, "epoch": result.epoch}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import pytest
 from dependency_injector import providers
-from fastapi import Depends, FastAPI, Header, HTTPException
+from fastapi import Depends, FastAPI, Header, HTTPException, Response
 
 from app_cache import (
     BackendError,
@@ -21,6 +21,7 @@ from app_cache import (
     MemoryBackend,
     NotWiredError,
     RedisBackend,
+    cache,
 )
 from app_cache.clock.base import Order
 from app_cache.fastapi import MAX_TARGETS, cache_router
@@ -282,6 +283,19 @@ class TestInvalidate:
         assert (response.status_code, bool(response.json()["detail"])) == (422, True)
         assert await told_of(app, "/count") == [HIT]
 
+    @pytest.mark.parametrize(
+        ("authorize", "headers", "status"),
+        [
+            pytest.param(lambda: False, {}, 403, id="not allowed"),
+            pytest.param(lambda: True, {"sec-fetch-site": "cross-site"}, 403, id="from another site"),
+            pytest.param(lambda: True, {}, 422, id="nothing named"),
+        ],
+    )
+    async def test_refusals(self, authorize: Callable[..., Any], headers: dict[str, str], status: int) -> None:
+        """What the router refuses it lets nobody store."""
+        response = await post(app_with(authorize), "/invalidate-cache", headers=headers)
+        assert (response.status_code, response.headers["cache-control"]) == (status, "no-store")
+
     def test_described(self) -> None:
         """The description of the API has names, and each status with what comes with it."""
         described = app_with().openapi()
@@ -370,6 +384,16 @@ class TestStats:
         assert (stats["backend"], stats["namespace"], stats["size"]) == ("MemoryBackend", "", 1)
         assert stats["breaker"] is None
         assert (stats["counts"]["hit"], stats["counts"]["uri-miss"]) == (2, 1)
+
+    async def test_details(self) -> None:
+        """Requests that passed by, and answers that were not stored, are counted by their reason too."""
+        app = app_with()
+        app.get("/cookie")(cache(timeout=60)(lambda: Response(headers={"set-cookie": "a=b"})))
+        for path, fields in (("/count", {}), ("/count", {"cookie": "a=b"}), ("/cookie", {})):
+            await get(app, path, headers=fields)
+        counts = (await get(app, "/cache-stats")).json()["counts"]
+        names = ("bypass", "bypass-cookie", "uri-miss", "uri-miss-set-cookie")
+        assert [counts.get(name) for name in names] == [1, 1, 2, 1]
 
     async def test_wrapped(self) -> None:
         """A backend within another is named by statistics and health too: it is the one that may be away."""

@@ -216,6 +216,34 @@ def test_foreign(raw: bytes) -> None:
     assert decode(raw, KEY) is None
 
 
+class Trap:
+    """Springs when its pickle is loaded."""
+
+    sprung = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return spring, ()
+
+
+def spring() -> None:
+    """Count a pickle that was loaded."""
+    Trap.sprung += 1
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        pytest.param(pickle.dumps(Trap()), id="alone"),
+        pytest.param(wrapped(pickle.dumps(Trap())), id="behind a right prefix"),
+        pytest.param(changed(body=pickle.dumps(Trap())), id="as a body"),
+    ],
+)
+def test_pickle(raw: bytes) -> None:
+    """A pickle is never loaded, wherever it stands (S22)."""
+    decode(raw, KEY)
+    assert Trap.sprung == 0
+
+
 @pytest.mark.parametrize("record", RECORDS)
 @pytest.mark.parametrize("key", ["", KEY[:-1], f"{KEY}:1", KEY.upper()])
 def test_of_another_key(record: Record, key: str) -> None:

@@ -169,6 +169,17 @@ class TestSettings:
         with pytest.raises(ConfigurationError, match=message):
             CacheSettings(environ)
 
+    def test_frozen(self) -> None:
+        """What is set later is refused, and not shown: it may have a password."""
+        settings = CacheSettings({})
+        with pytest.raises(ConfigurationError) as refused:
+            settings.redis_url = "redis://:s3cret@h"
+        assert (
+            str(refused.value)
+            == "CacheSettings is frozen: redis_url is an argument, as in CacheSettings(redis_url=…)"
+        )
+        assert settings.redis_url is None
+
     def test_unknown_keyword(self) -> None:
         """A keyword that is no setting is refused with those that are."""
         with pytest.raises(ConfigurationError, match=r"no redis_ulr; it has .*redis_url"):

@@ -46,8 +46,14 @@ import containers
 from app_cache import CachePolicy, CacheSettings, RedisBackend
 from app_cache.backends.base import VERBS
 from app_cache.backends.redis_options import DEFAULTS, RULES
+from app_cache.breaker import FAILURES
+from app_cache.clock.script import ScriptClock
+from app_cache.clock.tokens import TokenClock
+from app_cache.errors import LAST_LOOK_S
+from app_cache.flight import FILL_TIMEOUT_S
 from app_cache.logger_config import unconfigure_logger
 from app_cache.rules.decisions import Fwd, Refusal
+from app_cache.store import MAX_OWED, MAX_PENDING, MAX_PENDING_BYTES, OPERATION_TIMEOUT_S, PENDING_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -352,6 +358,23 @@ def test_every_option_of_redis() -> None:
     assert {*given} == {*own, *RULES, "url"}
     known: Mapping[str, Any] = {**DEFAULTS, **own, "url": REDIS_URL, "db": 0, "ssl_check_hostname": True}
     assert given == {name: known.get(name) for name in given}
+
+
+NUMBERS = {
+    "B, the budget": [OPERATION_TIMEOUT_S, LAST_LOOK_S * 1000],
+    "the breaker opens": [FAILURES],
+    "a write that waits": [PENDING_S, MAX_PENDING, MAX_PENDING_BYTES / 1024**2],
+    "invalidations that are owed": [MAX_OWED, ScriptClock.most_names, TokenClock.most_names],
+    "waiting for another's run": [FILL_TIMEOUT_S, FILL_TIMEOUT_S],
+}
+
+
+@pytest.mark.parametrize("word", NUMBERS)
+def test_numbers_of_reliability(word: str) -> None:
+    """What is reckoned with in the promises is what the code has."""
+    (row,) = re.findall(rf"^\| {word} \| (.*)$", (DOCS / "reliability.md").read_text("utf-8"), re.MULTILINE)
+    stated = [float(number.replace(",", "")) for number in re.findall(r"\d[\d.,]*\b", row)]
+    assert stated == NUMBERS[word]
 
 
 def test_every_variable() -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from app_cache.backends.compressed import CompressedBackend
 from app_cache.backends.memory import MemoryBackend
 from app_cache.backends.redis import RedisBackend
 from app_cache.clock.base import Order, tag_stamp

@@ -43,6 +43,19 @@ FAILURES = frozenset({500, 502, 503, 504})
 """Statuses that a stale response may stand in for (RFC 5861 §4)."""
 NOT_THERE = frozenset({404, 410, 451})
 """Errors that tell what became of a resource (RFC 9110 §15.5, RFC 7725); the others are about a request for it."""
+STREAMS = frozenset(
+    {
+        "text/event-stream",
+        "application/json-seq",
+        "application/jsonl",
+        "application/jsonlines",
+        "application/ndjson",
+        "application/x-jsonl",
+        "application/x-jsonlines",
+        "application/x-ndjson",
+    }
+)
+"""Types of bodies that come event by event, or line by line; and those that end in ``+json-seq`` (RFC 8091)."""
 VALIDATED_FOR = 3600.0
 """Seconds beyond its freshness that a response with a validator is kept, to be validated."""
 
@@ -284,7 +297,7 @@ def withheld_fields(said: ResponseDirectives, policy: CachePolicy) -> frozenset[
 
 def _is_stream(headers: Headers) -> bool:
     kind = (combined(headers, b"content-type") or "").partition(";")[0].strip().lower()
-    return kind in ("text/event-stream", "application/x-ndjson", "application/jsonl", "application/json-seq")
+    return kind in STREAMS or kind.endswith("+json-seq")
 
 
 def freshness_lifetime(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import sys
+import tracemalloc
 from base64 import b64encode
 from typing import TYPE_CHECKING, Any
 
@@ -247,22 +248,38 @@ async def test_garbage(kept: str) -> None:
     assert await CompressedBackend(kept_in).get("key") is None
 
 
+def zstd_hiding_its_size(value: bytes) -> bytes:
+    """Return a frame of zstd that does not say how large *value* is."""
+    return zstandard.ZstdCompressor(write_content_size=False).compress(value)
+
+
+def zstd_claiming_more(value: bytes) -> bytes:
+    """Return a frame of zstd that says it were a thousand times as large as *value*, and holds nothing."""
+    head, window, empty_last_block = b"\x28\xb5\x2f\xfd\xc0", b"\x00", b"\x01\x00\x00"
+    return head + window + (1000 * len(value)).to_bytes(8, "little") + empty_last_block
+
+
 @pytest.mark.parametrize(
-    "kept",
+    ("letter", "packed"),
     [
-        pytest.param(b"g" + gzip.compress(bytes(10_001)), id="gzip"),
-        pytest.param(b"z" + zstandard.compress(bytes(10_001)), id="zstd"),
-        pytest.param(
-            b"z" + zstandard.ZstdCompressor(write_content_size=False).compress(bytes(10_001)),
-            id="zstd that hides its size",
-        ),
+        pytest.param(b"g", gzip.compress, id="gzip"),
+        pytest.param(b"z", zstandard.compress, id="zstd"),
+        pytest.param(b"z", zstd_hiding_its_size, id="zstd that hides its size"),
+        pytest.param(b"z", zstd_claiming_more, id="zstd that claims more than it holds"),
     ],
 )
-async def test_bomb(kept: bytes) -> None:
-    """A value that would become larger than max_decompressed is absent."""
+@pytest.mark.parametrize("size", [10_001, 5_000_000])
+async def test_bomb(letter: bytes, packed: Callable[[bytes], bytes], size: int) -> None:
+    """A value that would become larger than max_decompressed is absent, and no room is made for it (S24)."""
     kept_in = MemoryBackend()
-    await kept_in.set_bytes("key", MARK + kept, 60)
-    assert await CompressedBackend(kept_in, max_decompressed=10_000).get("key") is None
+    await kept_in.set_bytes("key", MARK + letter + packed(bytes(size)), 60)
+    backend = CompressedBackend(kept_in, max_decompressed=10_000)
+    tracemalloc.start()
+    try:
+        assert await backend.get("key") is None
+        assert tracemalloc.get_traced_memory()[1] < 500_000
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

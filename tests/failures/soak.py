@@ -113,6 +113,8 @@ class Target:
 
 AWAY = ("hang", "restart", "later", "dropped", "wrong password", "no permission")
 """Troubles in which the server is left alone, but for a probe each second."""
+PARTS, PARTS_AWAY = 2, 5
+"""How long a trouble goes on, where the calm after it lasts for 1; longer where most is to be seen late."""
 
 
 class Soak:
@@ -161,18 +163,19 @@ class Soak:
         }
 
     async def run(self, seconds: float) -> None:
-        """Go through all phases, after each of them half its time without anything."""
-        each = seconds / (3 * len(self.phases) + 2)
+        """Go through all phases, after each of them some time without anything."""
+        parts = {name: PARTS_AWAY if name in AWAY else PARTS for name in self.phases}
+        part = seconds / (PARTS + sum(parts.values()) + len(parts))
         async with asyncio.TaskGroup() as tasks:
             asking = tasks.create_task(self._ask_at_rate(tasks))
-            await self._steady(2 * each)
+            await self._steady(PARTS * part)
             for name, phase in self.phases.items():
                 self._begin(name)
                 async with phase():
-                    await asyncio.sleep(2 * each)
+                    await asyncio.sleep(parts[name] * part)
                 self._begin(f"after {name}")
                 await self._until_hits()
-                await asyncio.sleep(each)
+                await asyncio.sleep(part)
             asking.cancel()
         for name, took in self.report.took.items():
             late = sum(each > AT_ONCE_S for each in took)

@@ -15,14 +15,17 @@ from tests.failures.shop import BACK_WITHIN_S, BUDGET_S, SOON_S, events_of, open
 from tests.servers import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
+    from tests.failures.shop import Answer, Shop
     from tests.servers import Server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.alone]
 
 LONG_S = 1.0
 """A budget that is long beside what a slow machine adds to it."""
+TICKS = 20
+"""Turns of the event loop in which what a request asks the server is on its way."""
 AT_ONCE_S = 0.01
 """Seconds beside the handler's own of a request that does not ask the server."""
 
@@ -57,20 +60,40 @@ async def test_killed_and_started_again(
     async with open_shop(RedisBackend(redis_server.url)) as shop:
         answers, back = [], SOON_S
         for wave in range(30):
-            if wave == 10:
-                redis_server.kill()
             if wave == 20:
                 redis_server.start()
                 back = await shop.seconds_to_a_hit()
-            answers += await asyncio.gather(*(shop.get(number) for number in range(10)))
+            asked = await killed_while_asked(redis_server, shop) if wave == 10 else under_way(shop, range(10))
+            answers += await asyncio.gather(*asked)
         slowest = max(answer.took for answer in answers)
         figure("F2: hits again after", back)
-        figure("F2: the slowest of 300 requests", slowest)
+        figure("F2: the slowest of 310 requests", slowest)
         assert back < BACK_WITHIN_S
-        assert [answer.status for answer in answers] == [200] * 300
+        assert [answer.status for answer in answers] == [200] * 310
         assert slowest < 0.3
         assert {answer.told for answer in answers[50:100]} == {HIT}
+        assert {answer.told for answer in answers[100:110]} == {"fwd=uri-miss"}
         assert events_of(caplog) == ["WARNING cache.backend_failed reason=away"]
+
+
+def under_way(shop: Shop, numbers: Iterable[int]) -> list[asyncio.Task[Answer]]:
+    """Return requests for the pages of these *numbers*."""
+    return [asyncio.create_task(shop.get(number)) for number in numbers]
+
+
+async def killed_while_asked(server: Server, shop: Shop) -> list[asyncio.Task[Answer]]:
+    """Kill *server* while it owes answers to ten look-ups and ten handlers run; return those requests."""
+    shop.open.clear()
+    running = under_way(shop, range(100, 110))
+    for number in range(100, 110):
+        await shop.runs_of(number)
+    server.pause()
+    asked = under_way(shop, range(10))
+    for _ in range(TICKS):
+        await asyncio.sleep(0)
+    server.kill()
+    shop.open.set()
+    return asked + running
 
 
 async def test_hangs(

@@ -17,7 +17,7 @@ from app_cache.codec import PREFIX, VERSION, decode
 from app_cache.testing import FakeClock, assert_hit, assert_miss
 from tests.middleware.apps import client_of, put_cache, told
 from tests.stored import written
-from tests.test_codec import wrapped
+from tests.test_codec import Trap, wrapped
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -104,13 +104,13 @@ def app(redis_server: Server, connect: Callable[[], CacheBackend]) -> Damaged:
         pytest.param(lambda raw: random.Random(1).randbytes(len(raw)), id="garbage"),
         pytest.param(lambda raw: json.dumps({"status": 200, "body": "b"}).encode(), id="foreign JSON"),
         pytest.param(lambda raw: b"12345", id="digits"),
-        pytest.param(lambda raw: pickle.dumps({"body": b"b"}), id="pickle"),
+        pytest.param(lambda raw: pickle.dumps(Trap()), id="pickle"),
         pytest.param(of_older_version, id="old version"),
         pytest.param(one_bit_off, id="one bit off"),
     ],
 )
 async def test_damaged_entry(app: Damaged, damage: Callable[[bytes], bytes]) -> None:
-    """A damaged entry is a miss, deleted once and counted; the next answer is stored in its place (F12)."""
+    """A damaged entry is a miss, never loaded, deleted once and counted; the next answer takes its place (F12)."""
     assert (await app.ask()).json() == "a 1"
     (key,) = app.keys()
     app.server.command("SET", key, damage(app.server.command("GET", key)), "KEEPTTL")
@@ -119,7 +119,7 @@ async def test_damaged_entry(app: Damaged, damage: Callable[[bytes], bytes]) -> 
         ("a 2", "fwd=uri-miss; stored"),
         ("a 2", "hit"),
     ]
-    assert (app.calls("unlink"), app.container.metrics()["corrupt"]) == (1, 1)
+    assert (app.calls("unlink"), app.container.metrics()["corrupt"], Trap.sprung) == (1, 1, 0)
 
 
 async def test_entry_of_another_key(app: Damaged) -> None:
@@ -184,6 +184,30 @@ async def test_clock_steps(step: int, etag: str | None) -> None:
         assert int(again.headers["age"]) >= 0
         steady.advance(60 + HOUR_S)
         assert_miss(await client.get("/"))
+
+
+@pytest.mark.parametrize("step", [-1, -HOUR_S, -DAY_S])
+@pytest.mark.parametrize("in_handler", [True, False], ids=["while it is made", "while it is kept"])
+async def test_age_after_a_step_back(step: int, in_handler: bool) -> None:
+    """A hit has an Age of 0 where the clock has gone back while the answer was made, or since (F13)."""
+    app, wall = FastAPI(), FakeClock()
+
+    @app.get("/")
+    @cache(timeout=60, stale_while_revalidate=60)
+    async def answer() -> str:
+        if in_handler:
+            wall.advance(step)
+        return "text"
+
+    container = put_cache(app, wall)
+    async with client_of(app) as client:
+        assert_miss(await client.get("/"))
+        await written(container.store())
+        if not in_handler:
+            wall.advance(step)
+        again = await client.get("/")
+    assert_hit(again)
+    assert again.headers["age"] == "0"
 
 
 @pytest.mark.parametrize("apart", [DAY_S, -DAY_S], ids=["ahead", "behind"])

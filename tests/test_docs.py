@@ -44,7 +44,7 @@ import app_cache.server
 import app_cache.testing
 import containers
 from app_cache import CachePolicy, CacheSettings, RedisBackend
-from app_cache.backends.base import VERBS
+from app_cache.backends.base import OPERATION_TIMEOUT_S, VERBS
 from app_cache.backends.redis_options import DEFAULTS, RULES
 from app_cache.breaker import FAILURES
 from app_cache.clock.script import ScriptClock
@@ -53,7 +53,7 @@ from app_cache.errors import LAST_LOOK_S
 from app_cache.flight import FILL_TIMEOUT_S
 from app_cache.logger_config import unconfigure_logger
 from app_cache.rules.decisions import Fwd, Refusal
-from app_cache.store import MAX_OWED, MAX_PENDING, MAX_PENDING_BYTES, OPERATION_TIMEOUT_S, PENDING_S
+from app_cache.store import MAX_OWED, MAX_PENDING, MAX_PENDING_BYTES, PENDING_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

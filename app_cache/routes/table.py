@@ -279,8 +279,10 @@ class RouteTable:
 
 
 def _with(policy: CachePolicy | None, root_paths: Sequence[str] = ()) -> Plan | None:
-    """Return the plan with *policy* for an endpoint that nobody knows."""
-    return Plan(policy, None, NO_PARAMETERS, {}, root_paths) if policy is not None else None
+    """Return the plan with *policy* for an endpoint that nobody knows; None if it is guarded: by what?"""
+    if policy is None or policy.guarded:
+        return None
+    return Plan(policy, None, NO_PARAMETERS, {}, root_paths)
 
 
 def _for_one_of(ways: list[Way], policy: CachePolicy | None) -> CachePolicy | None:

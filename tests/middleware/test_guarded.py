@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import anyio
 import pytest
 from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, Header, HTTPException, Query, Request, Response
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.routing import APIRoute
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
@@ -568,6 +570,24 @@ async def test_nothing_that_guards_by_path() -> None:
     put_cache(app, default_policy=CachePolicy(guarded=True))
     async with client_of(app) as client:
         assert [told(await client.get("/")) for _ in range(2)] == [None, None]
+
+
+async def test_what_nobody_knows_by_path() -> None:
+    """An application behind middleware of its own is let alone by a guarded policy by path: nobody waits there."""
+    inner, app = FastAPI(middleware=[Middleware(CORSMiddleware)]), FastAPI()
+    all_there = asyncio.Barrier(2)
+
+    async def answer() -> str:
+        async with asyncio.timeout(5):
+            await all_there.wait()
+        return "text"
+
+    inner.get("/", dependencies=[Depends(Door())])(answer)
+    app.mount("/inner", inner)
+    put_cache(app, default_policy=CachePolicy(guarded=True))
+    async with client_of(app) as client:
+        both = await asyncio.gather(*(client.get("/inner/", headers=ALICE) for _ in range(2)))
+    assert [(each.status_code, told(each)) for each in both] == [(200, None)] * 2
 
 
 async def test_what_cannot_be_guarded() -> None:

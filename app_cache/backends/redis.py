@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import math
 import os
+import re
 import threading
 from contextlib import suppress
 from contextvars import Context
@@ -21,7 +22,12 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, Unpack
 from redis.asyncio import ConnectionPool, Redis, Sentinel
 from redis.asyncio.connection import Connection, RedisSSLContext, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import SentinelConnectionPool, SentinelManagedConnection, SentinelManagedSSLConnection
+from redis.asyncio.sentinel import (
+    MasterNotFoundError,
+    SentinelConnectionPool,
+    SentinelManagedConnection,
+    SentinelManagedSSLConnection,
+)
 from redis.backoff import NoBackoff
 from redis.client import NEVER_DECODE
 from redis.exceptions import (
@@ -89,6 +95,7 @@ NOT_LOGGED_IN: Final = ("HELLO must be called with the client already authentica
 """How Valkey and Redis begin to say that they want a password, and were given none."""
 DENIED_IN_SCRIPT: Final = ("ACL failure in script", "The user executing the script can't run this command")
 """How Valkey and Redis begin to say that a script may not do what it does; no code says it."""
+NOT_BY_SENTINELS: Final = "the Sentinels want another sentinel_password than is given, if any is"
 LOST: Final = "Connection lost"
 """What is said of a connection that was lost before anything was written to it."""
 OTHER_LOOP: Final = "connection_pool has a connection of another event loop: give each loop a backend with a pool"
@@ -386,6 +393,8 @@ class RedisBackend(CacheBackend):
         said = str(error) or type(error).__name__
         if said.startswith(NOT_LOGGED_IN):
             said = "the server wants a password, and none is given"
+        elif isinstance(error, MasterNotFoundError):
+            said = NOT_BY_SENTINELS if _is_shut_out(error) else re.sub(" : <.* - ", ": ", said)
         reason = _without(self._server.address.password, said)
         message = f"{operation} failed at {self._server.address}: {reason}"
         failure = BackendError(message, fault=_fault_of(error))
@@ -700,7 +709,8 @@ class _PlannedServer:
         make: Any = Sentinel
         sentinel = make(())
         sentinel.sentinels = [
-            Redis.from_pool(ConnectionPool(**self._socket(), **self._at(*node))) for node in self.address.nodes
+            Redis.from_pool(ConnectionPool(**self._socket(), **self._to_sentinels(), **self._at(*node)))
+            for node in self.address.nodes
         ]
         by = {"connection_class": _SentinelConnection} | self._by_tls(_SentinelTlsConnection)
         options = self._session() | by
@@ -729,6 +739,9 @@ class _PlannedServer:
             "db": self.address.db or 0,
             "health_check_interval": self._plan.health_check_interval,
         }
+
+    def _to_sentinels(self) -> dict[str, Any]:
+        return {"username": self._plan.sentinel_username, "password": self._plan.sentinel_password}
 
     def _socket(self) -> dict[str, Any]:
         """Return what holds for each connection, to a Sentinel too."""
@@ -966,9 +979,14 @@ def _fault_of(error: Exception) -> Fault:
     """Return what *error* says of the server: whatever it answers shows that it is there."""
     if isinstance(error, BackendError):
         return error.fault
-    if str(error).startswith(DENIED_IN_SCRIPT):
+    if str(error).startswith(DENIED_IN_SCRIPT) or _is_shut_out(error):
         return Fault.DENIED
     return next((fault for kinds, fault in FAULTS if isinstance(error, kinds)), Fault.REFUSED)
+
+
+def _is_shut_out(error: Exception) -> bool:
+    """Return whether Sentinels were asked for the primary, and one let nobody in."""
+    return isinstance(error, MasterNotFoundError) and AuthenticationError.__name__ in str(error)
 
 
 def _without(secret: str | None, text: str) -> str:

@@ -48,6 +48,10 @@ class RedisOptions(TypedDict, total=False):
     """The password, where the URL does not say."""
     db: int
     """The number of the database, where the URL does not say; 0."""
+    sentinel_username: str | None
+    """As whom to speak to the Sentinels."""
+    sentinel_password: str | None
+    """The password that the Sentinels ask for; what the URL has is for the server."""
     ssl: bool
     """Whether to connect by TLS, where the scheme of the URL does not say."""
     ssl_keyfile: FilePath | None
@@ -104,6 +108,8 @@ class ConnectionPlan:
     """The options of the socket, by the platform's numbers; None for no keepalive."""
     health_check_interval: float
     tls: TlsOptions | None
+    sentinel_username: str | None
+    sentinel_password: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +173,8 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "username": _or_none(TEXT),
         "password": _or_none(TEXT),
         "db": _whole(0),
+        "sentinel_username": _or_none(TEXT),
+        "sentinel_password": _or_none(TEXT),
         "ssl": YES_OR_NO,
         "ssl_keyfile": _or_none(PEM_FILE),
         "ssl_certfile": _or_none(PEM_FILE),
@@ -188,7 +196,7 @@ DEFAULTS: RedisOptions = {
 }
 OPTIONS = ("url", "default_timeout", "operation_timeout", "encoding", "decode_responses", *RULES)
 """The names of all options that `RedisBackend` takes."""
-SECRET = frozenset({"username", "password"})
+SECRET = frozenset({"username", "password", "sentinel_username", "sentinel_password"})
 VOID_WITHOUT_TLS: Mapping[str, object] = MappingProxyType(
     {
         "ssl_keyfile": None,
@@ -238,6 +246,9 @@ def read_options(url: RedisUrl, options: RedisOptions) -> ConnectionPlan:
         ConfigurationError: If two of them, or one and *url*, contradict each other.
     """
     chosen: RedisOptions = {**DEFAULTS, **options}
+    for_sentinels = [name for name in ("sentinel_username", "sentinel_password") if options.get(name) is not None]
+    if for_sentinels and url.service is None:
+        raise ConfigurationError(f"{', '.join(for_sentinels)} mean nothing without redis+sentinel://")
     if "max_connections" not in options and "max_connections_per_pool" in options:
         chosen["max_connections"] = options["max_connections_per_pool"]
     return ConnectionPlan(
@@ -254,6 +265,8 @@ def read_options(url: RedisUrl, options: RedisOptions) -> ConnectionPlan:
         keepalive=_keepalive(chosen, options),
         health_check_interval=chosen["health_check_interval"],
         tls=_tls(chosen, options) if _is_by_tls(url, options) else None,
+        sentinel_username=options.get("sentinel_username"),
+        sentinel_password=options.get("sentinel_password"),
     )
 
 

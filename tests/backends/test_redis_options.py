@@ -690,6 +690,7 @@ WRONG = [
         "nothing would be",
         id="host of nothing",
     ),
+    pytest.param({"sentinel_password": "s3cret"}, "sentinel_password mean nothing without", id="no Sentinels"),
     pytest.param({"ssl_ca_certs": "ca.pem"}, "ssl_ca_certs mean nothing without TLS", id="CA without TLS"),
     pytest.param({"ssl_certfile": "c.pem"}, "ssl_certfile mean nothing without TLS", id="certificate without TLS"),
     pytest.param({"ssl_cert_reqs": "none"}, "ssl_cert_reqs mean nothing without TLS", id="reqs without TLS"),

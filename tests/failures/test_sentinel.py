@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 import redis
 
 from app_cache.backends.redis import RedisBackend
+from app_cache.errors import BackendError, Fault
 from tests.clients import HIT
 from tests.failures.shop import SOON_S, Answer, Shop, open_shop
 from tests.servers import HOST, Server
@@ -18,6 +19,8 @@ from tests.timing import Stopwatch
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
+
+    from tests.conftest import StartServer
 
 pytestmark = [pytest.mark.anyio, pytest.mark.alone]
 
@@ -174,3 +177,37 @@ async def test_a_silent_sentinel(service: Service) -> None:
         while (await shop.get(1)).told != HIT:
             await shop.settled()
             await asyncio.sleep(EVERY_S)
+
+
+@pytest.mark.parametrize("given", [None, "wr0ng", "w4rden"])
+async def test_sentinels_that_want_a_password(
+    start_server: StartServer, tmp_path: Path, given: str | None
+) -> None:
+    """Sentinels have a password of their own; without it one error says so, and shows none (F10)."""
+    config = tmp_path / "sentinel.conf"
+    config.write_text(f"sentinel monitor shop {HOST} {start_server().port} 1\n")
+    sentinel = start_server("--protected-mode", "no", sentinel_config=config, password="w4rden")
+    options: dict[str, Any] = {} if given is None else {"sentinel_password": given}
+    backend = RedisBackend(f"redis+sentinel://{HOST}:{sentinel.port}/shop", **options)
+    if given == "w4rden":
+        await backend.set("key", "value", 60)
+        assert await backend.get("key") == "value"
+    else:
+        with pytest.raises(
+            BackendError, match=r"/shop/0: the Sentinels want another sentinel_password"
+        ) as refused:
+            await backend.get("key")
+        assert refused.value.fault is Fault.DENIED
+        assert "wr0ng" not in str(refused.value)
+    await backend.close()
+
+
+async def test_sentinels_that_know_no_primary(start_server: StartServer, tmp_path: Path) -> None:
+    """A service that no Sentinel knows is said in a few words."""
+    config = tmp_path / "sentinel.conf"
+    config.write_text(f"sentinel monitor shop {HOST} {start_server().port} 1\n")
+    sentinel = start_server("--protected-mode", "no", sentinel_config=config)
+    backend = RedisBackend(f"redis+sentinel://{HOST}:{sentinel.port}/another")
+    with pytest.raises(BackendError, match=r"/another/0: No master found for 'another'"):
+        await backend.get("key")
+    await backend.close()

@@ -66,7 +66,7 @@ class CacheServices(Protocol):
         ...
 
 
-PARTS = ("backend", "store", "stores", "key_generator", "invalidation", "values", "health")
+PARTS = ("backend", "store", "key_generator", "invalidation", "values", "health")
 """What a container must have."""
 
 

@@ -109,7 +109,7 @@ async def close(container: Any) -> None:
     """
     services: Any = resolved(container)
     try:
-        await services.stores().close()
+        await getattr(services, "stores", services.store)().close()
     finally:
-        if not isinstance(services.backend.last_overriding, providers.Object):
+        if not isinstance(getattr(services.backend, "last_overriding", None), providers.Object):
             await services.backend().close()

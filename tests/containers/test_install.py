@@ -30,8 +30,11 @@ from app_cache import (
     NotWiredError,
     cache,
 )
+from app_cache.health import HealthCheck
 from app_cache.invalidation import InvalidationService
+from app_cache.keys import DefaultKeyGenerator
 from app_cache.services import PARTS
+from app_cache.store import StoredResponses
 from app_cache.values import ValueCache
 from containers import CacheContainer, close, install
 from tests.clients import HIT, MISS, client_of, counting_app, get, told, told_of
@@ -270,8 +273,8 @@ class TestRefusals:
         install(FastAPI(), container)
 
     def test_what_is_no_whole_container(self) -> None:
-        """What lacks a part that is needed later, as the application ends for one, is no container."""
-        lacking = SimpleNamespace(**{part: CacheContainer.providers[part] for part in PARTS if part != "stores"})
+        """What lacks a part that is needed later is no container."""
+        lacking = SimpleNamespace(**{part: CacheContainer.providers[part] for part in PARTS[:-1]})
         with pytest.raises(NotWiredError, match="CacheContainer or a provider of one"):
             install(FastAPI(), lacking)
 
@@ -368,6 +371,18 @@ class TestLifespan:
             async with app.router.lifespan_context(app):
                 assert await told_of(app, "/count", "/count") == [MISS, HIT]
         assert backend.events == ["closed", "closed"]
+
+    async def test_container_of_ones_own(self) -> None:
+        """What has no more than the parts that `CacheServices` asks for is closed as a container is."""
+        backend, app = Closable(), counting_app()
+        store, keys = StoredResponses(backend), DefaultKeyGenerator()
+        parts = (backend, store, keys, InvalidationService(store), ValueCache(store), HealthCheck(lambda: backend))
+        install(
+            app, SimpleNamespace(**{name: lambda part=part: part for name, part in zip(PARTS, parts, strict=True)})
+        )
+        async with app.router.lifespan_context(app):
+            assert await told_of(app, "/count", "/count") == [MISS, HIT]
+        assert backend.events == ["closed"]
 
     async def test_override_stays_open(self) -> None:
         """A backend that overrides the container's own as an object belongs to who made it, and stays open."""

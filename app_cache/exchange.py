@@ -43,6 +43,7 @@ from app_cache.rules.messages import RequestHead, field_lines, fields_of, has_fi
 from app_cache.rules.validators import (
     CONDITIONAL,
     OF_A_RANGE,
+    VALIDATED,
     fields_of_304,
     not_modified,
     validating_headers,
@@ -515,9 +516,9 @@ class Exchange:
 
     def _validating_headers(self) -> Headers | None:
         """Return the request's fields with the conditions that validate what is stored, None if nothing can be."""
-        if self.found.entry is None:
-            return None
         stored = self.found.entry
+        if stored is None or self.request.method not in VALIDATED:
+            return None
         made = entity_tag_of(stored.body, stored.headers).decode("ascii")
         return validating_headers(self.request.headers, stored.headers, made)
 

@@ -462,7 +462,7 @@ class Exchange:
             status = CacheStatus(fwd=self.decision.fwd, fwd_status=304, stored=filling.stored, detail=detail)
             response = filling.entry.response()
             age = current_age(response, self.store.now()) if field_lines(response.headers, b"age") else None
-            await self._serve(send, response, age, status)
+            await self._serve(send, response, age, status, offered=filling.is_offered(response.headers))
         elif filling.conditional and filling.status == 304:
             self.found = msgspec.structs.replace(self.found, entry=None)
             self.decision = replace(self.decision, rescue=False)
@@ -535,8 +535,8 @@ class Exchange:
             nonlocal matched
             if message["type"] == "http.response.start":
                 self.started = True
-                shared = filling.refusal is None
-                headers = for_leader(message["headers"], self.policy, filling.entity_tag, shared=shared)
+                offered = self.policy.client_max_age is not None and filling.is_offered(message["headers"])
+                headers = for_leader(message["headers"], self.policy, filling.entity_tag, offered=offered)
                 matched = not_modified(self.request, message["status"], headers, self.store.now(), stored=False)
                 status = self._tell(
                     CacheStatus(
@@ -565,9 +565,11 @@ class Exchange:
         ttl = int(freshness_left(response, age, now, marked_stale=self.found.marked_stale) // 1)
         await self._serve(send, response, age, CacheStatus(fwd=self.decision.fwd, fwd_status=failed_with, ttl=ttl))
 
-    async def _serve(self, send: Send, response: StoredResponse, age: float | None, status: CacheStatus) -> None:
+    async def _serve(
+        self, send: Send, response: StoredResponse, age: float | None, status: CacheStatus, *, offered: bool = True
+    ) -> None:
         """Send what this client gets of *response*, and say which status the handler gave if that is another."""
-        answer = answer_of(self.request, self.policy, response, age)
+        answer = answer_of(self.request, self.policy, response, age, offered=offered)
         if status.fwd is not None and status.fwd_status is None and answer.status != response.status:
             status = replace(status, fwd_status=response.status)
         await send_answer(send, answer, self._tell(status))

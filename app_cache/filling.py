@@ -138,6 +138,14 @@ class Filling:
             return Refusal.SET_COOKIE
         return why_not_store(self.request, self._head, self._said, self.policy, self.store.now())
 
+    def _changes_session(self) -> bool:
+        return self.session_changed is not None and self.session_changed()
+
+    def is_offered(self, headers: Headers) -> bool:
+        """Return whether caches on the way may keep what the leader gets with *headers*: nothing of it is his."""
+        own = withheld_fields(response_directives(headers), self.policy)
+        return self.refusal is None and not self._changes_session() and not any(has_field(headers, o) for o in own)
+
     def _is_rescued(self) -> bool:
         """Return whether the stored response stands in for the answer."""
         return self.rescue and self._head.status in FAILURES
@@ -192,6 +200,8 @@ class Filling:
         not about the fields of another's answer (§3.5).
         """
         own = unshared_credential(self.request, self._said, self.policy)
+        if own is None and self._changes_session() and not shares_set_cookie(said, self.policy):
+            return Refusal.SET_COOKIE
         return own or why_not_store(self.request, head, said, self.policy, self.store.now())
 
     def refused(self) -> None:

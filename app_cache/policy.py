@@ -138,8 +138,12 @@ class CachePolicy:
         )
 
     def declares(self, header: str) -> bool:
-        """Return whether the author has said how the response depends on the request's *header* (lower case)."""
-        return self.vary_by is not None or header in self.include_headers or header in self.exclude_headers
+        """Return whether the author has said how the response depends on the request's *header* (lower case).
+
+        Under *http_only* what joins the key says nothing of who may have the response.
+        """
+        joins_key = header in self.include_headers and not self.http_only
+        return self.vary_by is not None or joins_key or header in self.exclude_headers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

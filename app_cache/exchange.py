@@ -32,6 +32,7 @@ from app_cache.rules.decisions import (
     Fwd,
     Hit,
     Refusal,
+    answers_others,
     asked_by,
     select,
     unshared_credential,
@@ -359,15 +360,16 @@ class Exchange:
 
     async def _use(self, fill: Fill, outcome: Outcome, receive: Receive, send: Send, *, waited: bool) -> None:
         """Answer with the *outcome* of a fill of another request; go alone if it cannot be shared."""
-        leader = cast("Filling", fill.judge)
+        leader, entry = cast("Filling", fill.judge), outcome.entry
         if outcome is UNADMITTED and self.turned_away < MOST_TURNED_AWAY:
             self.turned_away += 1
             await self._forward(receive, send, waited=waited)
-        elif outcome.entry is not None and await self._may_use(outcome.entry, leader, waited=waited):
-            response = outcome.entry.response()
-            await self._give(response, partial(self._share, response), receive, send)
-        elif outcome.entry is not None and not waited:
+        elif entry is not None and await self._may_use(entry, leader, waited=waited):
+            await self._give(entry.response(), partial(self._share, entry.response()), receive, send)
+        elif entry is not None and not waited:
             if not await self._answer_from_cache(receive, send):
+                if not answers_others(entry.response(), self.policy, self.store.now()):
+                    self.store.flight.mark_unshared(self.found.key)
                 await self._forward(receive, send, waited=True)
         elif not outcome.failed:
             await self._lead(receive, send, alone=True)
@@ -414,15 +416,15 @@ class Exchange:
     async def _may_use(self, entry: Entry, leader: Filling, *, waited: bool) -> bool:
         """Return whether what another's fill gave may answer this request too (RFC 9111 §4).
 
-        It must be this request's variant; and unless its fill began after this request came, need no validation
-        and not have been invalidated while it was waited for.
+        It must be this request's variant, and need no validation; and unless its fill began after this request
+        came, be what its client asks for, and not have been invalidated while it was waited for.
         """
+        response, now = entry.response(), self.store.now()
         if not self._is_variant_of(leader, entry.headers):
             return False
         if waited:
-            return True
-        now = self.store.now()
-        fresh = isinstance(select(self.request, self.asked, entry.response(), self.policy, now), Hit)
+            return answers_others(response, self.policy, now)
+        fresh = isinstance(select(self.request, self.asked, response, self.policy, now), Hit)
         return fresh and await self.store.still_holds(entry, leader.invalidations, self.known.subject)
 
     def _is_variant_of(self, leader: Filling, answer: Headers) -> bool:

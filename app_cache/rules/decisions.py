@@ -189,6 +189,20 @@ def select(
     return Forward(Fwd.STALE, rescue=rescue)
 
 
+def answers_others(stored: StoredResponse, policy: CachePolicy, now: float) -> bool:
+    """Return whether *stored*, which has just come, may answer others who wait for it at *now* (RFC 9111 §4).
+
+    It may not where each use needs a validation. That a lifetime is over which the policy alone gives says only
+    that the handler is slow.
+    """
+    said = response_directives(stored.headers)
+    left = stored.freshness_lifetime - current_age(stored, now)
+    if said.no_cache or left > 0:
+        return not said.no_cache
+    is_policys = policy.timeout is not None and explicit_lifetime(said, stored.headers, stored.received_at) is None
+    return is_policys or (_may_be_stale(said) and 0 < stored.stale_while_revalidate >= -left)
+
+
 def _earlier(stored: StoredResponse, policy: CachePolicy, chance: float) -> float:
     """Return the seconds before the end of its freshness from which *stored* is refreshed, as *chance* has it.
 

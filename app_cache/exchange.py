@@ -49,7 +49,7 @@ from app_cache.rules.validators import (
     not_modified,
     validating_headers,
 )
-from app_cache.rules.variants import selecting_fields
+from app_cache.rules.variants import announced, selecting_fields
 from app_cache.sessions import has_user, session_watch
 from app_cache.store import Found, variant_key
 
@@ -222,7 +222,7 @@ class Exchange:
                 await give(send)
             else:
                 status = self._tell(CacheStatus(fwd=Fwd.BYPASS, detail=Refusal.GUARD))
-                await send_start(send, message["status"], fields_of(message), status, message)
+                await self._pass_on(send, message, fields_of(message), status)
 
         self.scope.setdefault("state", {})
         scope = {**self.scope}
@@ -263,7 +263,7 @@ class Exchange:
             await self._follow(fill, receive, send, waited=waited)
 
     async def _forward_alone(self, receive: Receive, send: Send) -> None:
-        """Let the application answer, untouched but for Cache-Status; nothing new is stored."""
+        """Let the application answer, untouched but for Cache-Status and Vary; nothing new is stored."""
         status = self._tell(CacheStatus(fwd=self.decision.fwd, detail=self.decision.detail))
         if self.asked.only_if_cached:
             await send_plain(send, self.request.method, 504, "Gateway Timeout", None)
@@ -274,7 +274,7 @@ class Exchange:
             if message["type"] == "http.response.start":
                 headers = fields_of(message)
                 await learn(message["status"], headers)
-                await send_start(send, message["status"], headers, status, message)
+                await self._pass_on(send, message, headers, status)
             else:
                 await send(message)
 
@@ -299,7 +299,7 @@ class Exchange:
                 await learn(message["status"], headers)
                 detail = self.decision.detail if admitted else Refusal.GUARD
                 status = self._tell(CacheStatus(fwd=self.decision.fwd, detail=detail))
-                await send_start(send, message["status"], headers, status, message)
+                await self._pass_on(send, message, headers, status)
             elif not is_rescued:
                 await send(message)
 
@@ -311,6 +311,10 @@ class Exchange:
                 raise
             self.store.log.failed("cache.rescued", self.plan.route, error)
             await self._rescue(RAISED, send)
+
+    async def _pass_on(self, send: Send, start: Message, headers: Headers, status: CacheStatus) -> None:
+        """Send the *start* of the application's own answer, which may depend on what joins the key too."""
+        await send_start(send, start["status"], announced(headers, self.policy.include_headers), status, start)
 
     async def _learner(self) -> Callable[[int, Headers], Awaitable[None]]:
         """Return what learns from the answer to a HEAD of what is stored (RFC 9111 §4.3.5)."""

@@ -223,7 +223,8 @@ class Filling:
         """Return a failure that those who wait may see: one that nothing makes the leader's own."""
         if self.refusal not in (Refusal.STATUS, Refusal.NOT_FRESH):
             return None
-        return self._head.status, end_to_end(self._head.headers), body
+        headers = announced(end_to_end(self._head.headers), self.policy.include_headers)
+        return self._head.status, headers, body
 
     async def _keep(self, head: ResponseHead, said: ResponseDirectives, body: bytes) -> Outcome:
         self.entry, seconds = self._entry(head, said, body)

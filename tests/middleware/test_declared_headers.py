@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pytest
 from fastapi import APIRouter, Cookie, Depends, FastAPI, Header, HTTPException, Request, Response
@@ -12,9 +12,13 @@ from fastapi.security import APIKeyCookie, APIKeyHeader, APIKeyQuery, HTTPBearer
 from fastapi.security.base import SecurityBase
 from pydantic import AliasChoices, BaseModel, Field
 
-from app_cache import CachePolicy, cache
+from app_cache import CachePolicy, KeyGenerator, cache
 from containers import CacheContainer, install
 from tests.clients import client_of, told
+from tests.middleware.apps import put_cache
+
+if TYPE_CHECKING:
+    from app_cache.testing import FakeClock
 
 pytestmark = pytest.mark.anyio
 
@@ -275,6 +279,48 @@ async def test_is_announced() -> None:
     async with client_of(app_with(in_the_signature)) as client:
         assert (await client.get("/in/")).headers["vary"] == "x-tenant"
         assert (await client.get("/in/")).headers["vary"] == "x-tenant"
+
+
+class UnlessPreviewed(KeyGenerator):
+    """Passes previews by."""
+
+    def generate_cache_key(self, request: Request) -> str | None:
+        """Return the path, or None for a preview."""
+        return None if request.query_params else request.url.path
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["answered", "failed"])
+@pytest.mark.parametrize(
+    ("method", "query", "fields", "expected"),
+    [
+        pytest.param("GET", "?preview", {}, "fwd=bypass; detail=key", id="no key"),
+        pytest.param("GET", "", {"if-match": "*"}, "fwd=bypass; detail=precondition", id="If-Match"),
+        pytest.param(
+            "GET", "", {"cache-control": "no-store"}, "fwd=bypass; detail=request-no-store", id="no-store"
+        ),
+        pytest.param("HEAD", "", {"x-tenant": "a"}, "fwd=uri-miss", id="HEAD"),
+        pytest.param("HEAD", "", {}, "fwd=stale", id="HEAD of what may stand in"),
+    ],
+)
+async def test_is_announced_where_the_cache_steps_aside(
+    method: str, query: str, fields: dict[str, str], expected: str, *, fails: bool, clock: FakeClock
+) -> None:
+    """What joins the key is in Vary too where the cache neither answers nor stores."""
+    app, status = FastAPI(), 200
+
+    @app.api_route("/", methods=["GET", "HEAD"])
+    @cache(timeout=60, stale_if_error=600, key=UnlessPreviewed())
+    async def answer(x_tenant: Annotated[str, Header()] = "") -> Response:
+        return Response(x_tenant, status, headers={"vary": "accept"})
+
+    put_cache(app, clock)
+    async with client_of(app) as client:
+        await client.get("/")
+        clock.advance(61)
+        status = 404 if fails else 200
+        passed = await client.request(method, f"/{query}", headers=fields)
+    assert (passed.status_code, told(passed)) == (status, expected)
+    assert passed.headers.get_list("vary") == ["accept", "x-tenant"]
 
 
 async def test_refused_after_a_hit() -> None:

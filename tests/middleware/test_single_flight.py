@@ -550,10 +550,13 @@ async def test_handler_that_asks_whether_its_leader_left() -> None:
 
 
 async def test_failing_answer() -> None:
-    """An answer of 5xx goes to all who wait, as it is, and is not stored."""
-    app = Gated(lambda request: Response("busy", 503, headers={"retry-after": "9"}))
+    """An answer of 5xx goes to all who wait, with Vary as the first has it, and is not stored."""
+    app = Gated(
+        lambda request: Response("busy", 503, headers={"retry-after": "9"}), include_headers=["Accept-Language"]
+    )
     answers = await app.waves(await app.ask(50))
     assert {(a.status_code, a.text, a.headers["retry-after"]) for a in answers} == {(503, "busy", "9")}
+    assert {a.headers["vary"] for a in answers} == {"accept-language"}
     assert len(app.runs) == 1
     assert told(await client_of(app.app).get("/")) == "fwd=uri-miss; detail=status"
 

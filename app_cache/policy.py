@@ -33,6 +33,8 @@ MAX_PATTERN = 256
 """Characters of a pattern."""
 ERROR_TIMEOUT = 10.0
 """Seconds at most that a status of 400 and above lives which `statuses` names without a time of its own."""
+NEVER_STORED = frozenset({428, 429, 431, 511})
+"""Statuses about one request or client alone, which no cache stores (RFC 6585 §3 to §6)."""
 MOST_EAGER = 100
 """The largest `early_refresh`: a hundred times the time that the handler took."""
 MAX_BODY = 1024 * 1024
@@ -487,6 +489,10 @@ def _statuses(name: str, value: Any) -> dict[int, float | None]:
         ):
             raise ConfigurationError(
                 f"{name} must hold final statuses from 200 to 599 but 206 and 304, not {status!r}"
+            )
+        if status in NEVER_STORED:
+            raise ConfigurationError(
+                f"{name} must not hold {status}: it is about one client, and no cache may store it (RFC 6585)"
             )
     if isinstance(value, Mapping):
         return {s: None if v is None else checked_seconds(f"{name}[{s}]", v) for s, v in value.items()}

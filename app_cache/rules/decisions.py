@@ -12,7 +12,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urljoin, urlsplit
 
-from app_cache.policy import ERROR_TIMEOUT
+from app_cache.policy import ERROR_TIMEOUT, NEVER_STORED
 from app_cache.rules.directives import (
     DECIDING,
     NOTHING_ASKED,
@@ -38,6 +38,8 @@ UNDERSTOOD_STATUSES = frozenset(
     {*range(200, 206), *range(300, 304), 305, 307, 308, *range(400, 418), 421, 422, 426, *range(500, 506)}
 )
 """Statuses whose rules for caches are known (RFC 9110 §15), for must-understand (RFC 9111 §5.2.2.3)."""
+NOT_STORED = NEVER_STORED | {206, 304}
+"""Statuses that are never stored, with those of what is not a whole response (RFC 9111 §3.3, §4.3.4)."""
 DEFAULT_PORTS = {"http": "80", "https": "443"}
 FAILURES = frozenset({500, 502, 503, 504})
 """Statuses that a stale response may stand in for (RFC 5861 §4)."""
@@ -266,7 +268,7 @@ def why_not_store(
         return Refusal.PRIVATE
     if response.status != 200 and has_field(request.headers, b"range"):
         return Refusal.RANGE
-    if response.status < 200 or response.status in (206, 304) or (said.must_understand and not understood):
+    if response.status < 200 or response.status in NOT_STORED or (said.must_understand and not understood):
         return Refusal.STATUS
     credential = unshared_credential(request, said, policy)
     if credential is not None:

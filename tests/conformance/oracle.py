@@ -318,7 +318,7 @@ def why_not_storable(request: Request, answer: Answer, policy: Policy) -> str | 
         "its request says no-store": ("no-store", None) in directives_of(request.fields),
         "no-store": said.has("no-store") and not understood,
         "private": said.all_of_it("private"),
-        "its status": answer.status < 200 or answer.status in (206, 304),
+        "its status": answer.status < 200 or answer.status in (206, 304, 428, 429, 431, 511),
         "its status is not understood": said.plainly("must-understand") and not understood,
         "its status for a range": answer.status != 200 and bool(lines_of(request.fields, "range")),
         "Authorization": why_not_shared(request, said, policy) is not None,

@@ -266,7 +266,7 @@ class Filling:
         subject, received_at = self.identity.subject, self.store.now()
         shortened = 1 - self.policy.jitter * self.store.chance()
         lifetime = (freshness_lifetime(head, said, self.policy, received_at) or 0.0) * shortened
-        windows = stale_windows(said, self.policy)
+        windows = stale_windows(head, said, self.policy)
         entry = Entry(
             self.identity.key,
             self.mark or Mark(),

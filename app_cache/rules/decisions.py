@@ -246,7 +246,7 @@ def _may_rescue(
 
     Where the response states for how long, the policy does not go beyond that.
     """
-    if stored.status >= 500 or not _may_be_stale(said):
+    if stored.status >= 400 or not _may_be_stale(said):
         return False
     window = max(stored.stale_if_error, float(asked.stale_if_error or 0))
     by_policy = policy.stale_on_failure and said.stale_if_error is None
@@ -282,7 +282,7 @@ def why_not_store(
     lifetime = freshness_lifetime(response, said, policy, received_at)
     if lifetime is None:
         return Refusal.STATUS
-    windows = stale_windows(said, policy)
+    windows = stale_windows(response, said, policy)
     return None if keep_for(response, lifetime, windows, policy) > 0 else Refusal.NOT_FRESH
 
 
@@ -319,20 +319,25 @@ def freshness_lifetime(
     return policy.timeout if response.status in STORED_WITHOUT_FRESHNESS else None
 
 
-def stale_windows(said: ResponseDirectives, policy: CachePolicy) -> tuple[float, float]:
-    """Return the seconds of stale-while-revalidate and stale-if-error; the response's word first (RFC 5861)."""
+def stale_windows(response: ResponseHead, said: ResponseDirectives, policy: CachePolicy) -> tuple[float, float]:
+    """Return the seconds of stale-while-revalidate and stale-if-error; the response's word first (RFC 5861).
+
+    An error has no windows but its own.
+    """
     if not _may_be_stale(said):
         return 0.0, 0.0
-    revalidate, error = said.stale_while_revalidate, said.stale_if_error
-    return (
-        float((policy.stale_while_revalidate or 0.0) if revalidate is None else revalidate),
-        float((policy.stale_if_error or 0.0) if error is None else error),
-    )
+    revalidate: float | None = said.stale_while_revalidate
+    error: float | None = said.stale_if_error
+    if response.status < 400:
+        revalidate = policy.stale_while_revalidate if revalidate is None else revalidate
+        error = policy.stale_if_error if error is None else error
+    return float(revalidate or 0.0), float(error or 0.0)
 
 
 def keep_for(response: ResponseHead, lifetime: float, windows: tuple[float, float], policy: CachePolicy) -> float:
     """Return the seconds that the backend holds an entry: its freshness and the *windows* that may follow it."""
-    if policy.stale_on_failure or entity_tag(response.headers) or has_field(response.headers, b"last-modified"):
+    stands_in = policy.stale_on_failure and response.status < 400
+    if stands_in or entity_tag(response.headers) or has_field(response.headers, b"last-modified"):
         return lifetime + max(*windows, VALIDATED_FOR)
     return lifetime + max(windows)
 

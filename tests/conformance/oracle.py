@@ -667,7 +667,7 @@ class Oracle:
 
     def _surely_there(self, kept: Kept, now: float) -> bool:
         """Return whether the cache must have *kept*, because it may yet be of use."""
-        lasting = self.policy.stale_on_failure or has_validator(kept.fields)
+        lasting = (self.policy.stale_on_failure and kept.status < 400) or has_validator(kept.fields)
         return kept.surely and not kept.dead and (lasting or kept.fresh_for > now - kept.came_at)
 
     def _superseded_by(self, kept: Kept, request: Request, now: float) -> Kept | None:
@@ -683,8 +683,8 @@ class Oracle:
             return why
         if kept.said.must_be_validated_when_stale:
             return "must be validated when stale"
-        if kept.status >= 500:
-            return "it is a failure itself"
+        if kept.status >= 400:
+            return "it is an error itself"
         asked = dict(reversed(directives_of(request.fields)))
         own = 0 if kept.stale else kept.said.window("stale-if-error") or 0
         window = max(own, seconds_of(asked.get("stale-if-error")) or 0)
@@ -763,7 +763,8 @@ class Oracle:
         seconds = lifetime(answer.status, storable_form(answer.fields), asked.answered_at, self.policy)
         if answer.status and why_not_storable(request, answer, self.policy) is None and seconds is not None:
             fields = storable_form(answer.fields)
-            useful = answer.status < 500 and (seconds > 0 or self.policy.stale_on_failure or has_validator(fields))
+            rescues = self.policy.stale_on_failure and answer.status < 400
+            useful = answer.status < 500 and (seconds > 0 or rescues or has_validator(fields))
             kept = Kept(
                 replace(as_request, fields=request.fields),
                 answer.status,

@@ -318,14 +318,14 @@ class Exchange:
 
     async def _learner(self) -> Callable[[int, Headers], Awaitable[None]]:
         """Return what learns from the answer to a HEAD of what is stored (RFC 9111 §4.3.5)."""
-        stored = self.found.entry if self.request.method == "HEAD" else None
-        filling = None if stored is None else self._filling()
+        has_stored = self.request.method == "HEAD" and self.found.entry is not None
+        filling = self._filling() if has_stored else None
         if filling is not None:
             await filling.begin()
 
         async def learn(status: int, headers: Headers) -> None:
-            if filling is not None and stored is not None and status == 200:
-                await filling.freshen_by_head(stored, headers)
+            if filling is not None and status == 200:
+                await filling.freshen_by_head(headers)
 
         return learn
 

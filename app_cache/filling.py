@@ -92,6 +92,8 @@ class Filling:
         self._said = NOTHING_SAID
         self._requested_at = 0.0
         self._turn = 0
+        self._compared: Entry | None = None
+        """The stored response that is compared with the answer to a HEAD."""
 
     @property
     def max_body(self) -> int:
@@ -189,7 +191,7 @@ class Filling:
             kept = without(headers, withheld_fields(said, self.policy))
             outcome = await self._keep(ResponseHead(stored.status, kept), said, stored.body)
         else:
-            self.refused()
+            self._withdraw(stored.key)
         self.entry, _ = self._entry(head, said, stored.body)
         return outcome
 
@@ -205,15 +207,19 @@ class Filling:
         return own or why_not_store(self.request, head, said, self.policy, self.store.now())
 
     def refused(self) -> None:
-        """Drop the stored response that an answer showed not to be suitable any more (§4.3.3).
+        """Drop the stored response that an answer showed not to be suitable any more (§4.3.3)."""
+        if self.found.entry is not None:
+            self._withdraw(self.found.key)
+
+    def _withdraw(self, key: str) -> None:
+        """Drop what is stored under *key* if the answer tells of it.
 
         An answer to a credential says so for its own client alone; a failure, or a client's error, does not.
         """
         personal = unshared_credential(self.request, NOTHING_SAID, self.policy) is not None
         tells = self._head.status < 400 or self._head.status in NOT_THERE
-        if self.found.entry is None or personal or not tells:
-            return
-        self.store.drop(self.found.key, self._turn)
+        if tells and not personal:
+            self.store.drop(key, self._turn)
 
     def raised(self) -> Outcome:
         """Return the outcome of a handler that raised, or of what stands before it."""
@@ -232,14 +238,19 @@ class Filling:
             self.stored = await self._store(self.entry, seconds, head.headers)
         return Outcome(entry=self.entry)
 
-    async def freshen_by_head(self, stored: Entry, headers: Headers) -> None:
-        """Update *stored* from a 200 to HEAD with *headers*, or mark it stale if they differ (RFC 9111 §4.3.5)."""
+    async def freshen_by_head(self, headers: Headers) -> None:
+        """Compare what could have been chosen for a HEAD with *headers*, those of its 200 (RFC 9111 §4.3.5)."""
         self._head, self._said = ResponseHead(304, headers), response_directives(headers)
-        agrees = head_agrees(headers, stored.response())
-        if agrees:
-            await self._freshen(stored)
-        if agrees is not False:
-            return
+        chosen = () if self.found.entry is None else (self.found.entry,)
+        for stored in (*self.found.others, *chosen):
+            self._compared = stored
+            agrees = head_agrees(headers, stored.response())
+            if agrees:
+                await self._update(stored)
+            elif agrees is False:
+                await self._make_stale(stored)
+
+    async def _make_stale(self, stored: Entry) -> None:
         subject = self.identity.subject
         stale = msgspec.structs.replace(
             stored,
@@ -253,10 +264,14 @@ class Filling:
         await self._store(stale, VALIDATED_FOR, stored.headers)
 
     async def _store(self, entry: Entry, seconds: float, headers: Headers) -> bool:
-        replaces = None if self.found.entry is None or self._validates() else self.found.key
-        return await self.store.keep(
-            entry, seconds, self.request.headers, selecting_fields(headers, self.policy), self._turn, replaces
-        )
+        vary = selecting_fields(headers, self.policy)
+        return await self.store.keep(entry, seconds, self.request.headers, vary, self._turn, self._replaced())
+
+    def _replaced(self) -> str | None:
+        """Return the key of the response in whose place an entry is stored, None where that stays beside it."""
+        if self._compared is not None:
+            return self._compared.key
+        return None if self.found.entry is None or self._validates() else self.found.key
 
     def _entry(self, head: ResponseHead, said: ResponseDirectives, body: bytes) -> tuple[Entry, float]:
         """Return the answer as an entry, and the seconds that the backend holds it.

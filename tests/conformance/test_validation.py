@@ -96,6 +96,34 @@ async def test_head_of_what_is_stale_freshens() -> None:
         assert told(await client.get(URL)) == "hit"
 
 
+@pytest.mark.parametrize(
+    ("lines", "one", "two"),
+    [
+        pytest.param(['ETag: "two"', "X-A: new"], "stale", "new", id="agrees with the chosen one"),
+        pytest.param(['ETag: "one"', "X-A: new"], "new", "stale", id="agrees with the other one"),
+        pytest.param(['ETag: "b"', "X-A: new"], "stale", "stale", id="agrees with none"),
+        pytest.param(["Content-Length: 5", "X-A: new"], "stale", "old", id="differs from the other one in length"),
+        pytest.param(["X-A: new"], "old", "old", id="has no validator"),
+        pytest.param(
+            ['ETag: "one"', "Cache-Control: no-store"], "stale", "stale", id="agrees, and forbids to store"
+        ),
+    ],
+)
+async def test_head_and_all_that_it_could_have_chosen(lines: list[str], one: str, two: str) -> None:
+    """The 200 to a HEAD updates each stored response that it selects, or makes it stale (§4.3.5)."""
+    origin = Origin()
+    origin.says(FRESH, "Date: {now-9}", "Vary: X-One", 'ETag: "one"', "X-A: old", body=b"one")
+    origin.says(FRESH, "Date: {now}", "Vary: X-Two", 'ETag: "two"', "X-A: old", body=b"other")
+    origin.says(*lines, body=b"")
+    async with origin.cached() as client:
+        await client.get(URL, headers={"x-one": "1"})
+        await client.get(URL, headers={"x-one": "2", "x-two": "1"})
+        await client.head(URL, headers={"x-one": "1", "x-two": "1", "cache-control": "no-cache"})
+        asked = {"x-two": "2", "x-one": "1"}, {"x-two": "1", "x-one": "3"}
+        found = [await client.get(URL, headers={**each, "cache-control": "only-if-cached"}) for each in asked]
+    assert [answer.headers.get("x-a", "stale") for answer in found] == [one, two]
+
+
 @pytest.mark.parametrize("status", [404, 304, 500])
 async def test_head_of_another_status(status: int) -> None:
     """Only a 200 to a HEAD says something of what is stored (§4.3.5)."""

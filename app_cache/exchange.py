@@ -369,7 +369,9 @@ class Exchange:
             self.turned_away += 1
             await self._forward(receive, send, waited=waited)
         elif entry is not None and await self._may_use(entry, leader, waited=waited):
-            await self._give(entry.response(), partial(self._share, entry.response()), receive, send)
+            await self._give(
+                entry.response(), partial(self._share, entry.response(), leader.status), receive, send
+            )
         elif entry is not None and not waited:
             if not await self._answer_from_cache(receive, send):
                 if not answers_others(entry.response(), self.policy, self.store.now()):
@@ -409,9 +411,12 @@ class Exchange:
         own = self.policy.handler_timeout if self.decision.rescue else None
         return FILL_TIMEOUT_S if own is None else min(own, FILL_TIMEOUT_S)
 
-    async def _share(self, response: StoredResponse, send: Send) -> None:
+    async def _share(self, response: StoredResponse, came: int, send: Send) -> None:
+        """Serve the *response* that another's fill has made of an answer of the status that *came*."""
         age = current_age(response, self.store.now())
-        await self._serve(send, response, age, CacheStatus(fwd=self.decision.fwd, collapsed=True))
+        forwarded = None if came == response.status else came
+        status = CacheStatus(fwd=self.decision.fwd, fwd_status=forwarded, collapsed=True)
+        await self._serve(send, response, age, status)
 
     async def _fail(self, outcome: Outcome, send: Send) -> None:
         status = self._tell(CacheStatus(fwd=self.decision.fwd, collapsed=True))

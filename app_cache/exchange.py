@@ -77,7 +77,7 @@ MOST_TURNED_AWAY = 3
 RAISED = 500
 """The status that an exception of the application becomes."""
 TIMED_OUT = 504
-"""The status of a handler that has not begun to answer in time."""
+"""The status of a handler that has not begun to answer in time, or may not be asked (RFC 9111 §5.2.1.7)."""
 WITH_CONTENT = frozenset({"POST", "QUERY"})
 """Methods whose content joins the key."""
 
@@ -266,7 +266,7 @@ class Exchange:
         """Let the application answer, untouched but for Cache-Status and Vary; nothing new is stored."""
         status = self._tell(CacheStatus(fwd=self.decision.fwd, detail=self.decision.detail))
         if self.asked.only_if_cached:
-            await send_plain(send, self.request.method, 504, "Gateway Timeout", None)
+            await send_plain(send, self.request.method, TIMED_OUT, "Gateway Timeout", None)
             return
         learn = await self._learner()
 
@@ -403,8 +403,8 @@ class Exchange:
             if self.decision.rescue:
                 await self._give_rescue(TIMED_OUT, receive, send)
             else:
-                status = self._tell(CacheStatus(fwd=self.decision.fwd))
-                await send_plain(send, self.request.method, TIMED_OUT, "Gateway Timeout", status)
+                self._tell(CacheStatus(fwd=self.decision.fwd))
+                await send_plain(send, self.request.method, TIMED_OUT, "Gateway Timeout", None)
 
     def _patience(self) -> float:
         """Return the seconds that this request waits for the run of another."""

@@ -387,6 +387,18 @@ async def hung(monkeypatch: pytest.MonkeyPatch, app: Eventful, count: int) -> li
     return asked
 
 
+async def test_waiting_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has waited for a place in vain gets a 504 of the cache's own, without Cache-Status (RFC 9211 §2)."""
+    monkeypatch.setattr("app_cache.exchange.FILL_TIMEOUT_S", 0)
+    app = Eventful()
+    asked = await hung(monkeypatch, app, 2 + FEW)
+    answer = await asked[-1]
+    assert (answer.status_code, "cache-status" in answer.headers) == (504, False)
+    for gate in app.gates:
+        gate.set()
+    await asyncio.wait(asked)
+
+
 async def test_slow_run_that_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits for one of few places has the answer of the run that was too slow, once it is there (F17)."""
     app = Eventful()

@@ -25,7 +25,7 @@ from app_cache.rules.decisions import (
 from app_cache.rules.directives import NOTHING_SAID, delta_seconds, response_directives
 from app_cache.rules.messages import ResponseHead, combined, end_to_end, has_field, without
 from app_cache.rules.structured import strings
-from app_cache.rules.validators import freshened, head_agrees, identifies, same_strongly
+from app_cache.rules.validators import entity_tag, freshened, head_agrees, identifies, same_strongly
 from app_cache.rules.variants import announced, selecting_fields
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from app_cache.store import Found, StoredResponses
 
 NOT_STARTED = ResponseHead(0, ())
+_ETAG = frozenset({b"etag"})
 
 
 class Filling:
@@ -183,7 +184,7 @@ class Filling:
 
     async def _update(self, stored: Entry) -> Outcome:
         self._tags = frozenset(tag for tag in stored.tags if not is_group_stamp(tag))
-        headers = freshened(stored.headers, self._head.headers, self.store.now())
+        headers = freshened(_without_made_tag(stored), self._head.headers, self.store.now())
         head, said = ResponseHead(stored.status, headers), response_directives(headers)
         self.refusal = self._why_not_update(head, said)
         outcome = NOT_SHARED
@@ -313,3 +314,9 @@ class Filling:
             self.entity_tag = entity_tag_of(body, headers)
             headers = (*headers, (b"etag", self.entity_tag))
         return headers
+
+
+def _without_made_tag(stored: Entry) -> Headers:
+    """Return the fields of *stored* without an entity tag that the cache made, which is another with others."""
+    made = entity_tag_of(stored.body, stored.headers).decode("ascii")
+    return without(stored.headers, _ETAG) if entity_tag(stored.headers) == made else stored.headers

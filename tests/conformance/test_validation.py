@@ -52,6 +52,28 @@ async def test_tags_that_the_handler_added_stay() -> None:
         assert (await client.get(URL)).text == "new"
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        pytest.param(["Content-Type: text/html"], id="another type"),
+        pytest.param(["Content-Language: de"], id="a language more"),
+        pytest.param(["Content-Type: text/plain"], id="the same type, in another order"),
+    ],
+)
+async def test_a_tag_of_the_cache_stays_its_own(lines: list[str]) -> None:
+    """After an update the tag that the cache made is that of the new fields, and is not sent to the handler."""
+    origin = Origin().says(FRESH, "Last-Modified: {now-99}", "Content-Type: text/plain", "Content-Language: en")
+    origin.says(FRESH, *lines, status=304, body=b"")
+    async with origin.cached() as client:
+        await client.get(URL)
+        tags = []
+        for _ in range(3):
+            origin.clock.advance(61)
+            tags.append((await client.get(URL)).headers["etag"])
+    assert [fields.get("if-none-match") for _, fields in origin.asked] == [None] * 4
+    assert len({*tags}) == 1
+
+
 async def test_a_tag_of_the_cache_hides_no_date() -> None:
     """The handler is asked by the validators that it gave, not by the tag that the cache made (§4.3.1)."""
     origin = Origin().says(FRESH, "Last-Modified: {now-99}").says(FRESH, status=304, body=b"")

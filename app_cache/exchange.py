@@ -49,7 +49,7 @@ from app_cache.rules.validators import (
     not_modified,
     validating_headers,
 )
-from app_cache.rules.variants import announced, selecting_fields
+from app_cache.rules.variants import announced, selecting_fields, vary_fields
 from app_cache.sessions import has_user, session_watch
 from app_cache.store import Found, variant_key
 
@@ -78,6 +78,8 @@ RAISED = 500
 """The status that an exception of the application becomes."""
 TIMED_OUT = 504
 """The status of a handler that has not begun to answer in time, or may not be asked (RFC 9111 §5.2.1.7)."""
+WISHES = frozenset({b"cache-control", b"pragma"})
+"""Fields in which a client says what caches may do for its own request (RFC 9111 §5.2.1, §5.4)."""
 WITH_CONTENT = frozenset({"POST", "QUERY"})
 """Methods whose content joins the key."""
 
@@ -503,6 +505,7 @@ class Exchange:
         guard = Guard() if self.policy.guarded else None
         filling = self._filling(rescue=stands_in, conditional=validating is not None, guard=guard)
         headers = self._own_headers(alone=alone) if validating is None else validating
+        headers = self._without_wishes(headers) if receive is None else headers
         self.scope.setdefault("state", {})
         method = "GET" if self.request.method == "HEAD" else self.request.method  # HEAD has nothing to store
         scope = {**self.scope, "method": method, "headers": [*headers], LATE_TAGS: filling.late_tags}
@@ -524,6 +527,13 @@ class Exchange:
         own = CONDITIONAL if self.found.entry is None else CONDITIONAL | OF_A_RANGE
         in_key = self.policy.include_headers
         return without(self.request.headers, own.difference(map(str.encode, in_key)) if in_key else own)
+
+    def _without_wishes(self, headers: Headers) -> Headers:
+        """Return *headers* without what a client wants of caches, unless that selects the response."""
+        stored = self.found.entry
+        vary = None if stored is None else vary_fields(stored.headers)
+        selecting = {*self.policy.include_headers, *(vary or ())}
+        return without(headers, WISHES.difference(map(str.encode, selecting)))
 
     def _validating_headers(self) -> Headers | None:
         """Return the request's fields with the conditions that validate what is stored, None if nothing can be."""

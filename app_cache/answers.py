@@ -35,7 +35,14 @@ class Answer(msgspec.Struct, frozen=True):
     body: bytes
 
 
-def answer_of(request: RequestHead, policy: CachePolicy, response: StoredResponse, age: float | None) -> Answer:
+def answer_of(
+    request: RequestHead,
+    policy: CachePolicy,
+    response: StoredResponse,
+    age: float | None,
+    *,
+    offered: bool = True,
+) -> Answer:
     """Return *response*, the part of it that is asked for, or a 304 where the client has it (RFC 9111 §4, §4.3.2).
 
     Args:
@@ -43,8 +50,10 @@ def answer_of(request: RequestHead, policy: CachePolicy, response: StoredRespons
         policy: Says what clients are told.
         response: What is stored.
         age: Seconds for the Age field; None where the response comes from the handler just now.
+        offered: Whether the policy's word for the caches on the way is for this response.
     """
-    headers = for_client(without(response.headers, _AGE), policy)
+    headers = without(response.headers, _AGE)
+    headers = for_client(headers, policy) if offered else headers
     headers = tuple(
         (name, b"%d" % len(response.body)) if name.lower() == b"content-length" else (name, value)
         for name, value in headers
@@ -117,13 +126,13 @@ def for_client(headers: Headers, policy: CachePolicy) -> Headers:
     return (*headers, (b"cache-control", b"%bmax-age=%d" % (b"private, " * is_own, policy.client_max_age)))
 
 
-def for_leader(headers: Headers, policy: CachePolicy, entity_tag_made: bytes | None, *, shared: bool) -> Headers:
+def for_leader(headers: Headers, policy: CachePolicy, entity_tag_made: bytes | None, *, offered: bool) -> Headers:
     """Return *headers* as the leader gets them: what hits will have too, but for Age.
 
-    An answer that is not *shared* is not offered to the caches on its way either.
+    What is the leader's own is not *offered* to the caches on its way either.
     """
     headers = announced(headers, policy.include_headers)
-    headers = for_client(headers, policy) if shared else headers
+    headers = for_client(headers, policy) if offered else headers
     if entity_tag_made is not None and not has_field(headers, b"etag"):
         headers = (*headers, (b"etag", entity_tag_made))
     return headers

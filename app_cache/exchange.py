@@ -32,6 +32,7 @@ from app_cache.rules.decisions import (
     Fwd,
     Hit,
     Refusal,
+    answers_others,
     asked_by,
     select,
     unshared_credential,
@@ -43,11 +44,12 @@ from app_cache.rules.messages import RequestHead, field_lines, fields_of, has_fi
 from app_cache.rules.validators import (
     CONDITIONAL,
     OF_A_RANGE,
+    VALIDATED,
     fields_of_304,
     not_modified,
     validating_headers,
 )
-from app_cache.rules.variants import selecting_fields
+from app_cache.rules.variants import announced, selecting_fields, vary_fields
 from app_cache.sessions import has_user, session_watch
 from app_cache.store import Found, variant_key
 
@@ -75,7 +77,9 @@ MOST_TURNED_AWAY = 3
 RAISED = 500
 """The status that an exception of the application becomes."""
 TIMED_OUT = 504
-"""The status of a handler that has not begun to answer in time."""
+"""The status of a handler that has not begun to answer in time, or may not be asked (RFC 9111 §5.2.1.7)."""
+WISHES = frozenset({b"cache-control", b"pragma"})
+"""Fields in which a client says what caches may do for its own request (RFC 9111 §5.2.1, §5.4)."""
 WITH_CONTENT = frozenset({"POST", "QUERY"})
 """Methods whose content joins the key."""
 
@@ -220,7 +224,7 @@ class Exchange:
                 await give(send)
             else:
                 status = self._tell(CacheStatus(fwd=Fwd.BYPASS, detail=Refusal.GUARD))
-                await send_start(send, message["status"], fields_of(message), status, message)
+                await self._pass_on(send, message, fields_of(message), status)
 
         self.scope.setdefault("state", {})
         scope = {**self.scope}
@@ -261,10 +265,10 @@ class Exchange:
             await self._follow(fill, receive, send, waited=waited)
 
     async def _forward_alone(self, receive: Receive, send: Send) -> None:
-        """Let the application answer, untouched but for Cache-Status; nothing new is stored."""
+        """Let the application answer, untouched but for Cache-Status and Vary; nothing new is stored."""
         status = self._tell(CacheStatus(fwd=self.decision.fwd, detail=self.decision.detail))
         if self.asked.only_if_cached:
-            await send_plain(send, self.request.method, 504, "Gateway Timeout", None)
+            await send_plain(send, self.request.method, TIMED_OUT, "Gateway Timeout", None)
             return
         learn = await self._learner()
 
@@ -272,7 +276,7 @@ class Exchange:
             if message["type"] == "http.response.start":
                 headers = fields_of(message)
                 await learn(message["status"], headers)
-                await send_start(send, message["status"], headers, status, message)
+                await self._pass_on(send, message, headers, status)
             else:
                 await send(message)
 
@@ -297,7 +301,7 @@ class Exchange:
                 await learn(message["status"], headers)
                 detail = self.decision.detail if admitted else Refusal.GUARD
                 status = self._tell(CacheStatus(fwd=self.decision.fwd, detail=detail))
-                await send_start(send, message["status"], headers, status, message)
+                await self._pass_on(send, message, headers, status)
             elif not is_rescued:
                 await send(message)
 
@@ -310,16 +314,20 @@ class Exchange:
             self.store.log.failed("cache.rescued", self.plan.route, error)
             await self._rescue(RAISED, send)
 
+    async def _pass_on(self, send: Send, start: Message, headers: Headers, status: CacheStatus) -> None:
+        """Send the *start* of the application's own answer, which may depend on what joins the key too."""
+        await send_start(send, start["status"], announced(headers, self.policy.include_headers), status, start)
+
     async def _learner(self) -> Callable[[int, Headers], Awaitable[None]]:
         """Return what learns from the answer to a HEAD of what is stored (RFC 9111 §4.3.5)."""
-        stored = self.found.entry if self.request.method == "HEAD" else None
-        filling = None if stored is None else self._filling()
+        has_stored = self.request.method == "HEAD" and self.found.entry is not None
+        filling = self._filling() if has_stored else None
         if filling is not None:
             await filling.begin()
 
         async def learn(status: int, headers: Headers) -> None:
-            if filling is not None and stored is not None and status == 200:
-                await filling.freshen_by_head(stored, headers)
+            if filling is not None and status == 200:
+                await filling.freshen_by_head(headers)
 
         return learn
 
@@ -358,15 +366,18 @@ class Exchange:
 
     async def _use(self, fill: Fill, outcome: Outcome, receive: Receive, send: Send, *, waited: bool) -> None:
         """Answer with the *outcome* of a fill of another request; go alone if it cannot be shared."""
-        leader = cast("Filling", fill.judge)
+        leader, entry = cast("Filling", fill.judge), outcome.entry
         if outcome is UNADMITTED and self.turned_away < MOST_TURNED_AWAY:
             self.turned_away += 1
             await self._forward(receive, send, waited=waited)
-        elif outcome.entry is not None and await self._may_use(outcome.entry, leader, waited=waited):
-            response = outcome.entry.response()
-            await self._give(response, partial(self._share, response), receive, send)
-        elif outcome.entry is not None and not waited:
+        elif entry is not None and await self._may_use(entry, leader, waited=waited):
+            await self._give(
+                entry.response(), partial(self._share, entry.response(), leader.status), receive, send
+            )
+        elif entry is not None and not waited:
             if not await self._answer_from_cache(receive, send):
+                if not answers_others(entry.response(), self.policy, self.store.now()):
+                    self.store.flight.mark_unshared(self.found.key)
                 await self._forward(receive, send, waited=True)
         elif not outcome.failed:
             await self._lead(receive, send, alone=True)
@@ -394,17 +405,20 @@ class Exchange:
             if self.decision.rescue:
                 await self._give_rescue(TIMED_OUT, receive, send)
             else:
-                status = self._tell(CacheStatus(fwd=self.decision.fwd))
-                await send_plain(send, self.request.method, TIMED_OUT, "Gateway Timeout", status)
+                self._tell(CacheStatus(fwd=self.decision.fwd))
+                await send_plain(send, self.request.method, TIMED_OUT, "Gateway Timeout", None)
 
     def _patience(self) -> float:
         """Return the seconds that this request waits for the run of another."""
         own = self.policy.handler_timeout if self.decision.rescue else None
         return FILL_TIMEOUT_S if own is None else min(own, FILL_TIMEOUT_S)
 
-    async def _share(self, response: StoredResponse, send: Send) -> None:
+    async def _share(self, response: StoredResponse, came: int, send: Send) -> None:
+        """Serve the *response* that another's fill has made of an answer of the status that *came*."""
         age = current_age(response, self.store.now())
-        await self._serve(send, response, age, CacheStatus(fwd=self.decision.fwd, collapsed=True))
+        forwarded = None if came == response.status else came
+        status = CacheStatus(fwd=self.decision.fwd, fwd_status=forwarded, collapsed=True)
+        await self._serve(send, response, age, status)
 
     async def _fail(self, outcome: Outcome, send: Send) -> None:
         status = self._tell(CacheStatus(fwd=self.decision.fwd, collapsed=True))
@@ -413,15 +427,15 @@ class Exchange:
     async def _may_use(self, entry: Entry, leader: Filling, *, waited: bool) -> bool:
         """Return whether what another's fill gave may answer this request too (RFC 9111 §4).
 
-        It must be this request's variant; and unless its fill began after this request came, need no validation
-        and not have been invalidated while it was waited for.
+        It must be this request's variant, and need no validation; and unless its fill began after this request
+        came, be what its client asks for, and not have been invalidated while it was waited for.
         """
+        response, now = entry.response(), self.store.now()
         if not self._is_variant_of(leader, entry.headers):
             return False
         if waited:
-            return True
-        now = self.store.now()
-        fresh = isinstance(select(self.request, self.asked, entry.response(), self.policy, now), Hit)
+            return answers_others(response, self.policy, now)
+        fresh = isinstance(select(self.request, self.asked, response, self.policy, now), Hit)
         return fresh and await self.store.still_holds(entry, leader.invalidations, self.known.subject)
 
     def _is_variant_of(self, leader: Filling, answer: Headers) -> bool:
@@ -461,7 +475,7 @@ class Exchange:
             status = CacheStatus(fwd=self.decision.fwd, fwd_status=304, stored=filling.stored, detail=detail)
             response = filling.entry.response()
             age = current_age(response, self.store.now()) if field_lines(response.headers, b"age") else None
-            await self._serve(send, response, age, status)
+            await self._serve(send, response, age, status, offered=filling.is_offered(response.headers))
         elif filling.conditional and filling.status == 304:
             self.found = msgspec.structs.replace(self.found, entry=None)
             self.decision = replace(self.decision, rescue=False)
@@ -491,6 +505,7 @@ class Exchange:
         guard = Guard() if self.policy.guarded else None
         filling = self._filling(rescue=stands_in, conditional=validating is not None, guard=guard)
         headers = self._own_headers(alone=alone) if validating is None else validating
+        headers = self._without_wishes(headers) if receive is None else headers
         self.scope.setdefault("state", {})
         method = "GET" if self.request.method == "HEAD" else self.request.method  # HEAD has nothing to store
         scope = {**self.scope, "method": method, "headers": [*headers], LATE_TAGS: filling.late_tags}
@@ -513,11 +528,18 @@ class Exchange:
         in_key = self.policy.include_headers
         return without(self.request.headers, own.difference(map(str.encode, in_key)) if in_key else own)
 
+    def _without_wishes(self, headers: Headers) -> Headers:
+        """Return *headers* without what a client wants of caches, unless that selects the response."""
+        stored = self.found.entry
+        vary = None if stored is None else vary_fields(stored.headers)
+        selecting = {*self.policy.include_headers, *(vary or ())}
+        return without(headers, WISHES.difference(map(str.encode, selecting)))
+
     def _validating_headers(self) -> Headers | None:
         """Return the request's fields with the conditions that validate what is stored, None if nothing can be."""
-        if self.found.entry is None:
-            return None
         stored = self.found.entry
+        if stored is None or self.request.method not in VALIDATED:
+            return None
         made = entity_tag_of(stored.body, stored.headers).decode("ascii")
         return validating_headers(self.request.headers, stored.headers, made)
 
@@ -534,8 +556,8 @@ class Exchange:
             nonlocal matched
             if message["type"] == "http.response.start":
                 self.started = True
-                shared = filling.refusal is None
-                headers = for_leader(message["headers"], self.policy, filling.entity_tag, shared=shared)
+                offered = self.policy.client_max_age is not None and filling.is_offered(message["headers"])
+                headers = for_leader(message["headers"], self.policy, filling.entity_tag, offered=offered)
                 matched = not_modified(self.request, message["status"], headers, self.store.now(), stored=False)
                 status = self._tell(
                     CacheStatus(
@@ -564,9 +586,11 @@ class Exchange:
         ttl = int(freshness_left(response, age, now, marked_stale=self.found.marked_stale) // 1)
         await self._serve(send, response, age, CacheStatus(fwd=self.decision.fwd, fwd_status=failed_with, ttl=ttl))
 
-    async def _serve(self, send: Send, response: StoredResponse, age: float | None, status: CacheStatus) -> None:
+    async def _serve(
+        self, send: Send, response: StoredResponse, age: float | None, status: CacheStatus, *, offered: bool = True
+    ) -> None:
         """Send what this client gets of *response*, and say which status the handler gave if that is another."""
-        answer = answer_of(self.request, self.policy, response, age)
+        answer = answer_of(self.request, self.policy, response, age, offered=offered)
         if status.fwd is not None and status.fwd_status is None and answer.status != response.status:
             status = replace(status, fwd_status=response.status)
         await send_answer(send, answer, self._tell(status))

@@ -25,7 +25,7 @@ from app_cache.rules.decisions import (
 from app_cache.rules.directives import NOTHING_SAID, delta_seconds, response_directives
 from app_cache.rules.messages import ResponseHead, combined, end_to_end, has_field, without
 from app_cache.rules.structured import strings
-from app_cache.rules.validators import freshened, head_agrees, identifies, same_strongly
+from app_cache.rules.validators import entity_tag, freshened, head_agrees, identifies, same_strongly
 from app_cache.rules.variants import announced, selecting_fields
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from app_cache.store import Found, StoredResponses
 
 NOT_STARTED = ResponseHead(0, ())
+_ETAG = frozenset({b"etag"})
 
 
 class Filling:
@@ -92,6 +93,8 @@ class Filling:
         self._said = NOTHING_SAID
         self._requested_at = 0.0
         self._turn = 0
+        self._compared: Entry | None = None
+        """The stored response that is compared with the answer to a HEAD."""
 
     @property
     def max_body(self) -> int:
@@ -138,6 +141,14 @@ class Filling:
             return Refusal.SET_COOKIE
         return why_not_store(self.request, self._head, self._said, self.policy, self.store.now())
 
+    def _changes_session(self) -> bool:
+        return self.session_changed is not None and self.session_changed()
+
+    def is_offered(self, headers: Headers) -> bool:
+        """Return whether caches on the way may keep what the leader gets with *headers*: nothing of it is his."""
+        own = withheld_fields(response_directives(headers), self.policy)
+        return self.refusal is None and not self._changes_session() and not any(has_field(headers, o) for o in own)
+
     def _is_rescued(self) -> bool:
         """Return whether the stored response stands in for the answer."""
         return self.rescue and self._head.status in FAILURES
@@ -173,7 +184,7 @@ class Filling:
 
     async def _update(self, stored: Entry) -> Outcome:
         self._tags = frozenset(tag for tag in stored.tags if not is_group_stamp(tag))
-        headers = freshened(stored.headers, self._head.headers, self.store.now())
+        headers = freshened(_without_made_tag(stored), self._head.headers, self.store.now())
         head, said = ResponseHead(stored.status, headers), response_directives(headers)
         self.refusal = self._why_not_update(head, said)
         outcome = NOT_SHARED
@@ -181,7 +192,7 @@ class Filling:
             kept = without(headers, withheld_fields(said, self.policy))
             outcome = await self._keep(ResponseHead(stored.status, kept), said, stored.body)
         else:
-            self.refused()
+            self._withdraw(stored.key)
         self.entry, _ = self._entry(head, said, stored.body)
         return outcome
 
@@ -192,18 +203,24 @@ class Filling:
         not about the fields of another's answer (§3.5).
         """
         own = unshared_credential(self.request, self._said, self.policy)
+        if own is None and self._changes_session() and not shares_set_cookie(said, self.policy):
+            return Refusal.SET_COOKIE
         return own or why_not_store(self.request, head, said, self.policy, self.store.now())
 
     def refused(self) -> None:
-        """Drop the stored response that an answer showed not to be suitable any more (§4.3.3).
+        """Drop the stored response that an answer showed not to be suitable any more (§4.3.3)."""
+        if self.found.entry is not None:
+            self._withdraw(self.found.key)
+
+    def _withdraw(self, key: str) -> None:
+        """Drop what is stored under *key* if the answer tells of it.
 
         An answer to a credential says so for its own client alone; a failure, or a client's error, does not.
         """
         personal = unshared_credential(self.request, NOTHING_SAID, self.policy) is not None
         tells = self._head.status < 400 or self._head.status in NOT_THERE
-        if self.found.entry is None or personal or not tells:
-            return
-        self.store.drop(self.found.key, self._turn)
+        if tells and not personal:
+            self.store.drop(key, self._turn)
 
     def unkept(self) -> None:
         """Refuse an answer with more than a body: trailers, or a file that the server sends."""
@@ -218,7 +235,8 @@ class Filling:
         """Return a failure that those who wait may see: one that nothing makes the leader's own."""
         if self.refusal not in (Refusal.STATUS, Refusal.NOT_FRESH):
             return None
-        return self._head.status, end_to_end(self._head.headers), body
+        headers = announced(end_to_end(self._head.headers), self.policy.include_headers)
+        return self._head.status, headers, body
 
     async def _keep(self, head: ResponseHead, said: ResponseDirectives, body: bytes) -> Outcome:
         self.entry, seconds = self._entry(head, said, body)
@@ -226,14 +244,19 @@ class Filling:
             self.stored = await self._store(self.entry, seconds, head.headers)
         return Outcome(entry=self.entry)
 
-    async def freshen_by_head(self, stored: Entry, headers: Headers) -> None:
-        """Update *stored* from a 200 to HEAD with *headers*, or mark it stale if they differ (RFC 9111 §4.3.5)."""
+    async def freshen_by_head(self, headers: Headers) -> None:
+        """Compare what could have been chosen for a HEAD with *headers*, those of its 200 (RFC 9111 §4.3.5)."""
         self._head, self._said = ResponseHead(304, headers), response_directives(headers)
-        agrees = head_agrees(headers, stored.response())
-        if agrees:
-            await self._freshen(stored)
-        if agrees is not False:
-            return
+        chosen = () if self.found.entry is None else (self.found.entry,)
+        for stored in (*self.found.others, *chosen):
+            self._compared = stored
+            agrees = head_agrees(headers, stored.response())
+            if agrees:
+                await self._update(stored)
+            elif agrees is False:
+                await self._make_stale(stored)
+
+    async def _make_stale(self, stored: Entry) -> None:
         subject = self.identity.subject
         stale = msgspec.structs.replace(
             stored,
@@ -247,10 +270,14 @@ class Filling:
         await self._store(stale, VALIDATED_FOR, stored.headers)
 
     async def _store(self, entry: Entry, seconds: float, headers: Headers) -> bool:
-        replaces = None if self.found.entry is None or self._validates() else self.found.key
-        return await self.store.keep(
-            entry, seconds, self.request.headers, selecting_fields(headers, self.policy), self._turn, replaces
-        )
+        vary = selecting_fields(headers, self.policy)
+        return await self.store.keep(entry, seconds, self.request.headers, vary, self._turn, self._replaced())
+
+    def _replaced(self) -> str | None:
+        """Return the key of the response in whose place an entry is stored, None where that stays beside it."""
+        if self._compared is not None:
+            return self._compared.key
+        return None if self.found.entry is None or self._validates() else self.found.key
 
     def _entry(self, head: ResponseHead, said: ResponseDirectives, body: bytes) -> tuple[Entry, float]:
         """Return the answer as an entry, and the seconds that the backend holds it.
@@ -260,7 +287,7 @@ class Filling:
         subject, received_at = self.identity.subject, self.store.now()
         shortened = 1 - self.policy.jitter * self.store.chance()
         lifetime = (freshness_lifetime(head, said, self.policy, received_at) or 0.0) * shortened
-        windows = stale_windows(said, self.policy)
+        windows = stale_windows(head, said, self.policy)
         entry = Entry(
             self.identity.key,
             self.mark or Mark(),
@@ -292,3 +319,9 @@ class Filling:
             self.entity_tag = entity_tag_of(body, headers)
             headers = (*headers, (b"etag", self.entity_tag))
         return headers
+
+
+def _without_made_tag(stored: Entry) -> Headers:
+    """Return the fields of *stored* without an entity tag that the cache made, which is another with others."""
+    made = entity_tag_of(stored.body, stored.headers).decode("ascii")
+    return without(stored.headers, _ETAG) if entity_tag(stored.headers) == made else stored.headers

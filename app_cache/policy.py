@@ -37,6 +37,8 @@ MAX_PATTERN = 256
 """Characters of a pattern."""
 ERROR_TIMEOUT = 10.0
 """Seconds at most that a status of 400 and above lives which `statuses` names without a time of its own."""
+NEVER_STORED = frozenset({428, 429, 431, 511})
+"""Statuses about one request or client alone, which no cache stores (RFC 6585 §3 to §6)."""
 MOST_EAGER = 100
 """The largest `early_refresh`: a hundred times the time that the handler took."""
 MAX_BODY = 1024 * 1024
@@ -142,8 +144,12 @@ class CachePolicy:
         )
 
     def declares(self, header: str) -> bool:
-        """Return whether the author has said how the response depends on the request's *header* (lower case)."""
-        return self.vary_by is not None or header in self.include_headers or header in self.exclude_headers
+        """Return whether the author has said how the response depends on the request's *header* (lower case).
+
+        Under *http_only* what joins the key says nothing of who may have the response.
+        """
+        joins_key = header in self.include_headers and not self.http_only
+        return self.vary_by is not None or joins_key or header in self.exclude_headers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -504,6 +510,10 @@ def _statuses(name: str, value: Any) -> dict[int, float | None]:
         ):
             raise ConfigurationError(
                 f"{name} must hold final statuses from 200 to 599 but 206 and 304, not {status!r}"
+            )
+        if status in NEVER_STORED:
+            raise ConfigurationError(
+                f"{name} must not hold {status}: it is about one client, and no cache may store it (RFC 6585)"
             )
     if isinstance(value, Mapping):
         return {s: None if v is None else checked_seconds(f"{name}[{s}]", v) for s, v in value.items()}

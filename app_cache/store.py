@@ -75,6 +75,8 @@ MAX_FIELD_SETS = 4
 """Sets of fields that the responses under one key vary by; the oldest goes first."""
 MAX_REMEMBERED = 1_000
 """Keys for which a process remembers late tags, and how their responses vary."""
+MAX_TURNS = 10_000
+"""Keys for which a process remembers which run stored last: more than are stored while a slow run goes on."""
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -457,7 +459,7 @@ class StoredResponses:
         """Return whether what began in *turn* is the newest for *key*, and remember it as such."""
         if turn < self._stored_in.get(key, 0):
             return False
-        self._remember(self._stored_in, key, turn)
+        self._remember(self._stored_in, key, turn, MAX_TURNS)
         self.gone.pop(key, None)
         return True
 
@@ -514,10 +516,10 @@ class StoredResponses:
         self._remember(self._variants, key, known)
 
     @staticmethod
-    def _remember(memory: OrderedDict[str, T], key: str, value: T) -> None:
+    def _remember(memory: OrderedDict[str, T], key: str, value: T, most: int | None = None) -> None:
         memory.pop(key, None)
         memory[key] = value
-        if len(memory) > MAX_REMEMBERED:
+        if len(memory) > (MAX_REMEMBERED if most is None else most):
             memory.popitem(last=False)
 
     async def _put(self, record: Record, subject: Subject | None, keep_for: float) -> None:

@@ -15,7 +15,7 @@ from app_cache.backends.redis import RedisBackend
 from app_cache.clock.base import Order, tag_stamp
 from app_cache.codec import Variants, decode, from_text
 from app_cache.errors import BackendError, ConfigurationError
-from app_cache.store import MAX_VARIANTS, PENDING_S, WRITERS, StoredResponses
+from app_cache.store import MAX_REMEMBERED, MAX_VARIANTS, PENDING_S, WRITERS, StoredResponses
 from app_cache.testing import FakeClock
 from tests.stored import FourMethods, Page, body_of, fill, look_up, written
 
@@ -593,6 +593,19 @@ async def test_dropped_by_an_older_run() -> None:
     assert await body_of(store, PAGE) == b"old"
     store.drop(PAGE.key, store.next_turn())
     assert await body_of(store, PAGE) is None
+
+
+async def test_an_older_run_that_ends_after_many_others() -> None:
+    """An older run takes the place of nothing newer, though thousands of other responses were stored meanwhile."""
+    store = StoredResponses(MemoryBackend())
+    older, found = store.next_turn(), await look_up(store, PAGE)
+    mark = await store.begin(found.reading, PAGE.asked, 60.0)
+    assert mark is not None
+    await fill(store, PAGE, b"newer")
+    for number in range(5 * MAX_REMEMBERED):
+        await fill(store, Page(f"/{number}"))
+    assert not await store.keep(PAGE.entry(mark, b"older"), 60.0, (), frozenset(), older)
+    assert await body_of(store, PAGE) == b"newer"
 
 
 async def test_owed_before_a_shared_answer_is_trusted() -> None:

@@ -7,7 +7,7 @@ import inspect
 from typing import TYPE_CHECKING, Any, get_args
 
 from fastapi.dependencies.utils import get_dependant, request_params_to_args
-from fastapi.openapi.models import APIKey, APIKeyIn
+from fastapi.openapi.models import APIKey, APIKeyIn, HTTPBase, OAuth2, OpenIdConnect
 from fastapi.security.base import SecurityBase
 from pydantic import AliasChoices, AliasPath, BaseModel
 from starlette.requests import Request
@@ -160,9 +160,20 @@ def _overriding(
 
 def _headers_read(dependant: Dependant) -> frozenset[str]:
     """Return the headers that *dependant* itself declares, `ANY` among them where that is all of them."""
-    names = _names_read(dependant.header_params) | _keys_in(dependant, APIKeyIn.header)
+    names = (
+        _names_read(dependant.header_params) | _keys_in(dependant, APIKeyIn.header) | _credentials_read(dependant)
+    )
     spelt = names | {name.replace("_", "-") for name in names}
     return frozenset(name.lower() for name in spelt if is_header_name(name))
+
+
+def _credentials_read(dependant: Dependant) -> set[str]:
+    """Return which of Authorization and Cookie *dependant* itself reads, as a security scheme or by a cookie."""
+    authorization = (
+        {"authorization"} if isinstance(_model_of(dependant), HTTPBase | OAuth2 | OpenIdConnect) else set()
+    )
+    reads_cookie = dependant.cookie_params or _keys_in(dependant, APIKeyIn.cookie)
+    return authorization | ({"cookie"} if reads_cookie else set())
 
 
 def _query_read(dependant: Dependant) -> frozenset[str]:
@@ -201,13 +212,15 @@ def _keys_in_query(dependant: Dependant) -> frozenset[str]:
 
 
 def _keys_in(dependant: Dependant, place: APIKeyIn) -> set[str]:
-    """Return the name under which *dependant* reads the key of an API in *place*, if it is a scheme that does.
-
-    What others read, in Authorization or a cookie, has rules of its own.
-    """
-    scheme = inspect.unwrap(_scheme(dependant.call))
-    model = getattr(scheme, "model", None) if isinstance(scheme, SecurityBase) else None
+    """Return the name under which *dependant* reads the key of an API in *place*, if it is a scheme that does."""
+    model = _model_of(dependant)
     return {model.name} if isinstance(model, APIKey) and model.in_ is place else set()
+
+
+def _model_of(dependant: Dependant) -> Any:
+    """Return what *dependant* says of itself in OpenAPI if it is a security scheme, else None."""
+    scheme = inspect.unwrap(_scheme(dependant.call))
+    return getattr(scheme, "model", None) if isinstance(scheme, SecurityBase) else None
 
 
 def _scheme(call: Any) -> Any:

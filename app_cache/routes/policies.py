@@ -136,12 +136,15 @@ def guard_as_asked(policy: CachePolicy, context: Any) -> bool:
 def keyed_by(policy: CachePolicy, declared: Iterable[Declared]) -> CachePolicy | None:
     """Return *policy* with what endpoints are *declared* to read in its key, unless it excludes that.
 
-    Those are headers, but for Authorization and Cookie, which have a rule of their own, and the query parameters
-    of security schemes. None: an endpoint is declared to read any header, and no key tells its answers apart.
+    Those are headers, and the query parameters of security schemes. Authorization and Cookie are left out where
+    their presence alone keeps an answer from being shared: in the key they would say that it may be. By the RFC
+    alone the key says nothing of that. None: an endpoint is declared to read any header, and no key tells its
+    answers apart.
     """
     declared = [*declared]
-    headers = frozenset().union(*(each.headers for each in declared))
-    unkeyed = headers - {*policy.include_headers, *policy.exclude_headers, "authorization", "cookie"}
+    guarded_apart = frozenset() if policy.http_only else frozenset({"authorization", "cookie"})
+    headers = frozenset().union(*(each.headers for each in declared)) - guarded_apart
+    unkeyed = headers - {*policy.include_headers, *policy.exclude_headers}
     if ANY in unkeyed:
         return None
     if unkeyed:

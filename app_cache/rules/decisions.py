@@ -12,7 +12,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urljoin, urlsplit
 
-from app_cache.policy import ERROR_TIMEOUT
+from app_cache.policy import ERROR_TIMEOUT, NEVER_STORED
 from app_cache.rules.directives import (
     DECIDING,
     NOTHING_ASKED,
@@ -38,6 +38,8 @@ UNDERSTOOD_STATUSES = frozenset(
     {*range(200, 206), *range(300, 304), 305, 307, 308, *range(400, 418), 421, 422, 426, *range(500, 506)}
 )
 """Statuses whose rules for caches are known (RFC 9110 §15), for must-understand (RFC 9111 §5.2.2.3)."""
+NOT_STORED = NEVER_STORED | {206, 304}
+"""Statuses that are never stored, with those of what is not a whole response (RFC 9111 §3.3, §4.3.4)."""
 DEFAULT_PORTS = {"http": "80", "https": "443"}
 FAILURES = frozenset({500, 502, 503, 504})
 """Statuses that a stale response may stand in for (RFC 5861 §4)."""
@@ -202,6 +204,20 @@ def select(
     return Forward(Fwd.STALE, rescue=rescue)
 
 
+def answers_others(stored: StoredResponse, policy: CachePolicy, now: float) -> bool:
+    """Return whether *stored*, which has just come, may answer others who wait for it at *now* (RFC 9111 §4).
+
+    It may not where each use needs a validation. That a lifetime is over which the policy alone gives says only
+    that the handler is slow.
+    """
+    said = response_directives(stored.headers)
+    left = stored.freshness_lifetime - current_age(stored, now)
+    if said.no_cache or left > 0:
+        return not said.no_cache
+    is_policys = policy.timeout is not None and explicit_lifetime(said, stored.headers, stored.received_at) is None
+    return is_policys or (_may_be_stale(said) and 0 < stored.stale_while_revalidate >= -left)
+
+
 def _earlier(stored: StoredResponse, policy: CachePolicy, chance: float) -> float:
     """Return the seconds before the end of its freshness from which *stored* is refreshed, as *chance* has it.
 
@@ -243,7 +259,7 @@ def _may_rescue(
 
     Where the response states for how long, the policy does not go beyond that.
     """
-    if stored.status >= 500 or not _may_be_stale(said):
+    if stored.status >= 400 or not _may_be_stale(said):
         return False
     window = max(stored.stale_if_error, float(asked.stale_if_error or 0))
     by_policy = policy.stale_on_failure and said.stale_if_error is None
@@ -265,7 +281,7 @@ def why_not_store(
         return Refusal.PRIVATE
     if response.status != 200 and has_field(request.headers, b"range"):
         return Refusal.RANGE
-    if response.status < 200 or response.status in (206, 304) or (said.must_understand and not understood):
+    if response.status < 200 or response.status in NOT_STORED or (said.must_understand and not understood):
         return Refusal.STATUS
     credential = unshared_credential(request, said, policy)
     if credential is not None:
@@ -279,7 +295,7 @@ def why_not_store(
     lifetime = freshness_lifetime(response, said, policy, received_at)
     if lifetime is None:
         return Refusal.STATUS
-    windows = stale_windows(said, policy)
+    windows = stale_windows(response, said, policy)
     return None if keep_for(response, lifetime, windows, policy) > 0 else Refusal.NOT_FRESH
 
 
@@ -316,20 +332,25 @@ def freshness_lifetime(
     return policy.timeout if response.status in STORED_WITHOUT_FRESHNESS else None
 
 
-def stale_windows(said: ResponseDirectives, policy: CachePolicy) -> tuple[float, float]:
-    """Return the seconds of stale-while-revalidate and stale-if-error; the response's word first (RFC 5861)."""
+def stale_windows(response: ResponseHead, said: ResponseDirectives, policy: CachePolicy) -> tuple[float, float]:
+    """Return the seconds of stale-while-revalidate and stale-if-error; the response's word first (RFC 5861).
+
+    An error has no windows but its own.
+    """
     if not _may_be_stale(said):
         return 0.0, 0.0
-    revalidate, error = said.stale_while_revalidate, said.stale_if_error
-    return (
-        float((policy.stale_while_revalidate or 0.0) if revalidate is None else revalidate),
-        float((policy.stale_if_error or 0.0) if error is None else error),
-    )
+    revalidate: float | None = said.stale_while_revalidate
+    error: float | None = said.stale_if_error
+    if response.status < 400:
+        revalidate = policy.stale_while_revalidate if revalidate is None else revalidate
+        error = policy.stale_if_error if error is None else error
+    return float(revalidate or 0.0), float(error or 0.0)
 
 
 def keep_for(response: ResponseHead, lifetime: float, windows: tuple[float, float], policy: CachePolicy) -> float:
     """Return the seconds that the backend holds an entry: its freshness and the *windows* that may follow it."""
-    if policy.stale_on_failure or entity_tag(response.headers) or has_field(response.headers, b"last-modified"):
+    stands_in = policy.stale_on_failure and response.status < 400
+    if stands_in or entity_tag(response.headers) or has_field(response.headers, b"last-modified"):
         return lifetime + max(*windows, VALIDATED_FOR)
     return lifetime + max(windows)
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 CONDITIONAL = frozenset({b"if-none-match", b"if-modified-since"})
 """Preconditions that a cache evaluates itself and replaces when it validates (RFC 9111 §4.3.1, §4.3.2)."""
+VALIDATED = frozenset({"GET", "HEAD"})
+"""Methods in which a condition that fails is a 304; in all others it is a 412 (RFC 9110 §13.1.2, §13.2.2)."""
 OF_A_RANGE = frozenset({b"range", b"if-range"})
 """Fields that ask for a part of a response (RFC 9110 §14.2, §13.1.5)."""
 NOT_FRESHENED = frozenset({b"content-length", b"content-encoding", b"content-range"})

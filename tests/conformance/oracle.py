@@ -318,7 +318,7 @@ def why_not_storable(request: Request, answer: Answer, policy: Policy) -> str | 
         "its request says no-store": ("no-store", None) in directives_of(request.fields),
         "no-store": said.has("no-store") and not understood,
         "private": said.all_of_it("private"),
-        "its status": answer.status < 200 or answer.status in (206, 304),
+        "its status": answer.status < 200 or answer.status in (206, 304, 428, 429, 431, 511),
         "its status is not understood": said.plainly("must-understand") and not understood,
         "its status for a range": answer.status != 200 and bool(lines_of(request.fields, "range")),
         "Authorization": why_not_shared(request, said, policy) is not None,
@@ -667,7 +667,7 @@ class Oracle:
 
     def _surely_there(self, kept: Kept, now: float) -> bool:
         """Return whether the cache must have *kept*, because it may yet be of use."""
-        lasting = self.policy.stale_on_failure or has_validator(kept.fields)
+        lasting = (self.policy.stale_on_failure and kept.status < 400) or has_validator(kept.fields)
         return kept.surely and not kept.dead and (lasting or kept.fresh_for > now - kept.came_at)
 
     def _superseded_by(self, kept: Kept, request: Request, now: float) -> Kept | None:
@@ -683,8 +683,8 @@ class Oracle:
             return why
         if kept.said.must_be_validated_when_stale:
             return "must be validated when stale"
-        if kept.status >= 500:
-            return "it is a failure itself"
+        if kept.status >= 400:
+            return "it is an error itself"
         asked = dict(reversed(directives_of(request.fields)))
         own = 0 if kept.stale else kept.said.window("stale-if-error") or 0
         window = max(own, seconds_of(asked.get("stale-if-error")) or 0)
@@ -701,7 +701,11 @@ class Oracle:
             return wrong
         for each in asked:
             conditions = ("if-none-match", "if-modified-since", "range", "if-range")
-            if named_without(each.request.fields, conditions) != named_without(request.fields, conditions):
+            own = named_without(request.fields, (*conditions, "cache-control", "pragma"))  # in the background
+            if named_without(each.request.fields, conditions) not in (
+                named_without(request.fields, conditions),
+                own,
+            ):
                 wrong.append("the application was asked something else")
             same = (each.request.target, each.request.body) == (request.target, request.body)
             # What is behind a HEAD may be fetched anew as a whole.
@@ -763,7 +767,8 @@ class Oracle:
         seconds = lifetime(answer.status, storable_form(answer.fields), asked.answered_at, self.policy)
         if answer.status and why_not_storable(request, answer, self.policy) is None and seconds is not None:
             fields = storable_form(answer.fields)
-            useful = answer.status < 500 and (seconds > 0 or self.policy.stale_on_failure or has_validator(fields))
+            rescues = self.policy.stale_on_failure and answer.status < 400
+            useful = answer.status < 500 and (seconds > 0 or rescues or has_validator(fields))
             kept = Kept(
                 replace(as_request, fields=request.fields),
                 answer.status,

@@ -14,6 +14,8 @@ from app_cache.testing import FakeClock
 from tests.rules.samples import fields, http_date
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from app_cache.rules.messages import Headers
 
 URL = "http://test/page"
@@ -56,7 +58,7 @@ class Origin:
         body: bytes | tuple[bytes, ...] = b"0123456789",
         ends: bool = True,
         breaks: bool = False,
-    ) -> Origin:
+    ) -> Self:
         """Add an answer with the field *lines*; ``{now}`` in one is the date at which it is added, ``{now-9}``."""
         dated = [self._dated(line) for line in lines]
         parts = body if isinstance(body, tuple) else (body,)

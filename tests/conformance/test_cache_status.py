@@ -168,6 +168,32 @@ async def test_forwarded_status_of_a_validation(
     assert said(response) == {"fwd": "stale", "fwd-status": came, **expected}
 
 
+class Held(Origin):
+    """An origin server that answers once it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entered, self.held = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer a request."""
+        self.entered.set()
+        await self.held.wait()
+        await super().__call__(scope, receive, send)
+
+
+async def one_forward(client: httpx.AsyncClient, origin: Held, asked: list[str]) -> list[httpx.Response]:
+    """Return the answers to a request, and to one with the fields *asked* that came while it was forwarded."""
+    origin.entered.clear()
+    origin.held.clear()
+    leading = asyncio.create_task(client.get(URL))
+    await origin.entered.wait()
+    waiting = asyncio.create_task(client.get(URL, headers=raw(*asked)))
+    await all_blocked()
+    origin.held.set()
+    return [await leading, await waiting]
+
+
 @pytest.mark.parametrize(
     ("asked", "sent", "forwarded"),
     [
@@ -178,23 +204,32 @@ async def test_forwarded_status_of_a_validation(
 )
 async def test_collapsed(asked: list[str], sent: int, forwarded: dict[str, int]) -> None:
     """A request that is answered by the forward of another one says so (§2.6)."""
-    entered, held = asyncio.Event(), asyncio.Event()
+    origin = Held().says(FRESH, TAG)
+    async with origin.cached() as client:
+        leading, waiting = await one_forward(client, origin, asked)
+    assert said(leading) == {"fwd": "uri-miss", "stored": True}
+    assert waiting.status_code == sent
+    assert said(waiting) == {"fwd": "uri-miss", "collapsed": True, **forwarded}
 
-    class Held(Origin):
-        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-            entered.set()
-            await held.wait()
-            await super().__call__(scope, receive, send)
 
-    async with Held().says(FRESH, TAG).cached() as client, asyncio.TaskGroup() as requests:
-        leading = requests.create_task(client.get(URL))
-        await entered.wait()
-        waiting = requests.create_task(client.get(URL, headers=raw(*asked)))
-        await all_blocked()
-        held.set()
-    assert said(leading.result()) == {"fwd": "uri-miss", "stored": True}
-    assert waiting.result().status_code == sent
-    assert said(waiting.result()) == {"fwd": "uri-miss", "collapsed": True, **forwarded}
+@pytest.mark.parametrize(
+    ("asked", "sent"),
+    [
+        pytest.param([], 200, id="the whole"),
+        pytest.param(['If-None-Match: "a"'], 304, id="a 304"),
+        pytest.param(["Range: bytes=0-1"], 206, id="a part"),
+    ],
+)
+async def test_collapsed_onto_a_validation(asked: list[str], sent: int) -> None:
+    """A request that is answered by the validation of another one says that a 304 came (§2.3)."""
+    origin = Held().says(FRESH, TAG).says(FRESH, TAG, status=304, body=b"")
+    origin.held.set()
+    async with origin.cached() as client:
+        await client.get(URL)
+        origin.clock.advance(61)
+        _, waiting = await one_forward(client, origin, asked)
+    assert waiting.status_code == sent
+    assert said(waiting) == {"fwd": "stale", "fwd-status": 304, "collapsed": True}
 
 
 @BOTH

@@ -62,6 +62,27 @@ async def test_the_revalidation_is_conditional() -> None:
     assert (answer.headers["cache-status"], answer.headers["age"]) == ("app-cache; hit; ttl=60", "0")
 
 
+@pytest.mark.parametrize(
+    ("wish", "vary", "sent"),
+    [
+        pytest.param({"cache-control": "only-if-cached"}, "X-A", None, id="only-if-cached"),
+        pytest.param({"cache-control": "max-stale=60"}, "X-A", None, id="max-stale"),
+        pytest.param({"pragma": "x"}, "X-A", None, id="Pragma"),
+        pytest.param({"cache-control": "x"}, "Cache-Control", "x", id="what selects the response"),
+    ],
+)
+async def test_the_revalidation_is_the_caches_own(wish: dict[str, str], vary: str, sent: str | None) -> None:
+    """What the client wants of caches is not asked in the background, for that is not its request (§3)."""
+    origin = Origin().says(WHILE, 'ETag: "a"', f"Vary: {vary}")
+    async with origin.cached() as client:
+        await client.get(URL, headers=wish if sent else {})
+        origin.clock.advance(70)
+        assert is_hit(await client.get(URL, headers=wish))
+        await all_blocked()
+    _, asked = origin.asked[1]
+    assert (asked.get("cache-control", asked.get("pragma")), asked["if-none-match"]) == (sent, '"a"')
+
+
 async def test_one_revalidation() -> None:
     """However many ask within the window, the origin is asked once at a time (§3)."""
     origin = Origin().says(WHILE)

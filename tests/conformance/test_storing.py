@@ -42,6 +42,15 @@ async def test_public(status: int) -> None:
     assert is_hit(answer)
 
 
+@BOTH
+@pytest.mark.parametrize("said", ["max-age=60", "public, max-age=60", "must-understand, no-store, max-age=60"])
+@pytest.mark.parametrize("status", [428, 429, 431, 511])
+async def test_statuses_of_one_client(status: int, said: str, policy: CachePolicy) -> None:
+    """What is about one client's requests is never stored, whatever it says (RFC 6585 §3 to §6)."""
+    answer = await asked_twice(Origin().says(f"Cache-Control: {said}", status=status), policy=policy)
+    assert (answer.status_code, is_hit(answer)) == (status, False)
+
+
 @pytest.mark.parametrize("status", [206, 304])
 async def test_parts_and_confirmations(status: int) -> None:
     """206 and 304 are not stored as if they were whole responses (§3, §3.3)."""

@@ -52,6 +52,28 @@ async def test_tags_that_the_handler_added_stay() -> None:
         assert (await client.get(URL)).text == "new"
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        pytest.param(["Content-Type: text/html"], id="another type"),
+        pytest.param(["Content-Language: de"], id="a language more"),
+        pytest.param(["Content-Type: text/plain"], id="the same type, in another order"),
+    ],
+)
+async def test_a_tag_of_the_cache_stays_its_own(lines: list[str]) -> None:
+    """After an update the tag that the cache made is that of the new fields, and is not sent to the handler."""
+    origin = Origin().says(FRESH, "Last-Modified: {now-99}", "Content-Type: text/plain", "Content-Language: en")
+    origin.says(FRESH, *lines, status=304, body=b"")
+    async with origin.cached() as client:
+        await client.get(URL)
+        tags = []
+        for _ in range(3):
+            origin.clock.advance(61)
+            tags.append((await client.get(URL)).headers["etag"])
+    assert [fields.get("if-none-match") for _, fields in origin.asked] == [None] * 4
+    assert len({*tags}) == 1
+
+
 async def test_a_tag_of_the_cache_hides_no_date() -> None:
     """The handler is asked by the validators that it gave, not by the tag that the cache made (§4.3.1)."""
     origin = Origin().says(FRESH, "Last-Modified: {now-99}").says(FRESH, status=304, body=b"")
@@ -94,6 +116,34 @@ async def test_head_of_what_is_stale_freshens() -> None:
         origin.clock.advance(61)
         assert told(await client.head(URL)) == "fwd=stale"
         assert told(await client.get(URL)) == "hit"
+
+
+@pytest.mark.parametrize(
+    ("lines", "one", "two"),
+    [
+        pytest.param(['ETag: "two"', "X-A: new"], "stale", "new", id="agrees with the chosen one"),
+        pytest.param(['ETag: "one"', "X-A: new"], "new", "stale", id="agrees with the other one"),
+        pytest.param(['ETag: "b"', "X-A: new"], "stale", "stale", id="agrees with none"),
+        pytest.param(["Content-Length: 5", "X-A: new"], "stale", "old", id="differs from the other one in length"),
+        pytest.param(["X-A: new"], "old", "old", id="has no validator"),
+        pytest.param(
+            ['ETag: "one"', "Cache-Control: no-store"], "stale", "stale", id="agrees, and forbids to store"
+        ),
+    ],
+)
+async def test_head_and_all_that_it_could_have_chosen(lines: list[str], one: str, two: str) -> None:
+    """The 200 to a HEAD updates each stored response that it selects, or makes it stale (§4.3.5)."""
+    origin = Origin()
+    origin.says(FRESH, "Date: {now-9}", "Vary: X-One", 'ETag: "one"', "X-A: old", body=b"one")
+    origin.says(FRESH, "Date: {now}", "Vary: X-Two", 'ETag: "two"', "X-A: old", body=b"other")
+    origin.says(*lines, body=b"")
+    async with origin.cached() as client:
+        await client.get(URL, headers={"x-one": "1"})
+        await client.get(URL, headers={"x-one": "2", "x-two": "1"})
+        await client.head(URL, headers={"x-one": "1", "x-two": "1", "cache-control": "no-cache"})
+        asked = {"x-two": "2", "x-one": "1"}, {"x-two": "1", "x-one": "3"}
+        found = [await client.get(URL, headers={**each, "cache-control": "only-if-cached"}) for each in asked]
+    assert [answer.headers.get("x-a", "stale") for answer in found] == [one, two]
 
 
 @pytest.mark.parametrize("status", [404, 304, 500])

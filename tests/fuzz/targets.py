@@ -222,7 +222,7 @@ def fuzz_decisions(data: bytes) -> None:
             lifetime = freshness_lifetime(head, said, policy, NOW)
             if refusal is None:
                 assert lifetime is not None
-                seconds = keep_for(head, lifetime, stale_windows(said, policy), policy)
+                seconds = keep_for(head, lifetime, stale_windows(head, said, policy), policy)
                 assert 0 <= lifetime <= seconds
                 assert seconds > 0
                 assert not said.private
@@ -240,7 +240,7 @@ def fuzz_decisions(data: bytes) -> None:
             assert isinstance(answer, Forward)
         why_pass(request, asked)
         withheld_fields(response_directives(other), policy)
-        assert min(stale_windows(response_directives(other), policy)) >= 0
+        assert min(stale_windows(ResponseHead(200, other), response_directives(other), policy)) >= 0
         answers_get(TARGET, ResponseHead(200, other), NOW)
 
 

@@ -234,3 +234,21 @@ async def test_post_has_no_304() -> None:
     async with client_of(app) as client:
         for _ in range(2):
             assert (await client.post("/", headers={"if-none-match": '"a"'})).status_code == 200
+
+
+async def test_post_is_not_validated(clock: FakeClock) -> None:
+    """A cached POST that is stale gets no condition of the cache, which would be a 412 (RFC 9110 §13.1.2)."""
+    app: Any = FastAPI()
+
+    @app.post("/")
+    @cache(timeout=60)
+    def answer(request: Request) -> Response:
+        status = 412 if "if-none-match" in request.headers else 200
+        return Response("text", status, headers=SAID)
+
+    put_cache(app, clock)
+    async with client_of(app) as client:
+        for expected in ("fwd=uri-miss; stored", "fwd=stale; stored"):
+            found = await client.post("/")
+            assert (found.status_code, told(found)) == (200, expected)
+            clock.advance(61)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pytest
-from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Request, Response
+from fastapi import APIRouter, Cookie, Depends, FastAPI, Header, HTTPException, Request, Response
 from fastapi.openapi.models import APIKey, APIKeyIn
-from fastapi.security import APIKeyHeader, APIKeyQuery
+from fastapi.security import APIKeyCookie, APIKeyHeader, APIKeyQuery, HTTPBearer, OAuth2PasswordBearer
 from fastapi.security.base import SecurityBase
 from pydantic import AliasChoices, BaseModel, Field
 
-from app_cache import CachePolicy, cache
+from app_cache import CachePolicy, KeyGenerator, cache
 from containers import CacheContainer, install
 from tests.clients import client_of, told
+from tests.middleware.apps import put_cache
+
+if TYPE_CHECKING:
+    from app_cache.testing import FakeClock
 
 pytestmark = pytest.mark.anyio
 
@@ -122,7 +126,9 @@ def app_with(reader: Any, **options: Any) -> FastAPI:
     return app_that_reads(reader, cache(timeout=60, **options))
 
 
-def app_that_reads(reader: Any, decorator: Any, default_policy: CachePolicy | None = None) -> FastAPI:
+def app_that_reads(
+    reader: Any, decorator: Any, default_policy: CachePolicy | None = None, said: str = "max-age=60"
+) -> FastAPI:
     """Return an application whose one endpoint says what a dependency has read."""
     app, router = FastAPI(), APIRouter(prefix="/in")
 
@@ -131,7 +137,7 @@ def app_that_reads(reader: Any, decorator: Any, default_policy: CachePolicy | No
     async def answer(response: Response, read: str = Depends(reader)) -> str:
         if read == "nobody":
             raise HTTPException(403)
-        response.headers["Cache-Control"] = "max-age=60"
+        response.headers["Cache-Control"] = said
         return read
 
     app.include_router(router)
@@ -172,6 +178,78 @@ async def test_joins_the_key_by_the_rfc_alone(reader: Any) -> None:
             assert (answer.json(), status in answer.headers["cache-status"]) == (tenant, True)
 
 
+def authorization_by_name(authorization: Annotated[str, Header()] = "") -> str:
+    """Read the credentials as a header."""
+    return authorization
+
+
+def authorization_by_oauth2(
+    token: Annotated[str | None, Depends(OAuth2PasswordBearer("/token", auto_error=False))],
+) -> str:
+    """Read them by a scheme that gives the token."""
+    return f"Bearer {token}" if token else ""
+
+
+def authorization_by_bearer(given: Annotated[Any, Depends(HTTPBearer(auto_error=False))]) -> str:
+    """Read them by a scheme that gives what was sent."""
+    return f"{given.scheme} {given.credentials}" if given else ""
+
+
+def cookies_by_name(cookie: Annotated[str, Header()] = "") -> str:
+    """Read all cookies as a header."""
+    return cookie
+
+
+def one_cookie(sid: Annotated[str, Cookie()] = "") -> str:
+    """Read one cookie."""
+    return f"sid={sid}" if sid else ""
+
+
+def cookie_of_a_scheme(sid: Annotated[str | None, Depends(APIKeyCookie(name="sid", auto_error=False))]) -> str:
+    """Read one cookie as the key of an API."""
+    return f"sid={sid}" if sid else ""
+
+
+READERS_OF_AUTHORIZATION = [authorization_by_name, authorization_by_bearer, authorization_by_oauth2]
+READERS_OF_COOKIES = [cookies_by_name, one_cookie, cookie_of_a_scheme]
+
+
+@pytest.mark.parametrize("reader", READERS_OF_COOKIES, ids=lambda reader: reader.__name__)
+async def test_declared_cookies_by_the_rfc_alone(reader: Any) -> None:
+    """Where cookies keep nothing from being shared, those that an endpoint declares join the key and Vary."""
+    async with client_of(app_that_reads(reader, lambda endpoint: endpoint, CachePolicy.http())) as client:
+        for cookie, status in (("", "uri-miss"), ("sid=a", "uri-miss"), ("sid=b", "uri-miss"), ("sid=a", "hit")):
+            answer = await client.get("/in/", headers={"cookie": cookie} if cookie else {})
+            assert (answer.json(), answer.headers["vary"]) == (cookie, "cookie")
+            assert status in answer.headers["cache-status"]
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        pytest.param("max-age=60", "fwd=uri-miss; detail=authorization", id="not shared"),
+        pytest.param("max-age=60, public", "hit", id="shared"),
+    ],
+)
+@pytest.mark.parametrize("reader", READERS_OF_AUTHORIZATION, ids=lambda reader: reader.__name__)
+async def test_declared_authorization_by_the_rfc_alone(reader: Any, said: str, expected: str) -> None:
+    """Declared credentials join the key; whether an answer to them is stored the response says (RFC 9111 §3.5)."""
+    async with client_of(app_that_reads(reader, lambda endpoint: endpoint, CachePolicy.http(), said)) as client:
+        for given in ("", "Bearer a", "Bearer b"):
+            answer = await client.get("/in/", headers={"authorization": given} if given else {})
+            assert (answer.json(), answer.headers["vary"]) == (given, "authorization")
+        assert told(await client.get("/in/", headers={"authorization": "Bearer b"})) == expected
+
+
+@pytest.mark.parametrize(("reader", "name"), [(authorization_by_bearer, "authorization"), (one_cookie, "cookie")])
+async def test_declared_credentials_of_a_decorated_endpoint(reader: Any, name: str) -> None:
+    """That a decorated endpoint declares credentials shares nothing: what they ask for runs each time."""
+    async with client_of(app_with(reader)) as client:
+        for _ in range(2):
+            answer = await client.get("/in/", headers={name: "Bearer a" if name == "authorization" else "sid=a"})
+            assert f"detail={name}" in answer.headers["cache-status"]
+
+
 @pytest.mark.parametrize("reader", [in_the_query, in_the_query_by_a_scheme], ids=lambda reader: reader.__name__)
 async def test_key_in_the_query(reader: Any) -> None:
     """A query parameter that a security scheme declares joins the key beside those that are named alone."""
@@ -201,6 +279,48 @@ async def test_is_announced() -> None:
     async with client_of(app_with(in_the_signature)) as client:
         assert (await client.get("/in/")).headers["vary"] == "x-tenant"
         assert (await client.get("/in/")).headers["vary"] == "x-tenant"
+
+
+class UnlessPreviewed(KeyGenerator):
+    """Passes previews by."""
+
+    def generate_cache_key(self, request: Request) -> str | None:
+        """Return the path, or None for a preview."""
+        return None if request.query_params else request.url.path
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["answered", "failed"])
+@pytest.mark.parametrize(
+    ("method", "query", "fields", "expected"),
+    [
+        pytest.param("GET", "?preview", {}, "fwd=bypass; detail=key", id="no key"),
+        pytest.param("GET", "", {"if-match": "*"}, "fwd=bypass; detail=precondition", id="If-Match"),
+        pytest.param(
+            "GET", "", {"cache-control": "no-store"}, "fwd=bypass; detail=request-no-store", id="no-store"
+        ),
+        pytest.param("HEAD", "", {"x-tenant": "a"}, "fwd=uri-miss", id="HEAD"),
+        pytest.param("HEAD", "", {}, "fwd=stale", id="HEAD of what may stand in"),
+    ],
+)
+async def test_is_announced_where_the_cache_steps_aside(
+    method: str, query: str, fields: dict[str, str], expected: str, *, fails: bool, clock: FakeClock
+) -> None:
+    """What joins the key is in Vary too where the cache neither answers nor stores."""
+    app, status = FastAPI(), 200
+
+    @app.api_route("/", methods=["GET", "HEAD"])
+    @cache(timeout=60, stale_if_error=600, key=UnlessPreviewed())
+    async def answer(x_tenant: Annotated[str, Header()] = "") -> Response:
+        return Response(x_tenant, status, headers={"vary": "accept"})
+
+    put_cache(app, clock)
+    async with client_of(app) as client:
+        await client.get("/")
+        clock.advance(61)
+        status = 404 if fails else 200
+        passed = await client.request(method, f"/{query}", headers=fields)
+    assert (passed.status_code, told(passed)) == (status, expected)
+    assert passed.headers.get_list("vary") == ["accept", "x-tenant"]
 
 
 async def test_refused_after_a_hit() -> None:

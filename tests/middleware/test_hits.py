@@ -244,6 +244,46 @@ async def test_client_max_age_of_what_is_not_shared(answer: Any, headers: dict[s
         assert "cache-control" not in (await client.get("/", headers=headers)).headers
 
 
+@pytest.mark.parametrize("line", [("set-cookie", "a=b"), ("vary", "*")], ids=lambda line: line[0])
+async def test_client_max_age_of_a_304_for_one_client(line: tuple[str, str], clock: FakeClock) -> None:
+    """What a 304 makes one client's own is not offered to the caches on its way."""
+    app = FastAPI()
+
+    @app.get("/")
+    @cache(timeout=60, client_max_age=5)
+    def answer(request: Request) -> Response:
+        if "if-none-match" not in request.headers:
+            return Response("text", headers={"etag": '"a"'})
+        return Response(status_code=304, headers=dict([("etag", '"a"'), line]))
+
+    put_cache(app, clock)
+    async with client_of(app) as client:
+        assert (await client.get("/")).headers["cache-control"] == "max-age=5"
+        clock.advance(61)
+        validated = await client.get("/")
+    assert (validated.text, line[0] in validated.headers) == ("text", True)
+    assert "cache-control" not in validated.headers
+
+
+async def test_client_max_age_beside_a_cookie_that_is_not_stored(clock: FakeClock) -> None:
+    """Whose answer has the cookie that is left out of hits is told no max-age; who gets hits is told it."""
+    said = {"set-cookie": "a=b", "etag": '"a"'}
+    app = FastAPI()
+
+    @app.get("/")
+    @cache(timeout=60, client_max_age=5, exclude_headers=["Cookie", "Set-Cookie"])
+    def answer(request: Request) -> Response:
+        return Response(status_code=304 if "if-none-match" in request.headers else 200, headers=said)
+
+    put_cache(app, clock)
+    async with client_of(app) as client:
+        for _ in range(2):
+            first, hit = await client.get("/"), await client.get("/")
+            assert ("set-cookie" in first.headers, "cache-control" in first.headers) == (True, False)
+            assert ("set-cookie" in hit.headers, hit.headers["cache-control"]) == (False, "max-age=5")
+            clock.advance(61)
+
+
 async def test_etag_on_the_miss() -> None:
     """A body in one message has its ETag from the miss on, one in parts from the first hit on."""
     app = FastAPI()

@@ -182,6 +182,30 @@ async def test_an_answer_that_begins_a_session(change: Callable[[Any], object], 
     assert ("set-cookie" in answers[1].headers) == (expected != "hit")
 
 
+@pytest.mark.parametrize("excluded", [(), ("Set-Cookie",)], ids=["not stored", "stored without the cookie"])
+async def test_a_session_that_begins_with_a_validation(excluded: tuple[str, ...], clock: FakeClock) -> None:
+    """A 304 with which a session begins updates nothing unless the cookie is excluded, and is not offered on."""
+    app = FastAPI()
+
+    @app.get("/")
+    @cache(timeout=60, client_max_age=5, exclude_headers=excluded)
+    async def answer(request: Request) -> Response:
+        validated = "if-none-match" in request.headers
+        if validated:
+            request.session["id"] = "a"
+        return Response(status_code=304 if validated else 200, headers={"etag": '"a"'})
+
+    put_cache(app, clock)
+    app.add_middleware(SessionMiddleware, secret_key="secret")
+    async with client_of(app) as client:
+        await client.get("/")
+        clock.advance(61)
+        begun = await client.get("/")
+    stored = "stored" if excluded else because("set-cookie").partition("; ")[2]
+    assert told(begun) == f"fwd=stale; fwd-status=304; {stored}"
+    assert ("set-cookie" in begun.headers, "cache-control" in begun.headers) == (True, False)
+
+
 class Incomparable:
     """Cannot be compared, as an array cannot."""
 

@@ -166,11 +166,56 @@ async def test_variants() -> None:
     assert len(app.runs) == 2
 
 
-async def test_waiting_for_what_must_be_validated() -> None:
-    """Who came after a run began does not get its answer where each use needs the handler, but the next one's."""
+@pytest.mark.parametrize(
+    "said",
+    [
+        pytest.param({"cache-control": "no-cache"}, id="no-cache"),
+        pytest.param({"cache-control": "no-cache", "vary": "accept"}, id="no-cache, one of several variants"),
+        pytest.param({"cache-control": "max-age=60, no-cache", "etag": '"a"'}, id="no-cache and fresh"),
+        pytest.param({"cache-control": "max-age=0", "etag": '"a"'}, id="stale when it comes"),
+        pytest.param({"expires": "0", "etag": '"a"'}, id="expired when it comes"),
+    ],
+)
+async def test_waiting_for_what_must_be_validated(said: dict[str, str]) -> None:
+    """An answer that each use has to validate is for one request; who waited asks by itself (RFC 9111 §4)."""
+    app: Gated = Gated(lambda request: Response(str(len(app.runs)), headers=said), timeout=60)
+    answers = await app.waves(await app.ask(20))
+    assert (len(app.runs), "collapsed" in {told(answer) for answer in answers}) == (20, False)
+
+
+async def test_what_must_be_validated_is_not_waited_for() -> None:
+    """For a moment after such an answer, requests of its key do not wait for each other."""
     app = Gated(lambda request: Response("text", headers={"cache-control": "no-cache"}))
-    await app.waves(await app.ask(50))
-    assert len(app.runs) == 2
+    await app.waves(await app.ask(2))
+    app.gate.clear()
+    wave = await app.ask(5)
+    assert len(app.runs) == 2 + 5
+    await app.waves(wave)
+
+
+async def test_waiting_for_longer_than_the_policy_keeps(clock: FakeClock) -> None:
+    """Where a handler takes longer than the policy's timeout, those who waited get the answer of the next run."""
+
+    def answer_late(request: Request) -> Response:
+        clock.advance(61)
+        return Response(str(len(app.runs)))
+
+    app = Gated(answer_late, clock=clock, timeout=60)
+    answers = await app.waves(await app.ask(20))
+    assert (len(app.runs), {answer.text for answer in answers[1:]}) == (2, {"2"})
+
+
+async def test_waiting_for_what_may_be_stale(clock: FakeClock) -> None:
+    """What is stale when it comes, and may be served so, is for all who waited."""
+    said = {"cache-control": "max-age=1, stale-while-revalidate=600"}
+
+    def answer_late(request: Request) -> Response:
+        clock.advance(61)
+        return Response("text", headers=said)
+
+    app = Gated(answer_late, clock=clock)
+    await app.waves(await app.ask(20))
+    assert len(app.runs) <= 2
 
 
 async def test_clients_with_credentials_do_not_wait() -> None:
@@ -342,6 +387,18 @@ async def hung(monkeypatch: pytest.MonkeyPatch, app: Eventful, count: int) -> li
     return asked
 
 
+async def test_waiting_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has waited for a place in vain gets a 504 of the cache's own, without Cache-Status (RFC 9211 §2)."""
+    monkeypatch.setattr("app_cache.exchange.FILL_TIMEOUT_S", 0)
+    app = Eventful()
+    asked = await hung(monkeypatch, app, 2 + FEW)
+    answer = await asked[-1]
+    assert (answer.status_code, "cache-status" in answer.headers) == (504, False)
+    for gate in app.gates:
+        gate.set()
+    await asyncio.wait(asked)
+
+
 async def test_slow_run_that_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits for one of few places has the answer of the run that was too slow, once it is there (F17)."""
     app = Eventful()
@@ -505,10 +562,13 @@ async def test_handler_that_asks_whether_its_leader_left() -> None:
 
 
 async def test_failing_answer() -> None:
-    """An answer of 5xx goes to all who wait, as it is, and is not stored."""
-    app = Gated(lambda request: Response("busy", 503, headers={"retry-after": "9"}))
+    """An answer of 5xx goes to all who wait, with Vary as the first has it, and is not stored."""
+    app = Gated(
+        lambda request: Response("busy", 503, headers={"retry-after": "9"}), include_headers=["Accept-Language"]
+    )
     answers = await app.waves(await app.ask(50))
     assert {(a.status_code, a.text, a.headers["retry-after"]) for a in answers} == {(503, "busy", "9")}
+    assert {a.headers["vary"] for a in answers} == {"accept-language"}
     assert len(app.runs) == 1
     assert told(await client_of(app.app).get("/")) == "fwd=uri-miss; detail=status"
 

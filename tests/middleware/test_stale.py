@@ -368,13 +368,26 @@ async def test_many_at_once(clock: FakeClock, failure: Any) -> None:
     assert app.runs == 2
 
 
-async def test_an_error_is_no_rescue(clock: FakeClock) -> None:
-    """A stored error does not stand in for another one."""
-    app = Changing(clock, Response("first", 503), Response("second", 503), statuses={503: 5}, stale_if_error=60)
+@pytest.mark.parametrize(
+    "said", [{}, {"cache-control": "max-age=5, stale-if-error=60"}], ids=["policy", "response"]
+)
+@pytest.mark.parametrize("status", [404, 410, 503])
+async def test_an_error_is_no_rescue(status: int, said: dict[str, str], clock: FakeClock) -> None:
+    """A stored error does not stand in for a failure, whoever would have it so (SPEC §7.2)."""
+    first = Response("first", status, headers=said)
+    app = Changing(clock, first, Response("second", 503), statuses={status: 5}, stale_if_error=60)
     await app.get()
-    assert await app.get() == (503, "first", "hit")
+    assert await app.get() == (status, "first", "hit")
     clock.advance(6)
     assert (await app.get())[:2] == (503, "second")
+
+
+async def test_an_error_is_over_when_it_is_stale(clock: FakeClock) -> None:
+    """A stored error does not live on in the stale windows of the policy."""
+    app = Changing(clock, Response("gone", 404), "there", statuses={404: 5}, stale_while_revalidate=60)
+    await app.get()
+    clock.advance(6)
+    assert (await app.get())[:2] == (200, "there")
 
 
 @pytest.mark.parametrize("guarded", [False, True], ids=["open", "guarded"])

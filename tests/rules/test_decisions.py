@@ -269,7 +269,8 @@ MODIFIED = f"Last-Modified: {http_date(NOW - 100)}"
         ),
         pytest.param(200, [], CAREFUL_HTTP, Refusal.NOT_FRESH, id="HTTP, nothing tells"),
         pytest.param(200, [MODIFIED], CAREFUL_HTTP, None, id="HTTP, a heuristic"),
-        pytest.param(404, [], HTTP, None, id="HTTP, a status that is cacheable"),
+        pytest.param(404, [MODIFIED], HTTP, None, id="HTTP, a status that is cacheable"),
+        pytest.param(404, [], HTTP, Refusal.NOT_FRESH, id="HTTP, an error of which nothing tells"),
         pytest.param(302, [], HTTP, Refusal.STATUS, id="HTTP, a status that is not"),
         pytest.param(500, ['ETag: "a"', MODIFIED], HTTP, Refusal.STATUS, id="HTTP, an error with validators"),
         pytest.param(302, ["Cache-Control: public"], HTTP, None, id="HTTP, a status that is said to be"),
@@ -397,7 +398,22 @@ GENEROUS = CachePolicy(timeout=60, stale_while_revalidate=5, stale_if_error=7)
 )
 def test_stale_windows(said: str, policy: CachePolicy, windows: tuple[float, float]) -> None:
     """The stale windows are the response's, else the policy's, and none where §4.2.4 forbids them."""
-    assert stale_windows(response_directives(fields(f"Cache-Control: {said}")), policy) == windows
+    head = response(f"Cache-Control: {said}")
+    assert stale_windows(head, response_directives(head.headers), policy) == windows
+
+
+@pytest.mark.parametrize("status", [400, 404, 410, 500, 503])
+@pytest.mark.parametrize(
+    ("said", "windows"),
+    [
+        pytest.param("", (0.0, 0.0), id="none"),
+        pytest.param("stale-while-revalidate=1, stale-if-error=2", (1.0, 2.0), id="its own"),
+    ],
+)
+def test_stale_windows_of_errors(status: int, said: str, windows: tuple[float, float]) -> None:
+    """An error has the stale windows that it states, and none of the policy's."""
+    head = response(f"Cache-Control: {said}", status=status)
+    assert stale_windows(head, response_directives(head.headers), GENEROUS) == windows
 
 
 @pytest.mark.parametrize(
@@ -412,12 +428,14 @@ def test_stale_windows(said: str, policy: CachePolicy, windows: tuple[float, flo
         ),
         pytest.param([], HTTP, 10.0 + VALIDATED_FOR, id="for failures"),
         pytest.param([], CAREFUL_HTTP, 10.0, id="not for failures"),
+        pytest.param([":404"], HTTP, 10.0, id="an error, which stands in for no failure"),
+        pytest.param([":404", 'ETag: "a"'], HTTP, 10.0 + VALIDATED_FOR, id="an error that can be validated"),
     ],
 )
 def test_keep_for(lines: list[str], policy: CachePolicy, seconds: float) -> None:
     """The backend keeps an entry as long as it may be of use: fresh, stale, or validated."""
-    head = response(*lines)
-    windows = stale_windows(response_directives(head.headers), policy)
+    head = response(*(line for line in lines if line[0] != ":"), status=404 if ":404" in lines else 200)
+    windows = stale_windows(head, response_directives(head.headers), policy)
     assert keep_for(head, 10.0, windows, policy) == seconds
 
 
@@ -797,7 +815,7 @@ def test_bounds_of_lifetimes(lines: list[str], status: int, policy: CachePolicy)
     said = response_directives(head.headers)
     lifetime = freshness_lifetime(head, said, policy, NOW)
     if lifetime is not None:
-        assert 0 <= lifetime <= keep_for(head, lifetime, stale_windows(said, policy), policy) < 1e12
+        assert 0 <= lifetime <= keep_for(head, lifetime, stale_windows(head, said, policy), policy) < 1e12
         stated = "max-age" in str(lines) or "s-maxage" in str(lines)
         assert lifetime <= LONGEST or not stated
 

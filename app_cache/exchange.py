@@ -313,7 +313,7 @@ class Exchange:
     async def _learner(self) -> Callable[[int, Headers], Awaitable[None]]:
         """Return what learns from the answer to a HEAD of what is stored (RFC 9111 §4.3.5)."""
         stored = self.found.entry if self.request.method == "HEAD" else None
-        filling = None if stored is None else self._filling()
+        filling = None if stored is None else self._filling(self.scope)
         if filling is not None:
             await filling.begin()
 
@@ -470,7 +470,10 @@ class Exchange:
             self.store.log.warning("cache.rescued", self.plan.route, status=filling.status)
             await self._rescue(filling.status, send)
 
-    def _filling(self, *, rescue: bool = False, conditional: bool = False, guard: Guard | None = None) -> Filling:
+    def _filling(
+        self, scope: Scope, *, rescue: bool = False, conditional: bool = False, guard: Guard | None = None
+    ) -> Filling:
+        """Return what judges the answer of a run with *scope*."""
         return Filling(
             self.store,
             self.request,
@@ -481,6 +484,8 @@ class Exchange:
             conditional=conditional,
             guard=guard,
             session_changed=session_watch(self.scope) if "session" in self.scope else None,
+            routed=None if self.plan.is_sure else scope,
+            is_for=self.plan.is_for,
         )
 
     def _take_off(
@@ -489,11 +494,12 @@ class Exchange:
         validating = self._validating_headers()
         stands_in = self.decision.rescue if rescue is None else rescue
         guard = Guard() if self.policy.guarded else None
-        filling = self._filling(rescue=stands_in, conditional=validating is not None, guard=guard)
         headers = self._own_headers(alone=alone) if validating is None else validating
         self.scope.setdefault("state", {})
         method = "GET" if self.request.method == "HEAD" else self.request.method  # HEAD has nothing to store
-        scope = {**self.scope, "method": method, "headers": [*headers], LATE_TAGS: filling.late_tags}
+        scope = {**self.scope, "method": method, "headers": [*headers]}
+        filling = self._filling(scope, rescue=stands_in, conditional=validating is not None, guard=guard)
+        scope[LATE_TAGS] = filling.late_tags
         fill = Fill(filling)
         fill.on_failure = partial(self.store.log.failed, "cache.fill_failed", self.plan.route)
         with Guarding(guard):

@@ -29,8 +29,10 @@ from app_cache.routes.policies import (
     say_query_not_read,
 )
 from app_cache.routes.ways import (
+    come_to,
     has_layer,
     is_mounted,
+    is_never_cached,
     match,
     overridable_on,
     parameters_of,
@@ -73,6 +75,7 @@ class Plan:
         path_params: The values in the path, as the router found them.
         root_paths: What the path may be told without.
         route: The path of the route as its author wrote it, ``""`` where there is none.
+        is_sure: Whether it is known which endpoint answers them.
     """
 
     policy: CachePolicy | None
@@ -81,6 +84,17 @@ class Plan:
     path_params: Mapping[str, Any]
     root_paths: Sequence[str] = ()
     route: str = ""
+    is_sure: bool = True
+
+    def is_for(self, scope: Scope) -> bool:
+        """Return whether the policy, that of what has none, is for what routers came to and left in *scope*.
+
+        It is not for an endpoint that is decorated, or that is declared to read what is not in the key.
+        """
+        context = come_to(scope)
+        if self.policy is None or is_never_cached(context) or recorded(context) != (None, None):
+            return False
+        return keyed_by(self.policy, [parameters_of(context)]) == self.policy
 
     def fill_in(
         self, templates: Sequence[str], scope: Scope, escape: Callable[[str], str] | None = None
@@ -277,7 +291,7 @@ class RouteTable:
 
 def _with(policy: CachePolicy | None, root_paths: Sequence[str] = ()) -> Plan | None:
     """Return the plan with *policy* for an endpoint that nobody knows."""
-    return Plan(policy, None, NO_PARAMETERS, {}, root_paths) if policy is not None else None
+    return Plan(policy, None, NO_PARAMETERS, {}, root_paths, is_sure=False) if policy is not None else None
 
 
 def _for_one_of(ways: list[Way], policy: CachePolicy | None) -> CachePolicy | None:

@@ -81,6 +81,7 @@ class Refusal(Enum):
     GUARD = "guard"
     KEY = "key"
     TAGS = "tags"
+    POLICY = "policy"
 
 
 @dataclass(frozen=True, slots=True)

@@ -540,6 +540,8 @@ class Exchange:
             nonlocal matched
             if message["type"] == "http.response.start":
                 self.started = True
+                if "endpoint" in filling.routed:
+                    self._copy_back(filling.routed)
                 shared = filling.refusal is None
                 headers = for_leader(message["headers"], self.policy, filling.entity_tag, shared=shared)
                 matched = not_modified(self.request, message["status"], headers, self.store.now(), stored=False)

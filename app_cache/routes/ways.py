@@ -73,6 +73,11 @@ class Way:
         return any(_is_unknown(each) or recorded(each)[0] is not None for each in _under(self.context))
 
     @functools.cached_property
+    def may_invalidate(self) -> bool:
+        """Whether an endpoint that it may lead to says what it invalidates."""
+        return any(recorded(each)[1] is not None for each in _under(self.context))
+
+    @functools.cached_property
     def headers(self) -> frozenset[str]:
         """The headers that endpoints which it may lead to are declared to read."""
         return frozenset().union(*(parameters_of(context).headers for context in _under(self.context)))
@@ -270,7 +275,7 @@ def come_to(scope: Scope) -> Any:
     endpoint = scope.get("endpoint")
     in_effect = (scope.get("fastapi") or {}).get("effective_route_context")  # with what it was included by
     left = (each for each in (in_effect, scope.get("route")) if getattr(each, "endpoint", None) is endpoint)
-    return next(left, SimpleNamespace(endpoint=endpoint))
+    return next(left, SimpleNamespace(endpoint=endpoint, path=""))
 
 
 def is_never_cached(context: Any) -> bool:

@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from app_cache.layers import first_cache
+from app_cache.layers import WITHOUT_PROXY, first_cache
 
 if TYPE_CHECKING:
     from app_cache.middleware import CacheMiddleware
 
 
 def stands_first(cache: CacheMiddleware, served: Any) -> bool:
-    """Return whether nothing of the user's stands between *served*, what the server calls, and *cache*."""
+    """Return whether nothing of the user's stands between *served*, what the server calls, and *cache*.
+
+    Requests with fields of proxies are left to the server.
+    """
     app = served.app if type(served) is ProxyHeadersMiddleware else served
-    return app is cache.front or first_cache(served) is cache
+    return app is cache.front or first_cache(served, WITHOUT_PROXY) is cache

@@ -48,7 +48,7 @@ from app_cache.rules.validators import (
     validating_headers,
 )
 from app_cache.rules.variants import selecting_fields
-from app_cache.sessions import has_user, session_watch
+from app_cache.sessions import begins_session, has_user, session_watch
 from app_cache.store import Found, variant_key
 
 if TYPE_CHECKING:
@@ -110,7 +110,12 @@ class Exchange:
         self.policy = policy
         self.keys = keys
         self.scope = scope
-        self.request = RequestHead(scope["method"], fields_of(scope), "user" in scope and has_user(scope))
+        self.request = RequestHead(
+            scope["method"],
+            fields_of(scope),
+            "user" in scope and has_user(scope),
+            "session" in scope and begins_session(scope),
+        )
         self.asked = asked_by(self.request, policy)
         self.asked_in_vain = False
         """The backend was asked for this request, and failed: it is not asked again before the handler runs."""

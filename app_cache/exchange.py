@@ -271,7 +271,8 @@ class Exchange:
         if self.asked.only_if_cached:
             await send_plain(send, self.request.method, 504, "Gateway Timeout", None)
             return
-        learn = await self._learner()
+        guard = Guard() if self.policy.guarded else None
+        learn = await self._learner(guard)
 
         async def send_told(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -281,13 +282,13 @@ class Exchange:
             else:
                 await send(message)
 
-        with Guarding(None):
+        with Guarding(guard):
             await self.app(self.scope, receive, send_told)
 
     async def _forward_head(self, receive: Receive, send: Send) -> None:
         """Let the application answer a HEAD, and what is stored stand in where it fails (RFC 5861 §4)."""
         guard = Guard() if self.policy.guarded else None
-        learn, is_rescued = await self._learner(), False
+        learn, is_rescued = await self._learner(guard), False
 
         async def send_told(message: Message) -> None:
             nonlocal is_rescued
@@ -315,15 +316,18 @@ class Exchange:
             self.store.log.failed("cache.rescued", self.plan.route, error)
             await self._rescue(RAISED, send)
 
-    async def _learner(self) -> Callable[[int, Headers], Awaitable[None]]:
-        """Return what learns from the answer to a HEAD of what is stored (RFC 9111 §4.3.5)."""
+    async def _learner(self, guard: Guard | None) -> Callable[[int, Headers], Awaitable[None]]:
+        """Return what learns from the answer to a HEAD of what is stored (RFC 9111 §4.3.5).
+
+        What answers in the place of a guarded endpoint, whose *guard* was not passed, says nothing of that.
+        """
         stored = self.found.entry if self.request.method == "HEAD" else None
-        filling = None if stored is None else self._filling(self.scope)
+        filling = None if stored is None else self._filling(self.scope, guard=guard)
         if filling is not None:
             await filling.begin()
 
         async def learn(status: int, headers: Headers) -> None:
-            if filling is not None and stored is not None and status == 200:
+            if filling is not None and stored is not None and status == 200 and filling.admitted:
                 await filling.freshen_by_head(stored, headers)
 
         return learn

@@ -965,6 +965,23 @@ async def test_kinds_of_endpoints(endpoint: Any) -> None:
     assert await is_cached(app, "/x")
 
 
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        pytest.param(cached, id="function"),
+        pytest.param(cache(timeout=60)(_subclass(Page)), id="class"),
+        pytest.param(cache(timeout=60)(PlainTextResponse("text")), id="object"),
+    ],
+)
+async def test_head_of_kinds_of_endpoints(endpoint: Any) -> None:
+    """The HEAD of whatever is cached is answered by what its GET stored."""
+    app = Starlette(routes=[Route("/x", endpoint)])
+    put_cache(app)
+    async with client_of(app) as client:
+        await client.get("/x")
+        assert told(await client.head("/x")) == "hit"
+
+
 @cache(timeout=60)
 class Decorated(HTTPEndpoint):
     """A class-based endpoint that is cached, and its subclasses."""

@@ -331,7 +331,11 @@ class _Change:
 
     async def _started(self, message: Message) -> Message:
         status, headers = message["status"], fields_of(message)
-        order = await self._order_of(status, headers)
+        try:
+            order = await self._order_of(status, headers)
+        except asyncio.CancelledError:  # in a hook of the application's own: what it would have named is not known
+            self._order = Order(everything=True)
+            raise
         if order is not None:
             result: object = await self._services.invalidation().carry_out(order)
             self._order = order if getattr(result, "durable", True) else None  # a service may be anybody's code

@@ -521,6 +521,27 @@ async def test_invalidates_that_cannot_be_named(options: dict[str, Any], item: s
         assert [told(await client.get("/pages/1")) for _ in range(2)] == ["fwd=uri-miss; stored", "hit"]
 
 
+async def test_invalidates_that_is_cancelled() -> None:
+    """A request that is cancelled while a callable names its tags has changed something: everything goes."""
+    app, asked = FastAPI(), asyncio.Event()
+
+    async def tags(request: Request) -> list[str]:
+        asked.set()
+        await asyncio.Event().wait()
+        return ["a"]
+
+    app.get("/a")(cache(timeout=60, tags=["a"])(lambda: "a"))
+    app.put("/change")(invalidates(tags=tags)(lambda: None))
+    put_cache(app)
+    async with client_of(app) as client:
+        assert [told(await client.get("/a")) for _ in range(2)] == ["fwd=uri-miss; stored", "hit"]
+        change = asyncio.create_task(client.put("/change"))
+        await asked.wait()
+        change.cancel()
+        await asyncio.wait({change})
+        assert told(await client.get("/a")) == "fwd=uri-miss; stored"
+
+
 async def test_pattern_that_becomes_too_long() -> None:
     """A pattern that a client's value makes too long names what begins as it does, and nothing else."""
     app = writing(Response("a"), url="/write/{item}", patterns=["/pages/{item}*"])

@@ -50,7 +50,7 @@ from app_cache.rules.validators import (
     validating_headers,
 )
 from app_cache.rules.variants import announced, selecting_fields, vary_fields
-from app_cache.sessions import has_user, session_watch
+from app_cache.sessions import begins_session, has_user, session_watch
 from app_cache.store import Found, variant_key
 
 if TYPE_CHECKING:
@@ -114,7 +114,12 @@ class Exchange:
         self.policy = policy
         self.keys = keys
         self.scope = scope
-        self.request = RequestHead(scope["method"], fields_of(scope), "user" in scope and has_user(scope))
+        self.request = RequestHead(
+            scope["method"],
+            fields_of(scope),
+            "user" in scope and has_user(scope),
+            "session" in scope and begins_session(scope),
+        )
         self.asked = asked_by(self.request, policy)
         self.asked_in_vain = False
         """The backend was asked for this request, and failed: it is not asked again before the handler runs."""
@@ -270,7 +275,8 @@ class Exchange:
         if self.asked.only_if_cached:
             await send_plain(send, self.request.method, TIMED_OUT, "Gateway Timeout", None)
             return
-        learn = await self._learner()
+        guard = Guard() if self.policy.guarded else None
+        learn = await self._learner(guard)
 
         async def send_told(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -280,13 +286,13 @@ class Exchange:
             else:
                 await send(message)
 
-        with Guarding(None):
+        with Guarding(guard):
             await self.app(self.scope, receive, send_told)
 
     async def _forward_head(self, receive: Receive, send: Send) -> None:
         """Let the application answer a HEAD, and what is stored stand in where it fails (RFC 5861 §4)."""
         guard = Guard() if self.policy.guarded else None
-        learn, is_rescued = await self._learner(), False
+        learn, is_rescued = await self._learner(guard), False
 
         async def send_told(message: Message) -> None:
             nonlocal is_rescued
@@ -318,15 +324,18 @@ class Exchange:
         """Send the *start* of the application's own answer, which may depend on what joins the key too."""
         await send_start(send, start["status"], announced(headers, self.policy.include_headers), status, start)
 
-    async def _learner(self) -> Callable[[int, Headers], Awaitable[None]]:
-        """Return what learns from the answer to a HEAD of what is stored (RFC 9111 §4.3.5)."""
+    async def _learner(self, guard: Guard | None) -> Callable[[int, Headers], Awaitable[None]]:
+        """Return what learns from the answer to a HEAD of what is stored (RFC 9111 §4.3.5).
+
+        What answers in the place of a guarded endpoint, whose *guard* was not passed, says nothing of that.
+        """
         has_stored = self.request.method == "HEAD" and self.found.entry is not None
-        filling = self._filling() if has_stored else None
+        filling = self._filling(self.scope, guard=guard) if has_stored else None
         if filling is not None:
             await filling.begin()
 
         async def learn(status: int, headers: Headers) -> None:
-            if filling is not None and status == 200:
+            if filling is not None and status == 200 and filling.admitted:
                 await filling.freshen_by_head(headers)
 
         return learn
@@ -484,7 +493,10 @@ class Exchange:
             self.store.log.warning("cache.rescued", self.plan.route, status=filling.status)
             await self._rescue(filling.status, send)
 
-    def _filling(self, *, rescue: bool = False, conditional: bool = False, guard: Guard | None = None) -> Filling:
+    def _filling(
+        self, scope: Scope, *, rescue: bool = False, conditional: bool = False, guard: Guard | None = None
+    ) -> Filling:
+        """Return what judges the answer of a run with *scope*."""
         return Filling(
             self.store,
             self.request,
@@ -495,6 +507,8 @@ class Exchange:
             conditional=conditional,
             guard=guard,
             session_changed=session_watch(self.scope) if "session" in self.scope else None,
+            routed=None if self.plan.is_sure else scope,
+            is_for=self.plan.is_for,
         )
 
     def _take_off(
@@ -503,12 +517,13 @@ class Exchange:
         validating = self._validating_headers()
         stands_in = self.decision.rescue if rescue is None else rescue
         guard = Guard() if self.policy.guarded else None
-        filling = self._filling(rescue=stands_in, conditional=validating is not None, guard=guard)
         headers = self._own_headers(alone=alone) if validating is None else validating
         headers = self._without_wishes(headers) if receive is None else headers
         self.scope.setdefault("state", {})
         method = "GET" if self.request.method == "HEAD" else self.request.method  # HEAD has nothing to store
-        scope = {**self.scope, "method": method, "headers": [*headers], LATE_TAGS: filling.late_tags}
+        scope = {**self.scope, "method": method, "headers": [*headers]}
+        filling = self._filling(scope, rescue=stands_in, conditional=validating is not None, guard=guard)
+        scope[LATE_TAGS] = filling.late_tags
         fill = Fill(filling)
         fill.on_failure = partial(self.store.log.failed, "cache.fill_failed", self.plan.route)
         with Guarding(guard):
@@ -556,6 +571,8 @@ class Exchange:
             nonlocal matched
             if message["type"] == "http.response.start":
                 self.started = True
+                if "endpoint" in filling.routed:
+                    self._copy_back(filling.routed)
                 offered = self.policy.client_max_age is not None and filling.is_offered(message["headers"])
                 headers = for_leader(message["headers"], self.policy, filling.entity_tag, offered=offered)
                 matched = not_modified(self.request, message["status"], headers, self.store.now(), stored=False)

@@ -25,7 +25,7 @@ from app_cache.rules.freshness import current_age
 from app_cache.rules.messages import RequestHead
 from app_cache.rules.validators import entity_tag, fields_of_304, is_entity_tag
 from app_cache.services import same_parts
-from app_cache.sessions import has_user
+from app_cache.sessions import begins_session, has_user
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator
@@ -60,9 +60,9 @@ MAX_SHARED = 256
 MAX_FORMS = 32
 """Hits remembered for one URL, whose requests differ in fields that select a variant."""
 
-HOST, TAGS, DECIDES, AUTHORIZATION, COOKIE, USER = 1, 2, 4, 8, 16, 32
+HOST, TAGS, DECIDES, AUTHORIZATION, COOKIE, USER, SESSION = 1, 2, 4, 8, 16, 32, 64
 """What a field of the request is for the decision: a part of the key, a condition by tags, something that is left
-to the exchange, a credential; a user that the application knows is one too."""
+to the exchange, a credential; a user that the application knows is one too, and a session that it begins."""
 DECIDED_ANEW = frozenset(
     {
         *(b"cache-control", b"content-length", b"if-match", b"if-modified-since", b"if-range"),
@@ -347,8 +347,8 @@ class FastPath:
                     host = value
                 elif watched == TAGS:
                     tag = value
-        if "user" in scope and has_user(scope):
-            seen |= USER
+        if "user" in scope or "session" in scope:
+            seen |= _known_further_out(scope)
         try:
             ready = self._ready[host, _told_apart(scope)]
         except KeyError:
@@ -496,6 +496,7 @@ def _refused(policy: CachePolicy, response: Headers) -> int:
         AUTHORIZATION: RequestHead("GET", ((b"authorization", b"x"),)),
         COOKIE: RequestHead("GET", ((b"cookie", b"x"),)),
         USER: RequestHead("GET", (), has_user=True),
+        SESSION: RequestHead("GET", (), begins_session=True),
     }
     if policy.http_only:
         return 0
@@ -517,6 +518,11 @@ def _tag_of_200(answer: Answer) -> bytes:
     """Return the entity tag of *answer* if it is a 200 with one that can be read."""
     tag = entity_tag(answer.headers)
     return tag.encode("latin-1") if answer.status == 200 and tag is not None and is_entity_tag(tag) else b""
+
+
+def _known_further_out(scope: Scope) -> int:
+    """Return what middleware further out knows of who asks."""
+    return (USER if has_user(scope) else 0) | (SESSION if begins_session(scope) else 0)
 
 
 def _forms(ready: Ready | None) -> Iterator[Ready]:

@@ -31,6 +31,7 @@ from app_cache.rules.variants import announced, selecting_fields
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from app_cache.asgi import Scope
     from app_cache.guards import Guard
     from app_cache.identity import Identity
     from app_cache.policy import CachePolicy
@@ -56,6 +57,8 @@ class Filling:
         guard: What a guarded endpoint asks in this run, or None.
         session_changed: Tells whether the handler has changed the session that middleware further out keeps by a
             cookie; None: there is none.
+        routed: The scope in which routers leave what they came to, where that is not known before; else None.
+        is_for: Tells whether the policy is for that.
     """
 
     def __init__(
@@ -70,6 +73,8 @@ class Filling:
         conditional: bool = False,
         guard: Guard | None = None,
         session_changed: Callable[[], bool] | None = None,
+        routed: Scope | None = None,
+        is_for: Callable[[Scope], bool] = bool,
     ) -> None:
         self.store = store
         self.request = request
@@ -80,6 +85,8 @@ class Filling:
         self.conditional = conditional
         self.guard = guard
         self.session_changed = session_changed
+        self.routed = routed or {}
+        self.is_for = is_for
         self.late_tags: set[str] = set()
         self.mark: Mark | None = None
         self.invalidations = 0
@@ -130,9 +137,11 @@ class Filling:
         self.refusal = self._why_not_store()
         if self.refusal is None:
             return Share.STORE
-        return Share.FAIL if status >= 500 else Share.REFUSE
+        return Share.FAIL if status >= 500 and self.refusal is not Refusal.POLICY else Share.REFUSE
 
     def _why_not_store(self) -> Refusal | None:
+        if "endpoint" in self.routed and not self.is_for(self.routed):
+            return Refusal.POLICY
         length = delta_seconds(combined(self._head.headers, b"content-length"))
         if length is not None and length > self.policy.max_body:
             return Refusal.TOO_LARGE
@@ -202,6 +211,8 @@ class Filling:
         What came for a credential is shared only if the update itself says so: what the stored response says is
         not about the fields of another's answer (§3.5).
         """
+        if "endpoint" in self.routed and not self.is_for(self.routed):
+            return Refusal.POLICY
         own = unshared_credential(self.request, self._said, self.policy)
         if own is None and self._changes_session() and not shares_set_cookie(said, self.policy):
             return Refusal.SET_COOKIE

@@ -24,7 +24,7 @@ from app_cache.keys import (
     storage_key,
     without_root,
 )
-from app_cache.policy import checked_tags
+from app_cache.policy import checked_tags, kind_of
 from app_cache.rules.decisions import Refusal
 
 if TYPE_CHECKING:
@@ -156,5 +156,5 @@ async def _asked(
     if answer is None:
         return None
     if not isinstance(answer, str):
-        raise TypeError(f"{name} must give a string or None, not {answer!r}")
+        raise TypeError(f"{name} must give a string or None, not {kind_of(answer)}")
     return answer

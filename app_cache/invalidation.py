@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 from app_cache.clock.base import InvalidationResult, Order, key_stamp, tag_stamp, url_stamp
 from app_cache.errors import ConfigurationError
 from app_cache.keys import origin
-from app_cache.policy import checked_tag
+from app_cache.policy import checked_tag, kind_of
 from app_cache.rules.glob import checked_pattern
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class InvalidationService:
             ConfigurationError: If it is no string, or is empty.
         """
         if not key or not isinstance(key, str):
-            raise ConfigurationError(f"a key must be a string that is not empty, not {key!r}")
+            raise ConfigurationError(f"a key must be a string that is not empty, not {kind_of(key)}")
         return await self.carry_out(Order(tags=(key_stamp(key),), keys=_stored_keys(key), soft=soft))
 
     async def everything(self, *, soft: bool = False) -> InvalidationResult:

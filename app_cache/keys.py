@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Part = str | bytes | None
 POLICY = "app_cache.policy"
 """Where the middleware keeps, in the scope, the policy of the request."""
-_OF_CONTENT = (b"content-type", b"content-encoding", b"content-language")
+_OF_CONTENT = frozenset({"content-type", "content-encoding", "content-language"})
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -85,7 +85,7 @@ def request_parts(
         canonical_query(scope.get("query_string", b""), policy),
     ]
     if body is not None:
-        parts += [hashlib.sha256(body).digest(), *(combined(headers, name) for name in _OF_CONTENT)]
+        parts += [hashlib.sha256(body).digest(), *(part for _, part in variant(_OF_CONTENT, headers))]
     return parts
 
 

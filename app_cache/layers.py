@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from app_cache.asgi import App, Receive, Scope, Send
     from app_cache.fastpath import Messages
 
+    Layers = frozenset[tuple[str, str]]
+
 LAYERS = frozenset(
     {
         ("app_cache.layers", "Shortcut"),
@@ -32,10 +34,11 @@ LAYERS = frozenset(
         ("starlette.applications", "Starlette"),
         ("starlette.middleware.body_limit", "RequestBodyLimitMiddleware"),
         ("starlette.middleware.errors", "ServerErrorMiddleware"),
-        ("uvicorn.middleware.proxy_headers", "ProxyHeadersMiddleware"),
     }
 )
-"""Classes that leave a GET without content and fields of proxies, and its answer, as they are."""
+"""Classes that leave a GET without content, and its answer, as they are."""
+WITHOUT_PROXY = LAYERS | {("uvicorn.middleware.proxy_headers", "ProxyHeadersMiddleware")}
+"""Those that do so where it has no fields of proxies either."""
 
 
 class Shortcut(ServerErrorMiddleware):
@@ -81,22 +84,22 @@ def with_shortcut(build: Callable[[], App]) -> Callable[[], App]:
     return build_with_shortcut
 
 
-def first_cache(outermost: Any) -> CacheMiddleware | None:
-    """Return the cache that *outermost* is or leads to, if nothing of the user's stands outside of it."""
-    layer = first_layer(outermost)
-    return layer if isinstance(layer, CacheMiddleware) and _lets_past(layer) else None
+def first_cache(outermost: Any, layers: Layers = LAYERS) -> CacheMiddleware | None:
+    """Return the cache that *outermost* is or leads to, if nothing but *layers* stands outside of it."""
+    layer = first_layer(outermost, layers)
+    return layer if isinstance(layer, CacheMiddleware) and _lets_past(layer, layers) else None
 
 
-def first_layer(outermost: Any) -> Any:
-    """Return the first layer from *outermost* on that is a cache, or that each request must go through."""
+def first_layer(outermost: Any, layers: Layers = LAYERS) -> Any:
+    """Return the first layer from *outermost* on that is a cache, or none of *layers*: requests go through it."""
     layer = outermost
-    while _lets_past(layer) and not isinstance(layer, CacheMiddleware):
+    while _lets_past(layer, layers) and not isinstance(layer, CacheMiddleware):
         layer = getattr(layer, "middleware_stack", None) or getattr(layer, "app", None)
     return layer
 
 
-def _lets_past(layer: Any) -> bool:
-    return _runs_as_written(type(layer)) and not _is_observed(layer)
+def _lets_past(layer: Any, layers: Layers) -> bool:
+    return _runs_as_written(type(layer), layers) and not _is_observed(layer)
 
 
 def _is_observed(layer: Any) -> bool:
@@ -105,17 +108,17 @@ def _is_observed(layer: Any) -> bool:
     return telemetry is not None and bool(telemetry.enabled())
 
 
-def _runs_as_written(kind: type) -> bool:
+def _runs_as_written(kind: type, layers: Layers) -> bool:
     """Return whether calling a *kind* runs what its authors wrote, and nothing else."""
     callable_as = [each for each in kind.__mro__ if "__call__" in vars(each)]
-    return bool(callable_as) and all(map(_is_as_written, callable_as))
+    return bool(callable_as) and all(_is_as_written(each, layers) for each in callable_as)
 
 
-def _is_as_written(kind: type) -> bool:
-    """Return whether *kind* is one of `LAYERS`, and nobody put another function in the place of its own."""
+def _is_as_written(kind: type, layers: Layers) -> bool:
+    """Return whether *kind* is one of *layers*, and nobody put another function in the place of its own."""
     call = vars(kind)["__call__"]
     return (
-        (kind.__module__, kind.__qualname__) in LAYERS
+        (kind.__module__, kind.__qualname__) in layers
         and type(call) is FunctionType
         and call.__globals__ is vars(sys.modules[kind.__module__])
     )

@@ -28,7 +28,7 @@ from app_cache.keys import DefaultKeyGenerator, KeyGenerator, full_path, origin_
 from app_cache.policy import CACHEABLE_METHODS
 from app_cache.posted import PostedAnswer
 from app_cache.routes.policies import Fallbacks
-from app_cache.routes.table import RouteTable, escape_for_glob, escape_for_url
+from app_cache.routes.table import RouteTable, escape_for_glob, escape_for_url, plan_of_change
 from app_cache.routes.ways import with_root_path
 from app_cache.rules.decisions import SAFE_METHODS, to_invalidate
 from app_cache.rules.glob import fitted
@@ -148,7 +148,7 @@ class CacheMiddleware:
             plan = self._table.find(scope)
             if plan is None and scope["method"] in SAFE_METHODS and in_force.get() is None:
                 await self.app(scope, receive, send)
-            elif plan is not None and plan.policy is not None and plan.invalidates is None:
+            elif plan is not None and plan.policy is not None and not (plan.invalidates or plan.may_invalidate):
                 await self._answer(services, plan, scope, receive, send)
             else:
                 await self._answer_to_a_change(services, plan, scope, receive, send)
@@ -217,9 +217,8 @@ class CacheMiddleware:
         may_be_kept = scope["method"] == "POST" and (plan is None or plan.policy is None)
         posted = await self._posted(services, scope) if may_be_kept else None
         request = dict(scope)
-        change = _Change(
-            services, self._table, partial(self._order, services, plan, request), request, posted, send
-        )
+        order_of = partial(self._order, services, plan, request, scope)
+        change = _Change(services, self._table, order_of, request, posted, send)
         try:
             await self._answer(services, plan, scope, receive, change.send)
         finally:
@@ -234,22 +233,35 @@ class CacheMiddleware:
         return await PostedAnswer.begin(services.store(), plan, plan.policy, keys, scope)
 
     async def _order(
-        self, services: CacheServices, plan: Plan | None, scope: Scope, status: int, headers: Headers
+        self,
+        services: CacheServices,
+        plan: Plan | None,
+        scope: Scope,
+        routed: Scope,
+        status: int,
+        headers: Headers,
     ) -> Order | None:
-        """Return what an answer that is no error invalidates: by HTTP, and by `@invalidates`."""
-        stamps = self._stamps(scope, to_invalidate(scope["method"], target_of(scope), status, headers))
+        """Return what an answer that is no error invalidates: by HTTP, and by `@invalidates`.
+
+        *routed*: The *scope*, with what the routers have come to since.
+        """
+        stamps: list[str] = []
+        if plan is None or plan.policy is None or plan.invalidates is not None:
+            stamps += self._stamps(scope, to_invalidate(scope["method"], target_of(scope), status, headers))
         if scope["method"] not in SAFE_METHODS:
             here = origin_of(scope)
             stamps += [group_stamp(here, group) for group in strings(headers, b"cache-group-invalidation")]
         patterns: list[str] = []
-        if plan is not None and plan.invalidates is not None:
-            try:
+        try:
+            if (plan is None or plan.invalidates is None) and routed[ANNOUNCED_FOR] is scope[ANNOUNCED_FOR]:
+                plan = plan_of_change(routed)  # else a cache further in has seen to it
+            if plan is not None and plan.invalidates is not None:
                 asked_for, patterns = await self._named(plan, plan.invalidates, scope)
-            except Exception as error:  # noqa: BLE001  the application's own hook: what it would have named is not known
-                place = f"@invalidates {plan.route}"
-                services.store().log.failed("cache.hook_failed", place, error, path=scope["path"])
-                return Order(everything=True)
-            stamps += asked_for
+                stamps += asked_for
+        except Exception as error:  # noqa: BLE001  the application's own hook: what it would have named is not known
+            place = f"@invalidates {'' if plan is None else plan.route}".strip()
+            services.store().log.failed("cache.hook_failed", place, error, path=scope["path"])
+            return Order(everything=True)
         return Order(tags=tuple(stamps), patterns=tuple(patterns)) if stamps or patterns else None
 
     @staticmethod
@@ -259,10 +271,13 @@ class CacheMiddleware:
         Raises:
             ConfigurationError: If a filled-in template cannot work: a URL that became none, say.
         """
-        stamps = [tag_stamp(tag) for tag in await tags_of(asked.tags, plan, scope) or ()]
-        stamps += [stamp_of_url(url) for url in plan.fill_in(asked.urls, scope, escape_for_url) or ()]
-        patterns = plan.fill_in(asked.patterns, scope, escape_for_glob) or []
-        return stamps, [fitted(pattern) for pattern in patterns]
+        tags = await tags_of(asked.tags, plan, scope)
+        urls = plan.fill_in(asked.urls, scope, escape_for_url)
+        patterns = plan.fill_in(asked.patterns, scope, escape_for_glob)
+        if not plan.is_sure and None in (tags, urls, patterns):
+            raise ConfigurationError(f"a template of @invalidates on {plan.route} cannot be filled in")
+        stamps = [*map(tag_stamp, tags or ()), *map(stamp_of_url, urls or ())]
+        return stamps, [*map(fitted, patterns or ())]
 
     def _stamps(self, scope: Scope, urls: Sequence[str]) -> list[str]:
         """Return the stamps of what may be stored of *urls*, the request's own before others of its origin."""
@@ -316,7 +331,11 @@ class _Change:
 
     async def _started(self, message: Message) -> Message:
         status, headers = message["status"], fields_of(message)
-        order = await self._order_of(status, headers)
+        try:
+            order = await self._order_of(status, headers)
+        except asyncio.CancelledError:  # in a hook of the application's own: what it would have named is not known
+            self._order = Order(everything=True)
+            raise
         if order is not None:
             result = await self._carry_out(order)
             self._order = order if result.durable else None

@@ -284,7 +284,7 @@ def checked_tag(tag: object) -> str:
         ConfigurationError: If it is not a string, or is empty.
     """
     if not isinstance(tag, str) or not tag:
-        raise ConfigurationError(f"a tag must be a string that is not empty, not {tag!r}")
+        raise ConfigurationError(f"a tag must be a string that is not empty, not {kind_of(tag)}")
     return tag
 
 
@@ -296,8 +296,15 @@ def checked_tags(tags: object) -> list[str]:
             name.
     """
     if isinstance(tags, str) or not isinstance(tags, Iterable):
-        raise _is_no_list("tags", tags)
+        raise ConfigurationError(f"tags must be a list of names, such as ['users'], not {kind_of(tags)}")
     return [checked_tag(tag) for tag in tags]
+
+
+def kind_of(value: object) -> str:
+    """Return what an error says of a *value* that may be a secret of a request: no more than its type."""
+    if value is None:
+        return "None"
+    return "an empty one" if isinstance(value, str) and not value else type(value).__name__
 
 
 def is_header_name(text: str) -> bool:

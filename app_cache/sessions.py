@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
 
 def has_user(scope: Mapping[str, Any]) -> bool:
@@ -18,6 +19,20 @@ def has_user(scope: Mapping[str, Any]) -> bool:
         return bool(getattr(user, "is_authenticated", user is not None))
     except Exception:  # noqa: BLE001  a class of the application's own, which cannot tell
         return True
+
+
+def begins_session(scope: Mapping[str, Any]) -> bool:
+    """Return whether middleware further out has put something into ``scope["session"]`` for this request.
+
+    So it has if that is not empty though the request has no cookie, or says that it was modified.
+    """
+    session = scope.get("session")
+    if not isinstance(session, Mapping):
+        return False
+    is_modified = getattr(session, "modified", False)
+    return bool(session) and bool(
+        is_modified or not any(name.lower() == b"cookie" for name, _ in scope["headers"])
+    )
 
 
 def session_watch(scope: Mapping[str, Any]) -> Callable[[], bool] | None:

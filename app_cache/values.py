@@ -26,7 +26,7 @@ from app_cache.codec import Mark, Value
 from app_cache.errors import ConfigurationError, EncodingError
 from app_cache.flight import FILL_TIMEOUT_S, Run
 from app_cache.keys import digest, prefix
-from app_cache.policy import checked_seconds, checked_tags
+from app_cache.policy import checked_seconds, checked_tags, kind_of
 from app_cache.rules.freshness import is_ahead
 from app_cache.typed import decode_value, encode_value, function_of, name_of, returned_by, settled
 
@@ -275,7 +275,7 @@ class ValueCache:
 
     def _subject(self, key: str, tags: Collection[str] = ()) -> Subject:
         if not key or not _is_text(key):
-            raise ConfigurationError(f"a key must be a text that is not empty, not {key!r}")
+            raise ConfigurationError(f"a key must be a text that is not empty, not {kind_of(key)}")
         key = str.__str__(key)  # plain text, of whatever class it was
         stamps = frozenset([key_stamp(key), *map(tag_stamp, checked_tags(tags))])
         return Subject(stamps, "", key, f"{prefix(self.store.namespace)}v:{digest(['value', key])}")

@@ -92,7 +92,7 @@ async def test_epochs() -> None:
     [
         pytest.param("by_tag", [], {}, "at least one tag", id="no tag"),
         pytest.param("by_tag", [""], {}, "a tag must be", id="empty tag"),
-        pytest.param("by_tag", [7], {}, "not 7", id="tag that is no string"),
+        pytest.param("by_tag", [7], {}, "not int", id="tag that is no string"),
         pytest.param("by_tag", ["a"], {"match": "some"}, "'any' or 'all', not 'some'", id="wrong match"),
         pytest.param("by_pattern", [""], {}, "a pattern must be", id="empty pattern"),
         pytest.param("by_pattern", ["x" * 257], {}, "256", id="long pattern"),

@@ -471,6 +471,16 @@ def with_own_app() -> Any:
     return app
 
 
+def with_default() -> Any:
+    """Return an application that hands what it has no route for to one that asks."""
+    inner = FastAPI()
+    inner.get("/x")(cached)
+    app = FastAPI()
+    app.router.default = asking(inner)
+    return app
+
+
+@pytest.mark.parametrize("options", [{}, {"default_policy": CachePolicy(timeout=60)}])
 @pytest.mark.parametrize(
     ("make", "path"),
     [
@@ -488,12 +498,21 @@ def with_own_app() -> Any:
         pytest.param(lambda: with_mounted(FastAPI(), wrapped="stack"), "/in/x", id="stack that will be built"),
         pytest.param(lambda: with_mounted(FastAPI(), wrapped="built"), "/in/x", id="stack that was built"),
         pytest.param(lambda: with_mounted(FastAPI(), wrapped="router"), "/in/x", id="stack of its router"),
+        pytest.param(
+            lambda: with_route(Mount("/in", routes=[Route("/x", cached)], middleware=[Middleware(asking)])),
+            "/in/x",
+            id="middleware of a mount",
+        ),
+        pytest.param(
+            lambda: with_route(Mount("/in", asking(Router([Route("/x", cached)])))), "/in/x", id="around a mount"
+        ),
+        pytest.param(with_default, "/x", id="around what is for the rest"),
     ],
 )
-async def test_what_asks_before_the_endpoint(make: Any, path: str) -> None:
+async def test_what_asks_before_the_endpoint(make: Any, path: str, options: Any) -> None:
     """Where anything of the user's runs between the cache and the endpoint, nothing is cached that it let in."""
     app = make()
-    put_cache(app)
+    put_cache(app, **options)
     async with client_of(app) as client:
         for _ in range(2):
             assert (await client.get(path, headers={"x-token": "right"})).status_code == 200
@@ -553,6 +572,32 @@ def behind_a_route(endpoint: Any) -> FastAPI:
     return app
 
 
+def in_a_mount_with_its_middleware(endpoint: Any) -> FastAPI:
+    """Return an application whose mount, which has *endpoint*, has middleware that nobody can look into."""
+    app, inner = FastAPI(), FastAPI()
+    inner.get("/x")(endpoint)
+    app.router.routes.append(Mount("/in", app=inner, middleware=[Middleware(passing)]))
+    return app
+
+
+def in_a_function(endpoint: Any) -> FastAPI:
+    """Return an application with a function around a mounted one, which includes a router with *endpoint*."""
+    app, inner, router = FastAPI(), FastAPI(), APIRouter()
+    router.get("/x")(endpoint)
+    inner.include_router(router)
+    app.mount("/in", passing(inner))
+    return app
+
+
+def passing(app: Any) -> Any:
+    """Return a middleware that does not show what it is around."""
+
+    async def passed(scope: Any, receive: Any, send: Any) -> None:
+        await app(scope, receive, send)
+
+    return passed
+
+
 class Unsure(Route):
     """A route that looks at whatever it likes."""
 
@@ -571,8 +616,14 @@ async def declared(x_user: str = Header()) -> str:
     return x_user
 
 
-@pytest.mark.parametrize("endpoint", [by_user, declared])
-@pytest.mark.parametrize("make", [in_a_mount, behind_a_route])
+@never_cached
+async def never(request: Request) -> str:
+    """Answer with who asks, never from the cache."""
+    return request.headers["x-user"]
+
+
+@pytest.mark.parametrize("endpoint", [by_user, declared, never])
+@pytest.mark.parametrize("make", [in_a_mount, behind_a_route, in_a_mount_with_its_middleware, in_a_function])
 async def test_fallback_for_what_is_not_sure(make: Any, endpoint: Any) -> None:
     """A policy for what has none gives no user another's answer: decorators and declared headers go first."""
     app = make(endpoint)
@@ -580,6 +631,22 @@ async def test_fallback_for_what_is_not_sure(make: Any, endpoint: Any) -> None:
     async with client_of(app) as client:
         for user in ("alice", "bob"):
             assert (await client.get("/in/x", headers={"x-user": user})).json() == user
+
+
+@pytest.mark.parametrize("make", [in_a_mount, behind_a_route, in_a_mount_with_its_middleware, in_a_function])
+async def test_fallback_for_what_is_undecorated_there(make: Any) -> None:
+    """A policy for what has none answers for an undecorated endpoint, whatever would run before it."""
+    app = make(plain)
+    put_cache(app, policies={"/*": CachePolicy(timeout=60)})
+    assert await is_cached(app, "/in/x")
+
+
+async def test_fallback_for_what_nobody_could_know() -> None:
+    """An endpoint that turns out to be decorated is not answered by the fallback, which says why."""
+    app = in_a_function(by_user)
+    put_cache(app, default_policy=CachePolicy(timeout=60))
+    async with client_of(app) as client:
+        assert told(await client.get("/in/x", headers={"x-user": "alice"})) == "fwd=uri-miss; detail=policy"
 
 
 async def test_route_in_the_place_of_another_for_a_known_path() -> None:
@@ -934,6 +1001,23 @@ async def test_kinds_of_endpoints(endpoint: Any) -> None:
     app = Starlette(routes=[Route("/x", endpoint)])
     put_cache(app)
     assert await is_cached(app, "/x")
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        pytest.param(cached, id="function"),
+        pytest.param(cache(timeout=60)(_subclass(Page)), id="class"),
+        pytest.param(cache(timeout=60)(PlainTextResponse("text")), id="object"),
+    ],
+)
+async def test_head_of_kinds_of_endpoints(endpoint: Any) -> None:
+    """The HEAD of whatever is cached is answered by what its GET stored."""
+    app = Starlette(routes=[Route("/x", endpoint)])
+    put_cache(app)
+    async with client_of(app) as client:
+        await client.get("/x")
+        assert told(await client.head("/x")) == "hit"
 
 
 @cache(timeout=60)

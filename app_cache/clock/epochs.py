@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
 from app_cache.clock.base import Verdict, named_by
@@ -22,6 +23,8 @@ MAX_BANS = 256
 """Bans kept at once; beyond, the older half is forgotten and what is older than those is a miss."""
 DIGITS = 16
 """Digits that a generation begins with: the microseconds at which it began."""
+MAX_MATCHED = 65_536
+"""Characters of names, for each pattern that they are matched against, beyond which an entry is a miss."""
 MAX_PASSED = 10_000
 """Entries for which a process remembers the newest ban that they passed."""
 
@@ -85,13 +88,15 @@ class Bans:
     items: tuple[Ban, ...] = ()
 
     def verdict(self, epoch: int, subject: Subject) -> Verdict:
-        """Return what the bans newer than *epoch* say of *subject*."""
+        """Return what the bans newer than *epoch* say of *subject*; it is out of date if that takes too long."""
         if self.since > epoch:
             return Verdict.INVALID
         verdict, names = Verdict.VALID, named_by(subject)
-        for each in reversed(self.items):
-            if each.epoch <= epoch:
-                break
+        newer = [*takewhile(lambda each: each.epoch > epoch, reversed(self.items))]
+        patterns = sum(each.kind == "p" for each in newer)
+        if patterns * sum(map(len, names)) > MAX_MATCHED:
+            return Verdict.INVALID
+        for each in newer:
             if each.matches(subject, names):
                 if not each.soft:
                     return Verdict.INVALID

@@ -111,7 +111,7 @@ def _covers(policy: CachePolicy, method: str) -> bool:
 
 def methods_of(policy: CachePolicy, context: Any) -> frozenset[str]:
     """Return the methods whose requests of a route are the cache's: POST where it is all there is, or is named."""
-    of_route = frozenset(context.methods or CACHEABLE_METHODS)
+    of_route = frozenset(context.methods or CACHEABLE_METHODS | {"HEAD"})
     cached = of_route & (policy.methods or CACHEABLE_METHODS)
     if policy.methods is None and cached & SAFE_AND_CACHED:
         cached &= SAFE_AND_CACHED

@@ -31,9 +31,11 @@ from app_cache.routes.policies import (
     say_query_not_read,
 )
 from app_cache.routes.ways import (
+    come_to,
     decorated_methods,
     has_layer,
     is_mounted,
+    is_never_cached,
     match,
     overridable_on,
     parameters_of,
@@ -44,6 +46,7 @@ from app_cache.routes.ways import (
     walk,
     ways_of,
 )
+from app_cache.rules.decisions import SAFE_METHODS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -76,6 +79,8 @@ class Plan:
         path_params: The values in the path, as the router found them.
         root_paths: What the path may be told without.
         route: The path of the route as its author wrote it, ``""`` where there is none.
+        is_sure: Whether it is known which endpoint answers them.
+        may_invalidate: Whether what answers them may say what it invalidates, where it is not known which that is.
     """
 
     policy: CachePolicy | None
@@ -84,18 +89,33 @@ class Plan:
     path_params: Mapping[str, Any]
     root_paths: Sequence[str] = ()
     route: str = ""
+    is_sure: bool = True
+    may_invalidate: bool = False
+
+    def is_for(self, scope: Scope) -> bool:
+        """Return whether the policy, that of what has none, is for what routers came to and left in *scope*.
+
+        It is not for an endpoint that is decorated, or that is declared to read what is not in the key.
+        """
+        context = come_to(scope)
+        if self.policy is None or is_never_cached(context) or recorded(context) != (None, None):
+            return False
+        return keyed_by(self.policy, [parameters_of(context)]) == self.policy
 
     def fill_in(
         self, templates: Sequence[str], scope: Scope, escape: Callable[[str], str] | None = None
     ) -> list[str] | None:
         """Return *templates* with the values that the endpoint receives, or None if one of them is not valid.
 
+        So it is if nothing has that name, which is found at start where it is known which endpoint answers.
+
         *escape* is for templates of URLs, where values are written as paths have them: it is applied to each, so
         that it stays data in what it becomes a part of.
         """
         names = template_names(*templates)
-        values = self.parameters.values(names, scope, self.path_params) if names else {}
-        if values is None:
+        is_known = self.is_sure or not names or names <= self.parameters.names | self.path_params.keys()
+        values = self.parameters.values(names, scope, self.path_params) if names and is_known else {}
+        if values is None or not is_known:
             return None
         if escape is None:
             return [_filled_in(each, values, values, str) for each in templates]
@@ -221,7 +241,8 @@ class RouteTable:
             ConfigurationError: If a policy on any route cannot work.
         """
         if not self._is_around and self.routes(scope) is None and self._routed is not None:
-            return _with(self._fallbacks.policy(scope, method or scope["method"]))
+            method = method or scope["method"]
+            return _with(self._fallbacks.policy(scope, method), method)
         if not self._is_as_walked():
             self._rebuild()
         method = method or scope["method"]
@@ -259,7 +280,8 @@ class RouteTable:
         if fallback is not None and method == "HEAD" and not self._is_head_of_get(scope, way, others):
             fallback = None
         if way is None:
-            return _with(_for_one_of(others, fallback), roots)
+            may_invalidate = any(each.may_invalidate for each in others)
+            return _with(_for_one_of(others, fallback), method, roots, may_invalidate=may_invalidate)
         if way.is_never_cached:
             fallback = None
         own, invalidates = way.recorded
@@ -278,11 +300,29 @@ class RouteTable:
         return routes == [each.context.original_route for each in (of_get, *others_of_get) if each is not None]
 
 
-def _with(policy: CachePolicy | None, root_paths: Sequence[str] = ()) -> Plan | None:
-    """Return the plan with *policy* for an endpoint that nobody knows; None if it is guarded: by what?"""
-    if policy is None or policy.guarded:
+def _with(
+    policy: CachePolicy | None, method: str, root_paths: Sequence[str] = (), *, may_invalidate: bool = False
+) -> Plan | None:
+    """Return the plan with *policy* for requests of *method* to an endpoint that nobody knows.
+
+    One that is guarded is for nothing there: nobody knows by what.
+    """
+    if policy is not None and policy.guarded:
+        policy = None
+    if policy is None and not may_invalidate:
         return None
-    return Plan(policy, None, NO_PARAMETERS, {}, root_paths)
+    may_invalidate = may_invalidate or method not in SAFE_METHODS
+    return Plan(policy, None, NO_PARAMETERS, {}, root_paths, is_sure=False, may_invalidate=may_invalidate)
+
+
+def plan_of_change(scope: Scope) -> Plan | None:
+    """Return the plan of what the endpoint that routers left in *scope* invalidates; None: that is nothing."""
+    context = come_to(scope)
+    _, invalidates = recorded(context)
+    if invalidates is None:
+        return None
+    path_params = scope.get("path_params", {})
+    return Plan(None, invalidates, parameters_of(context), path_params, route=context.path, is_sure=False)
 
 
 def _for_one_of(ways: list[Way], policy: CachePolicy | None) -> CachePolicy | None:

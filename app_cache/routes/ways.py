@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
@@ -62,7 +63,7 @@ class Way:
     @functools.cached_property
     def is_never_cached(self) -> bool:
         """Whether its endpoint stays out of the cache, whatever the policy of what has none of its own."""
-        return _mark(getattr(self.context, "endpoint", None), NEVER_ATTRIBUTE) is not None
+        return is_never_cached(self.context)
 
     @functools.cached_property
     def parameters(self) -> Parameters:
@@ -73,6 +74,11 @@ class Way:
     def is_decorated(self) -> bool:
         """Whether an endpoint that it may lead to has a policy of its own, or may have one: nobody can tell."""
         return any(_is_unknown(each) or recorded(each)[0] is not None for each in _under(self.context))
+
+    @functools.cached_property
+    def may_invalidate(self) -> bool:
+        """Whether an endpoint that it may lead to says what it invalidates."""
+        return any(recorded(each)[1] is not None for each in _under(self.context))
 
     @functools.cached_property
     def headers(self) -> frozenset[str]:
@@ -136,12 +142,17 @@ def _is_odd(router: Any) -> bool:
 
 def _under(context: Any) -> Iterator[Any]:
     """Return *context*, or all that a request may come to in what it mounts, whatever stands before that."""
-    mounted = routed_app(context.app) if isinstance(context.original_route, Mount | Host) else None
+    mounted = _mounted(context) if isinstance(context.original_route, Mount | Host) else None
     if mounted is None:
         yield context
         return
     for each in (*_tried(*mounted.routes), *_tried_last(mounted)):
         yield from _under(each)
+
+
+def _mounted(context: Any) -> Any:
+    """Return what has routes under a mount or a host, or None; a mount knows it without its own middleware too."""
+    return routed_app(context.app) or routed_app(getattr(context.original_route, "_base_app", None))
 
 
 def match(app: Any, ways: Iterable[Way], scope: Scope) -> tuple[Way | None, Mapping[str, Any], list[Way]]:
@@ -260,6 +271,19 @@ def is_mounted(scope: Scope) -> bool:
     """Return whether a mount led the request of *scope* here, and took from its path what routes begin with."""
     root_path = scope.get("root_path", "")
     return bool(scope.get("app_root_path", root_path) != root_path)
+
+
+def come_to(scope: Scope) -> Any:
+    """Return the route that routers came to, as far as they left it in *scope*: at least its endpoint."""
+    endpoint = scope.get("endpoint")
+    in_effect = (scope.get("fastapi") or {}).get("effective_route_context")  # with what it was included by
+    left = (each for each in (in_effect, scope.get("route")) if getattr(each, "endpoint", None) is endpoint)
+    return next(left, SimpleNamespace(endpoint=endpoint, path=""))
+
+
+def is_never_cached(context: Any) -> bool:
+    """Return whether a decorator keeps an endpoint out of the cache."""
+    return _mark(getattr(context, "endpoint", None), NEVER_ATTRIBUTE) is not None
 
 
 def recorded(context: Any) -> tuple[CachePolicy | None, Invalidates | None]:

@@ -96,6 +96,7 @@ class Refusal(Enum):
     GUARD = "guard"
     KEY = "key"
     TAGS = "tags"
+    POLICY = "policy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,17 +151,19 @@ def unshared_credential(request: RequestHead, said: ResponseDirectives, policy: 
     """Return the credential of *request* that keeps a response saying *said* from being shared, or None.
 
     By RFC 9111 §3.5 one of three directives shares what was asked with Authorization; so it is for a user that the
-    application knows by other means. Cookie is our own safeguard: only ``public``, or the policy, shares that.
+    application knows by other means. Cookie is our own safeguard: only ``public``, or the policy, shares that; a
+    session that has no cookie yet is not told apart by that in the key.
     """
     if has_field(request.headers, b"authorization") and not said.shared and not policy.declares("authorization"):
         return Refusal.AUTHORIZATION
     user_matters = request.has_user and not policy.http_only
     if user_matters and not (said.shared or policy.declares("authorization") or policy.declares("cookie")):
         return Refusal.AUTHORIZATION
-    cookie_matters = (
-        has_field(request.headers, b"cookie") and not policy.http_only and not policy.declares("cookie")
-    )
-    return Refusal.COOKIE if cookie_matters and not said.public else None
+    if policy.http_only or said.public:
+        return None
+    cookie_matters = has_field(request.headers, b"cookie") and not policy.declares("cookie")
+    session_matters = request.begins_session and policy.vary_by is None and "cookie" not in policy.exclude_headers
+    return Refusal.COOKIE if cookie_matters or session_matters else None
 
 
 def select(

@@ -26,11 +26,13 @@ class RequestHead:
         method: Its method.
         headers: Its fields.
         has_user: Whether the application knows whose it is, by whatever means.
+        begins_session: Whether a session was begun or changed for it, which no cookie of its own tells.
     """
 
     method: str
     headers: Headers
     has_user: bool = False
+    begins_session: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,13 @@ import re
 from typing import TYPE_CHECKING
 
 from app_cache.rules.freshness import date_value
-from app_cache.rules.messages import Headers, combined, field_lines, field_members, is_token
+from app_cache.rules.messages import Headers, field_lines, field_members, is_token
 
 if TYPE_CHECKING:
     from app_cache.policy import CachePolicy
 
 Variant = tuple[tuple[str, str | None], ...]
-"""The fields that Vary names, sorted, with their values in the request; None where the field is absent."""
+"""The fields that Vary names, sorted, with their lines in the request; None where the field is absent."""
 PREFERENCES = frozenset({"accept", "accept-charset", "accept-encoding", "accept-language"})
 """Lists in which weights tell what is preferred (RFC 9110 §12.5)."""
 LISTS = PREFERENCES | {
@@ -26,8 +26,8 @@ LISTS = PREFERENCES | {
     "via",
     "x-forwarded-for",
 }
-"""Fields known to be lists, in which blanks around commas and empty members mean nothing (RFC 9110 §5.6.1)."""
-_WEIGHT = re.compile(r"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?")
+"""Fields known to be lists, in which blanks around commas mean nothing (RFC 9110 §5.6.1)."""
+_WEIGHT_OF_1 = re.compile(r"[qQ]=1(?:\.0{0,3})?")
 
 
 def vary_fields(headers: Headers) -> frozenset[str] | None:
@@ -43,36 +43,37 @@ def vary_fields(headers: Headers) -> frozenset[str] | None:
 
 
 def variant(fields: frozenset[str], request: Headers) -> Variant:
-    """Return the values of *fields* in *request*, in one form for all that mean the same (RFC 9111 §4.1)."""
+    """Return the values of *fields* in *request*, in one form for what no handler tells apart (RFC 9111 §4.1).
+
+    Their lines are apart, in order, and so are members: a handler may read the first of either.
+    """
     return tuple((name, _in_one_form(name, request)) for name in sorted(fields))
 
 
 def _in_one_form(name: str, request: Headers) -> str | None:
-    field = name.encode("latin-1")
-    if name not in LISTS or not field_lines(request, field):
-        return combined(request, field)
-    members = field_members(request, field)
-    return ", ".join(_by_preference(members) if name in PREFERENCES else members)
+    lines = field_lines(request, name.encode("latin-1"))
+    if not lines:
+        return None
+    if name in LISTS:
+        lines = [_list_in_one_form(line, with_weights=name in PREFERENCES) for line in lines]
+    return "\n".join(lines)
 
 
-def _by_preference(members: list[str]) -> list[str]:
-    """Return *members* by falling weight, a weight of 1 left out; of one weight, order and all else are kept."""
-    weighed = [_weighed(member) for member in members]
-    if any(weight is None for _, weight in weighed):
-        return members
-    weighed.sort(key=lambda each: -float(each[1] or 0))
-    return [text if float(weight or 0) == 1 else f"{text};q={float(weight or 0):g}" for text, weight in weighed]
+def _list_in_one_form(line: str, *, with_weights: bool) -> str:
+    """Return a list with no blanks around commas, empty members kept; as it is where anything in it is quoted."""
+    if '"' in line:
+        return line
+    members = [member.strip(" \t") for member in line.split(",")]
+    return ",".join(map(_preference, members) if with_weights else members)
 
 
-def _weighed(member: str) -> tuple[str, str | None]:
-    """Return what *member* prefers, and its weight (RFC 9110 §12.4.2); None where one of them cannot be read."""
-    if '"' in member:
-        return member, None
+def _preference(member: str) -> str:
+    """Return a member in lower case, but for its parameters, and without a weight of 1 (RFC 9110 §12.4.2)."""
     preferred, *parameters = [part.strip(" \t") for part in member.split(";")]
-    weight, *others = [part[2:] for part in parameters if part[:2].lower() == "q="] or ["1"]
-    text = ";".join([preferred.lower(), *(part for part in parameters if part[:2].lower() != "q=")])
-    readable = preferred and not others and _WEIGHT.fullmatch(weight)
-    return text, weight if readable else None
+    weights = [part for part in parameters if part[:2].lower() == "q="]
+    if len(weights) == 1 and parameters[-1] == weights[0] and _WEIGHT_OF_1.fullmatch(weights[0]):
+        parameters.pop()
+    return ";".join([preferred.lower(), *parameters])
 
 
 def selecting_fields(headers: Headers, policy: CachePolicy) -> frozenset[str]:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from app_cache.clock.base import Order, Subject, Verdict, named_by, root_stamp
 from app_cache.clock.epochs import (
     MAX_BANS,
+    MAX_MATCHED,
     MAX_PASSED,
     Ban,
     Bans,
@@ -268,6 +269,22 @@ def test_bans_are_bounded() -> None:
     assert trimmed.verdict(trimmed.since, subject(path=f"/{trimmed.since + 1}")) is INVALID
     assert trimmed.verdict(trimmed.since, subject(path="/last")) is INVALID
     assert full.verdict(0, subject()) is VALID
+
+
+@pytest.mark.parametrize(
+    ("length", "known", "epoch", "verdict"),
+    [
+        pytest.param(MAX_MATCHED, [hard(6, "*b")], 5, VALID, id="as long as may be"),
+        pytest.param(MAX_MATCHED + 1, [hard(6, "*b")], 5, INVALID, id="longer"),
+        pytest.param(MAX_MATCHED + 1, [soft(6, "*b")], 5, INVALID, id="longer, soft"),
+        pytest.param(MAX_MATCHED // 2 + 1, [hard(6, "*b"), hard(7, "*c")], 5, INVALID, id="two patterns"),
+        pytest.param(MAX_MATCHED // 2 + 1, [hard(6, "*b"), hard(7, "*c")], 6, VALID, id="one that is newer"),
+        pytest.param(MAX_MATCHED + 1, [ban(6, "k", "key", soft=False)], 5, VALID, id="no pattern"),
+    ],
+)
+def test_long_names(length: int, known: list[Ban], epoch: int, verdict: Verdict) -> None:
+    """A name that is too long for the patterns that are newer is a miss, and nothing is matched (S25)."""
+    assert Bans(0, tuple(known)).verdict(epoch, subject(path="/" + "a" * (length - 1))) is verdict
 
 
 def test_bans_of_one_epoch_are_not_parted() -> None:

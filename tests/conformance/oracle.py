@@ -375,36 +375,30 @@ def is_preferred(one: Kept, other: Kept) -> bool:
     return one.date >= other.date and (bool(vary_of(one.fields)) or not vary_of(other.fields))
 
 
-def preferences_of(members: list[str]) -> dict[float, list[str]] | None:
-    """Return what a list prefers, by weight, in order; None if a weight cannot be read."""
-    found: dict[float, list[str]] = {}
-    for member in members:
-        if '"' in member or member.startswith(";"):
-            return None
-        name, *parameters = [part.strip(" \t") for part in member.split(";")]
-        weight = 1.0
-        if parameters and parameters[-1][:2] in ("q=", "Q="):
-            digits = parameters.pop()[2:]
-            whole, dot, fraction = digits.partition(".")
-            good = whole in ("0", "1") and len(fraction) <= 3 and all(char in "0123456789" for char in fraction)
-            if not good or float(f"{whole}{dot}{fraction or '0'}" if dot else whole) > 1:
-                return None
-            weight = float(f"{whole}.{fraction or '0'}")
-        if any(parameter[:2] in ("q=", "Q=") for parameter in parameters):
-            return None
-        found.setdefault(weight, []).append(";".join([name.lower(), *parameters]))
-    return found
+def preference_of(member: str) -> list[str]:
+    """Return what a member of a list prefers, and its parameters, without a weight that says nothing."""
+    name, *parameters = [part.strip(" \t") for part in member.split(";")]
+    weights = [part for part in parameters if part.startswith(("q=", "Q="))]
+    says_nothing = (
+        parameters[-1:] == weights and weights[0][2:] in ("1", "1.", "1.0", "1.00", "1.000") if weights else False
+    )
+    return [name.lower(), *(parameters[:-1] if says_nothing else parameters)]
 
 
 def alike(name: str, one: list[str], other: list[str]) -> bool:
-    """Return whether two requests mean the same by the *lines* of a field (§4.1)."""
-    if bool(one) != bool(other):
+    """Return whether no handler tells the *lines* of a field in two requests apart (§4.1)."""
+    if len(one) != len(other):
         return False
-    if name not in LISTS:
-        return ", ".join(one) == ", ".join(other)
-    members = [[member for line in lines for member in split_list(line)] for lines in (one, other)]
-    found = [preferences_of(each) for each in members] if name in PREFERENCES else members
-    return found[0] == found[1] if None not in found else members[0] == members[1]
+    return all(a == b or same_list(name, a, b) for a, b in zip(one, other, strict=True))
+
+
+def same_list(name: str, one: str, other: str) -> bool:
+    """Return whether two lines of the field *name* are the same list, member by member."""
+    if name not in LISTS or '"' in one + other:
+        return False
+    members = [[member.strip(" \t") for member in line.split(",")] for line in (one, other)]
+    found = [[preference_of(each) for each in line] if name in PREFERENCES else line for line in members]
+    return found[0] == found[1]
 
 
 # Which answer follows from a whole one.

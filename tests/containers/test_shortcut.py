@@ -11,6 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.responses import JSONResponse
 from starlette.routing import Mount
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from app_cache import CacheMiddleware, CachePolicy, MemoryBackend, RedisBackend, cache
 from app_cache.testing import FakeClock
@@ -190,6 +191,23 @@ async def test_middleware_of_the_users() -> None:
             expected,
             "https://shop.example",
         )
+
+
+async def test_fields_of_proxies() -> None:
+    """What the fields of a proxy say of a request counts for hits too: its scheme is in the key."""
+    app = FastAPI()
+
+    @app.get("/url")
+    @cache(timeout=60)
+    async def url(request: Request) -> str:
+        return str(request.url)
+
+    install(app, CacheContainer(backend=MemoryBackend()))
+    app.add_middleware(ProxyHeadersMiddleware, trusted_hosts="*")
+    async with client_of(app) as client:
+        for scheme in ("http", "http", "http", "https", "https"):
+            answer = await client.get("/url", headers={"X-Forwarded-Proto": scheme})
+            assert answer.json() == f"{scheme}://test/url"
 
 
 async def test_time_passes() -> None:

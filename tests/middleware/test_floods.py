@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from app_cache import CacheMiddleware, CachePolicy, MemoryBackend
+from app_cache.clock.epochs import MAX_BANS
+from app_cache.invalidation import InvalidationService
 from app_cache.store import MAX_FIELD_SETS, MAX_VARIANTS
 from tests.middleware.apps import scope_of
 from tests.servers import LIBC
@@ -37,7 +39,7 @@ def cached(vary: bytes | None = b"accept-language") -> tuple[CacheMiddleware, Me
     return CacheMiddleware(answer, backend, default_policy=CachePolicy(timeout=60)), backend
 
 
-async def ask(app: CacheMiddleware, query: bytes = b"", *fields: tuple[bytes, bytes]) -> int:
+async def ask(app: CacheMiddleware, query: bytes = b"", *fields: tuple[bytes, bytes], path: str = "/") -> int:
     """Return the status of an answer."""
     statuses: list[int] = []
 
@@ -48,7 +50,7 @@ async def ask(app: CacheMiddleware, query: bytes = b"", *fields: tuple[bytes, by
         if message["type"] == "http.response.start":
             statuses.append(message["status"])
 
-    await app(scope_of("/", query_string=query, headers=[(b"host", b"test"), *fields]), receive, send)
+    await app(scope_of(path, query_string=query, headers=[(b"host", b"test"), *fields]), receive, send)
     return statuses[0]
 
 
@@ -110,6 +112,19 @@ async def test_long_requests(query: bytes, fields: tuple[tuple[bytes, bytes], ..
         began = time.process_time()
         assert await ask(app, query, *fields) in (200, 206, 304, 416)
         assert time.process_time() - began < MOST_S
+
+
+@pytest.mark.alone
+async def test_long_path_after_many_patterns() -> None:
+    """A long path that is stored is looked up in no time, though it may match each of many patterns (S25)."""
+    app, _ = cached()
+    path = "/items" * (LONG // 6)
+    await ask(app, path=path)
+    for number in range(MAX_BANS):
+        await InvalidationService(app.services().store()).by_pattern(f"*/items/{number}*")
+    began = time.process_time()
+    assert await ask(app, path=path) == 200
+    assert time.process_time() - began < MOST_S
 
 
 async def test_fields_to_vary_by() -> None:

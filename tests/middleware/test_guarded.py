@@ -372,6 +372,22 @@ async def test_a_dependency_that_fails_at_its_end() -> None:
     assert (answer.status_code, told(answer)) == (409, REFUSED)
 
 
+@pytest.mark.parametrize("options", [{}, {"stale_if_error": 60}])
+async def test_head_of_who_is_not_let_in(options: dict[str, Any]) -> None:
+    """What answers the HEAD of whom a dependency refuses, with 200 too, says nothing of what is stored."""
+    app, door = FastAPI(), Door()
+    app.exception_handler(HTTPException)(lambda *_: PlainTextResponse("please log in"))
+    app.api_route("/", methods=["GET", "HEAD"], dependencies=[Depends(door)])(
+        cache(timeout=60, **SHARED, **options)(lambda: "text")
+    )
+    put_cache(app)
+    async with client_of(app) as client:
+        await client.get("/", headers=ALICE)
+        refused = await client.head("/", headers={**MALLORY, "cache-control": "no-cache"})
+        assert refused.headers["content-length"] == str(len("please log in"))
+        assert told(await client.get("/", headers=BOB)) == "hit"
+
+
 async def test_head_and_conditions() -> None:
     """HEAD and conditional requests of who is let in are answered as ever."""
     app, door = FastAPI(), Door()

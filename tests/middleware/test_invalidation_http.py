@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 from dependency_injector import providers
-from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, Request, Response
+from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import RedirectResponse, StreamingResponse
+from fastapi.routing import APIRoute
 
 from app_cache import CacheMiddleware, CachePolicy, MemoryBackend, RedisBackend, cache, invalidates
 from app_cache.backends.base import CacheBackend
@@ -641,6 +642,27 @@ async def test_invalidates_that_cannot_be_named(options: dict[str, Any], item: s
         assert [told(await client.get("/pages/1")) for _ in range(2)] == ["fwd=uri-miss; stored", "hit"]
 
 
+async def test_invalidates_that_is_cancelled() -> None:
+    """A request that is cancelled while a callable names its tags has changed something: everything goes."""
+    app, asked = FastAPI(), asyncio.Event()
+
+    async def tags(request: Request) -> list[str]:
+        asked.set()
+        await asyncio.Event().wait()
+        return ["a"]
+
+    app.get("/a")(cache(timeout=60, tags=["a"])(lambda: "a"))
+    app.put("/change")(invalidates(tags=tags)(lambda: None))
+    put_cache(app)
+    async with client_of(app) as client:
+        assert [told(await client.get("/a")) for _ in range(2)] == ["fwd=uri-miss; stored", "hit"]
+        change = asyncio.create_task(client.put("/change"))
+        await asked.wait()
+        change.cancel()
+        await asyncio.wait({change})
+        assert told(await client.get("/a")) == "fwd=uri-miss; stored"
+
+
 async def test_pattern_that_becomes_too_long() -> None:
     """A pattern that a client's value makes too long names what begins as it does, and nothing else."""
     app = writing(Response("a"), url="/write/{item}", patterns=["/pages/{item}*"])
@@ -825,3 +847,112 @@ async def test_answer_to_a_post_and_another_invalidation(*, others: bool) -> Non
     async with client_of(cached) as client:
         await client.post("/page")
         assert (await client.get("/page")).text == ("got" if others else "posted")
+
+
+class ByItself(APIRoute):
+    """A route that matches in a way of its own."""
+
+    def matches(self, scope: Any) -> Any:
+        return super().matches(scope)
+
+
+def passing(app: Any) -> Any:
+    """Return a middleware that does not show what it is around."""
+
+    async def passed(scope: Any, receive: Any, send: Any) -> None:
+        await app(scope, receive, send)
+
+    return passed
+
+
+def mounted(app: FastAPI, *, shown: bool) -> FastAPI:
+    """Return an application that is mounted in *app* behind middleware, which shows it or does not."""
+    inner = FastAPI()
+    if shown:
+        inner.add_middleware(passing)
+    app.mount("/in", inner if shown else passing(inner))
+    return inner
+
+
+def after_a_route_that_matches_by_itself(app: FastAPI) -> FastAPI:
+    """Return *app*, where the table of routes ends before what is added next."""
+    app.router.add_api_route("/in/first", lambda: "first", route_class_override=ByItself)
+    return app
+
+
+def included(app: FastAPI) -> Any:
+    """Return a router whose routes match by themselves, to be included in *app* when they are there."""
+    return APIRouter(route_class=ByItself)
+
+
+UNSEEN = [
+    pytest.param(lambda app: mounted(app, shown=True), "/{item}", id="mounted with middleware"),
+    pytest.param(lambda app: mounted(app, shown=False), "/{item}", id="mounted in a function"),
+    pytest.param(after_a_route_that_matches_by_itself, "/in/{item}", id="after a route with its own matches"),
+    pytest.param(included, "/in/{item}", id="routes with their own matches"),
+]
+
+
+def unseen(
+    place: Any, path: str, method: str = "PUT", default_policy: CachePolicy | None = None, **asked: Any
+) -> FastAPI:
+    """Return an application with pages, and a change of *path* in a *place* that no table of routes sees."""
+    app = FastAPI()
+    app.get("/pages/{page}")(cache(timeout=60, tags=["page-{page}"])(lambda page: page))
+    put_cache(app, default_policy=default_policy)
+
+    async def change(item: int) -> int:
+        return item
+
+    there = place(app)
+    there.api_route(path, methods=[method])(invalidates(**asked)(change))
+    if isinstance(there, APIRouter):
+        app.include_router(there)
+    return app
+
+
+@pytest.mark.parametrize(
+    "asked", [{"tags": ["page-{item}"]}, {"urls": ["/pages/{item}"]}, {"patterns": ["*/{item}"]}]
+)
+@pytest.mark.parametrize(("place", "path"), UNSEEN)
+async def test_where_no_table_of_routes_sees_it(place: Any, path: str, asked: Any) -> None:
+    """What an endpoint names is invalidated wherever routers find it, filled in with what it receives."""
+    app = unseen(place, path, **asked)
+    assert await forgotten(app, "PUT", "/in/007", "/pages/7", "/pages/8") == ["/pages/7"]
+
+
+@pytest.mark.parametrize(("place", "path"), UNSEEN[:2])
+async def test_what_cannot_be_filled_in_there(place: Any, path: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A template with a name that nothing has invalidates everything there, and is said."""
+    app = unseen(place, path, tags=["{nonsense}"])
+    assert await forgotten(app, "PUT", "/in/7", "/pages/7", "/pages/8") == ["/pages/7", "/pages/8"]
+    assert "@invalidates" in caplog.text
+
+
+async def test_get_where_no_table_of_routes_sees_it() -> None:
+    """A GET that invalidates does so in what is mounted with middleware too."""
+    app = unseen(lambda outer: mounted(outer, shown=True), "/{item}", "GET", tags=["page-{item}"])
+    assert await forgotten(app, "GET", "/in/7", "/pages/7", "/pages/8") == ["/pages/7"]
+
+
+@pytest.mark.parametrize(("place", "path"), UNSEEN)
+async def test_post_with_a_fallback_where_no_table_sees_it(place: Any, path: str) -> None:
+    """A POST that a fallback caches elsewhere is run, and invalidates, each time where its endpoint says so."""
+    app = unseen(place, path, "POST", CachePolicy(timeout=60, methods=frozenset({"POST"})), tags=["page-{item}"])
+    for _ in range(2):
+        assert await forgotten(app, "POST", "/in/7", "/pages/7", "/pages/8") == ["/pages/7"]
+
+
+@pytest.mark.parametrize("shown", [True, False])
+async def test_post_with_a_fallback_beside_one_that_invalidates(*, shown: bool) -> None:
+    """A POST that a fallback caches stays cached though another endpoint there may invalidate."""
+    policy = CachePolicy(timeout=60, methods=frozenset({"POST"}))
+    app = unseen(lambda outer: with_post(mounted(outer, shown=shown)), "/{item}", "POST", policy, tags=["a"])
+    async with client_of(app) as client:
+        assert [told(await client.post("/in/plain")) for _ in range(2)] == ["fwd=uri-miss; stored", "hit"]
+
+
+def with_post(app: FastAPI) -> FastAPI:
+    """Return *app* with an endpoint that nobody decorated."""
+    app.post("/plain")(lambda: "plain")
+    return app

@@ -55,29 +55,44 @@ async def test_hook_that_raises(clock: FakeClock, caplog: pytest.LogCaptureFixtu
     assert store.stats["bypass"] == 101
 
 
-class Numbered(KeyGenerator):
-    """Gives a number for a key."""
+SECRET = b"Bearer s3cret"
+
+
+class Secretive(KeyGenerator):
+    """Gives bytes of the request for a key."""
 
     def generate_cache_key(self, request: Request) -> Any:
-        return 7
+        return SECRET
 
 
 @pytest.mark.parametrize(
-    ("options", "name"),
+    ("options", "said"),
     [
-        pytest.param({"vary_by": lambda request: 7}, "vary_by", id="vary_by"),
-        pytest.param({"key": Numbered()}, "generate_cache_key", id="key generator"),
+        pytest.param({"vary_by": lambda _: SECRET}, "vary_by must give a string or None, not bytes", id="vary_by"),
+        pytest.param({"key": Secretive()}, "generate_cache_key must give a string or None, not bytes", id="key"),
+        pytest.param(
+            {"tags": lambda _: [SECRET]}, "a tag must be a string that is not empty, not bytes", id="a tag"
+        ),
+        pytest.param(
+            {"tags": lambda _: SECRET.decode()},
+            "tags must be a list of names",
+            id="tags",
+        ),
+        pytest.param(
+            {"tags": lambda _: [""]}, "a tag must be a string that is not empty, not an empty one", id="empty"
+        ),
     ],
 )
-async def test_hook_that_gives_no_string(
-    clock: FakeClock, caplog: pytest.LogCaptureFixture, options: dict[str, Any], name: str
+async def test_hook_that_gives_what_it_cannot(
+    clock: FakeClock, caplog: pytest.LogCaptureFixture, options: dict[str, Any], said: str
 ) -> None:
-    """A hook that gives something else than a string is named, and what it gave."""
+    """A hook that gives what cannot be is named with the type of that, never with what may be a secret (S28)."""
     app = FastAPI()
     app.get("/")(cache(timeout=60, **options)(lambda: "text"))
     _, client = timed(app, clock)
     assert (await client.get("/")).json() == "text"
-    assert f"TypeError: {name} must give a string or None, not 7" in caplog.text
+    assert said in caplog.text
+    assert "s3cret" not in caplog.text
 
 
 async def test_each_place(clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:

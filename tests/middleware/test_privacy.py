@@ -206,6 +206,70 @@ async def test_a_session_that_begins_with_a_validation(excluded: tuple[str, ...]
     assert ("set-cookie" in begun.headers, "cache-control" in begun.headers) == (True, False)
 
 
+@pytest.mark.parametrize(
+    ("options", "cookie", "expected"),
+    [
+        pytest.param({}, None, because("cookie"), id="no cookie"),
+        pytest.param({"include_headers": ["Cookie"]}, None, because("cookie"), id="in the key"),
+        pytest.param({"include_headers": ["Cookie"]}, "seen=1", because("cookie"), id="another cookie in the key"),
+        pytest.param(
+            {"vary_by": lambda request: request.session["id"]}, None, "fwd=uri-miss; stored", id="told apart"
+        ),
+        pytest.param({"exclude_headers": ["Cookie"]}, None, "hit", id="does not matter"),
+    ],
+)
+async def test_a_session_that_middleware_begins(options: Any, cookie: str | None, expected: str) -> None:
+    """What was answered with a session that middleware began is nobody else's, unless the route says so."""
+    app = FastAPI()
+
+    @app.get("/")
+    @cache(timeout=60, **options)
+    async def answer(request: Request) -> str:
+        return str(request.session["id"])
+
+    put_cache(app)
+    numbers = iter("abcdef")
+
+    @app.middleware("http")
+    async def begin(request: Request, call_next: Any) -> Any:
+        request.session.setdefault("id", next(numbers))
+        return await call_next(request)
+
+    app.add_middleware(SessionMiddleware, secret_key="secret")
+    answers = []
+    for _ in range(4):
+        async with client_of(app, headers={"cookie": cookie} if cookie else {}) as client:
+            answers.append(await client.get("/"))
+    assert {told(each) for each in answers[1:]} == {expected}
+    assert [each.json() for each in answers] == list("aaaa" if expected == "hit" else "abcd")
+
+
+async def test_stored_for_nobody_and_a_session_that_begins() -> None:
+    """For whom middleware begins a session, he does not get what was stored without one."""
+    app = FastAPI()
+
+    @app.get("/")
+    @cache(timeout=60)
+    async def answer(request: Request) -> str:
+        return str(request.session.get("id"))
+
+    put_cache(app)
+
+    @app.middleware("http")
+    async def begin(request: Request, call_next: Any) -> Any:
+        if "x-visitor" in request.headers:
+            request.session["id"] = request.headers["x-visitor"]
+        return await call_next(request)
+
+    app.add_middleware(SessionMiddleware, secret_key="secret")
+    async with client_of(app) as client:
+        nobody = [await client.get("/") for _ in range(3)][-1]
+    async with client_of(app) as client:
+        alice = await client.get("/", headers={"x-visitor": "alice"})
+    assert (told(nobody), nobody.json()) == ("hit", "None")
+    assert (told(alice), alice.json()) == ("fwd=bypass; detail=cookie", "alice")
+
+
 class Incomparable:
     """Cannot be compared, as an array cannot."""
 

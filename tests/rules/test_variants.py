@@ -39,39 +39,18 @@ def test_vary_fields(lines: list[str], names: set[str] | None) -> None:
         pytest.param({"x-a"}, [], [], id="absent in both"),
         pytest.param({"x-a"}, ["X-A: 1"], ["x-a: 1"], id="case of the name"),
         pytest.param({"x-a"}, ["X-A: 1", "X-B: 1"], ["X-B: 2", "X-A: 1"], id="another field"),
-        pytest.param({"x-a"}, ["X-A: 1", "X-A: 2"], ["X-A: 1, 2"], id="lines combined"),
         pytest.param({"x-a"}, ["X-A:  1 "], ["X-A: 1"], id="outer blanks"),
         pytest.param({"accept"}, ["Accept: a,b"], ["Accept: a , b"], id="blanks in a list"),
         pytest.param(
-            {"accept-language"}, ["Accept-Language: de,,en,"], ["Accept-Language: de, en"], id="empty members"
-        ),
-        pytest.param(
-            {"accept-encoding"},
-            ["Accept-Encoding: a", "Accept-Encoding: b"],
-            ["Accept-Encoding: a,b"],
-            id="list in lines",
-        ),
-        pytest.param(
             {"accept-language"}, ["Accept-Language: DE"], ["Accept-Language: de"], id="case of a language"
         ),
-        pytest.param(
-            {"accept-language"},
-            ["Accept-Language: en;q=0.5, de"],
-            ["Accept-Language: de, en; q=0.50"],
-            id="order of weights",
-        ),
         pytest.param({"accept"}, ["Accept: a/b;q=1.0"], ["Accept: A/B"], id="a weight of one"),
-        pytest.param(
-            {"accept"}, ["Accept: c, a;q=0.5;x=1"], ["Accept: a;x=1;q=0.5, c"], id="a weight before more"
-        ),
-        pytest.param(
-            {"accept"}, ["Accept: a/b; x=1 ;Q=0"], ["Accept: a/b;x=1;q=0.000"], id="blanks in parameters"
-        ),
+        pytest.param({"accept"}, ["Accept: a/b; x=1 ;q=0"], ["Accept: A/b;x=1;q=0"], id="blanks in parameters"),
         pytest.param({"x-forwarded-for"}, ["X-Forwarded-For: a,b"], ["X-Forwarded-For: a, b"], id="other lists"),
     ],
 )
 def test_same_variant(vary: set[str], one: list[str], other: list[str]) -> None:
-    """Two requests select one variant if what they send differs in form alone."""
+    """Two requests select one variant if no handler tells apart what they send."""
     assert variant(frozenset(vary), fields(*one)) == variant(frozenset(vary), fields(*other))
 
 
@@ -83,6 +62,15 @@ def test_same_variant(vary: set[str], one: list[str], other: list[str]) -> None:
         pytest.param({"x-a"}, ["X-A:"], [], id="empty and absent"),
         pytest.param({"x-a"}, ["X-A: 1"], [], id="there and absent"),
         pytest.param({"x-a"}, ["X-A: 1", "X-A: 2"], ["X-A: 2", "X-A: 1"], id="order of lines"),
+        pytest.param({"x-a"}, ["X-A: 1", "X-A: 2"], ["X-A: 1, 2"], id="lines and one line"),
+        pytest.param({"accept"}, ["Accept: a", "Accept: b"], ["Accept: a, b"], id="a list in lines"),
+        pytest.param({"accept"}, ["Accept: a,,b"], ["Accept: a,b"], id="an empty member"),
+        pytest.param(
+            {"x-forwarded-for"}, ["X-Forwarded-For: ,a"], ["X-Forwarded-For: a"], id="an empty first one"
+        ),
+        pytest.param({"accept"}, ["Accept: a;q=0.5, b"], ["Accept: b, a;q=0.5"], id="order of weights"),
+        pytest.param({"accept"}, ["Accept: a;q=0.5;x=1"], ["Accept: a;x=1;q=0.5"], id="order of parameters"),
+        pytest.param({"accept"}, ["Accept: a;q=1;q=0"], ["Accept: a;q=0"], id="two weights"),
         pytest.param({"x-a", "x-b"}, ["X-A: 1", "X-B: 2"], ["X-A: 2", "X-B: 1"], id="values swapped"),
         pytest.param(
             {"x-tenant"}, ["X-Tenant: acme"], ["X-Tenant: acme,"], id="a comma more, where no list is known"
@@ -115,7 +103,7 @@ _lines = st.lists(st.lists(_members, max_size=4).map(",".join), max_size=2)
 @settings(max_examples=300)
 @given(st.sampled_from(["accept", "accept-language", "te", "x-a"]), _lines, _lines)
 def test_variant_by_meaning(name: str, one: list[str], other: list[str]) -> None:
-    """Two requests select one variant just if a slow reading of both finds the same meaning."""
+    """Two requests select one variant just if a slow reading of both finds the same."""
     same = selected(name, one) == selected(name, other)
     assert same is alike(name, [line.strip(" \t") for line in one], [line.strip(" \t") for line in other])
 
@@ -125,7 +113,7 @@ def test_variant_by_meaning(name: str, one: list[str], other: list[str]) -> None
 def test_form_of_a_form(name: str, lines: list[str]) -> None:
     """What is in its one form stays as it is."""
     ((_, form),) = selected(name, lines)
-    assert form is None or selected(name, [form]) == ((name, form),)
+    assert form is None or selected(name, form.split("\n")) == ((name, form),)
 
 
 def selected(name: str, lines: list[str]) -> Variant:

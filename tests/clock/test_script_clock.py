@@ -382,30 +382,32 @@ GARBAGE = {
     "a word": b"x",
     "digits": b"7",
     "no generation": b" 1 0 0 0",
+    "no time of a beginning": b"ab 1 0 0 0",
+    "a short time of a beginning": b"123456789012345ab 1 0 0 0",
     "not hexadecimal": b"xyz 1 0 0 0",
-    "too few": b"ab 1 0",
-    "too many": b"ab 1 0 0 0 0 0",
-    "negative": b"ab -1 0 0 0",
-    "fraction": b"ab 1.5 0 0 0",
-    "exponent": b"ab 1e3 0 0 0",
-    "hexadecimal": b"ab 0x9 0 0 0",
-    "no ASCII digit": "ab ² 0 0 0".encode("latin-1"),
-    "digits of another script": "ab ٣ 0 0 0".encode(),
-    "too large": b"ab 99999999999999999999 0 0 0",
-    "far too large": b"ab " + b"9" * 5_000 + b" 0 0 0",
-    "end of line": b"ab 1 0 0 0\n",
-    "two blanks": b"ab  1 0 0 0",
+    "too few": b"1234567890123456ab 1 0",
+    "too many": b"1234567890123456ab 1 0 0 0 0 0",
+    "negative": b"1234567890123456ab -1 0 0 0",
+    "fraction": b"1234567890123456ab 1.5 0 0 0",
+    "exponent": b"1234567890123456ab 1e3 0 0 0",
+    "hexadecimal": b"1234567890123456ab 0x9 0 0 0",
+    "no ASCII digit": "1234567890123456ab ² 0 0 0".encode("latin-1"),
+    "digits of another script": "1234567890123456ab ٣ 0 0 0".encode(),
+    "too large": b"1234567890123456ab 99999999999999999999 0 0 0",
+    "far too large": b"1234567890123456ab " + b"9" * 5_000 + b" 0 0 0",
+    "end of line": b"1234567890123456ab 1 0 0 0\n",
+    "two blanks": b"1234567890123456ab  1 0 0 0",
     "no text": b"\xff\x00\xfe",
     "large": b"a" * 300_000,
-    "a stamp": b"ab 1 0",
-    "a term without its epoch": b"ab 1 0 0 0 ab",
-    "a term with nothing for its epoch": b"ab 1 0 0 0 ab:",
-    "a term of no history": b"ab 1 0 0 0 :1",
-    "a term that is not hexadecimal": b"ab 1 0 0 0 xy:1",
-    "a term that is too large": b"ab 1 0 0 0 ab:9999999999999999",
-    "two blanks before a term": b"ab 1 0 0 0  ab:1",
-    "a blank after a term": b"ab 1 0 0 0 ab:1 ",
-    "two terms in one": b"ab 1 0 0 0 ab:1ab:2",
+    "a stamp": b"1234567890123456ab 1 0",
+    "a term without its epoch": b"1234567890123456ab 1 0 0 0 ab",
+    "a term with nothing for its epoch": b"1234567890123456ab 1 0 0 0 ab:",
+    "a term of no history": b"1234567890123456ab 1 0 0 0 :1",
+    "a term that is not hexadecimal": b"1234567890123456ab 1 0 0 0 xy:1",
+    "a term that is too large": b"1234567890123456ab 1 0 0 0 ab:9999999999999999",
+    "two blanks before a term": b"1234567890123456ab 1 0 0 0  ab:1",
+    "a blank after a term": b"1234567890123456ab 1 0 0 0 ab:1 ",
+    "two terms in one": b"1234567890123456ab 1 0 0 0 ab:1ab:2",
     "JSON": b'{"epoch": 1}',
 }
 
@@ -787,7 +789,7 @@ class HungScripts(FourMethods):
     operation_timeout = 0.05
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        return [b"ab 1 0 0 0", *(None for _ in keys[1:])]
+        return [b"1234567890123456ab 1 0 0 0", *(None for _ in keys[1:])]
 
     async def run_script(self, script: str, keys: Sequence[str], args: Sequence[str | int]) -> Any:
         await asyncio.Event().wait()

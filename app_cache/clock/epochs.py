@@ -23,7 +23,7 @@ MAX_BANS = 256
 """Bans kept at once; beyond, the older half is forgotten and what is older than those is a miss."""
 DIGITS = 16
 """Digits that a generation begins with: the microseconds at which it began."""
-MAX_MATCHED = 65_536
+MAX_MATCHED = 32_768
 """Characters of names, for each pattern that they are matched against, beyond which an entry is a miss."""
 MAX_PASSED = 10_000
 """Entries for which a process remembers the newest ban that they passed."""

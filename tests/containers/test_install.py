@@ -431,13 +431,13 @@ class Denies:
 
 
 class Session:
-    """Loads a session into the scope and refreshes its cookie on each response, as a session middleware does."""
+    """Puts a session of nobody into the scope and sets a cookie on each response, as a session middleware may."""
 
     def __init__(self, app: App) -> None:
         self.app = app
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
-        scope["session"] = {"user": 7}
+        scope["session"] = {}
 
         async def send_with_cookie(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":

@@ -55,6 +55,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Kept = TypeVar("Kept", bound=Entry | Value)
 
+REPORT_S = 0.001
+"""Seconds more in which a backend that gives up by itself says why."""
 PENDING_S = 5.0
 """Seconds after which a write that the backend has not taken is dropped."""
 MAX_PENDING = 1_000
@@ -818,7 +820,7 @@ async def _in_time(work: Coroutine[Any, Any, T], timeout: float) -> T:
     """
     task = asyncio.ensure_future(work)
     try:
-        for seconds in (timeout, LAST_LOOK_S):
+        for seconds in (timeout, LAST_LOOK_S + REPORT_S):
             await asyncio.wait({task}, timeout=seconds)
             if task.done():
                 return _result(task)
@@ -839,7 +841,7 @@ def _result(task: asyncio.Task[T]) -> T:
 async def _ended_in_time(work: Coroutine[Any, Any, T], timeout: float) -> T:
     """As `_in_time`, for *work* that ends as soon as it is cancelled, and so needs no task of its own."""
     loop, timer = asyncio.get_running_loop(), asyncio.timeout(None)
-    last_look = loop.call_later(timeout, lambda: timer.reschedule(loop.time() + LAST_LOOK_S))
+    last_look = loop.call_later(timeout, lambda: timer.reschedule(loop.time() + LAST_LOOK_S + REPORT_S))
     try:
         async with timer:
             return await work

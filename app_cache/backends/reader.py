@@ -63,7 +63,9 @@ class Line(Protocol):
 class _Batch:
     """Look-ups that leave together; as long as it is *open* others may join."""
 
-    def __init__(self) -> None:
+    def __init__(self, served: int) -> None:
+        self.served = served
+        """Calls of others that had been served when it began."""
         self.keys: dict[str, int] = {}
         self.waiting: list[Waiting] = []
         self.open = True
@@ -108,7 +110,7 @@ class _Batch:
         keys = [*self.keys]
         for future, places in self.waiting:
             if not future.done():
-                alone = _Batch()
+                alone = _Batch(self.served)
                 alone.add([keys[place] for place in places], future)
                 yield alone
 
@@ -120,19 +122,27 @@ class Reader:
         lend: Gives a connection when one is free.
         timeout: Seconds that a look-up may take, all waits included.
         lanes: Commands under way at once.
+        served: Counts the calls of others that the server has served.
     """
 
-    def __init__(self, lend: Callable[[], Awaitable[Line]], timeout: float, lanes: int = LANES) -> None:
+    def __init__(
+        self,
+        lend: Callable[[], Awaitable[Line]],
+        timeout: float,
+        lanes: int = LANES,
+        served: Callable[[], int] = lambda: 0,
+    ) -> None:
         self._lend = lend
         self._timeout = timeout
         self._most = lanes
+        self._served = served
         self._loop = asyncio.get_running_loop()
         self._context = Context()
         """Of nobody: what is asked for many is done in the context of none of them."""
         self._lanes: set[asyncio.Task[None]] = set()
         self._queue: deque[_Batch] = deque()
         """Those that have no lane yet."""
-        self._newest = _Batch()
+        self._newest = _Batch(0)
         self._newest.end()
 
     def ask(self, keys: Sequence[str]) -> asyncio.Future[Answer]:
@@ -159,7 +169,7 @@ class Reader:
         await asyncio.gather(*lanes, return_exceptions=True)
 
     def _begin(self, keys: Sequence[str], future: asyncio.Future[Answer]) -> None:
-        batch = self._newest = _Batch()
+        batch = self._newest = _Batch(self._served())
         batch.add(keys, future)
         batch.timer = self._loop.call_later(self._timeout, self._look_again, batch, context=self._context)
         self._queue.append(batch)
@@ -171,9 +181,11 @@ class Reader:
     def _give_up(self, batch: _Batch) -> None:
         """Tell who waits for *batch* that its time is over, and let nobody read what may still come."""
         late = time.monotonic() - batch.begun - self._timeout
-        fault = Fault.STALLED if late > STALLED_S else Fault.AWAY
+        fault, missed = Fault.STALLED if late > STALLED_S else Fault.AWAY, "answer"
+        if batch.open and self._served() > batch.served:
+            fault, missed = Fault.BUSY, "connection"
         lane = batch.lane
-        batch.fail(BackendError(f"no answer within {self._timeout:g} s", fault=fault))
+        batch.fail(BackendError(f"no {missed} within {self._timeout:g} s", fault=fault))
         if lane is None:
             self._queue.remove(batch)
         else:

@@ -443,7 +443,9 @@ class _Client:
         self._redis = redis
         self._turns = asyncio.Semaphore(connections)
         self._lender = _Lender(redis.connection_pool, self._turns, keeps=keeps)
-        self.reader = Reader(self._lender.lend, read_timeout, min(LANES, max(1, connections - 1)))
+        self._served = 0
+        lanes = min(LANES, max(1, connections - 1))
+        self.reader = Reader(self._lender.lend, read_timeout, lanes, lambda: self._served)
         self._calls = 0
         self._idle = asyncio.Event()
         self._life = _until_closed((self._lender.close, *owned), _process.pid)
@@ -487,13 +489,16 @@ class _Client:
             raise MaxConnectionsError(f"no connection became free within {MAX_WAIT_S} s") from None
         try:
             await self._lender.ready()
-            return await _anew_if_lost(lambda: ask(self._redis))
+            answer = await _anew_if_lost(lambda: ask(self._redis))
+            self._served += 1
         except ReadOnlyError:
             await self._lender.let_go()
             raise
         except asyncio.CancelledError:
             self._lender.prepare()
             raise
+        else:
+            return answer
         finally:
             self._turns.release()
 

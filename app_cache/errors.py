@@ -6,15 +6,15 @@
     ├── BackendError                      the server: it is away, slow, full or refuses
     └── NotWiredError (RuntimeError)      you: no cache is installed where one is asked for
 
-The middleware raises none of them on a request: a broken backend is a miss. Direct access through
-``get_backend`` raises `BackendError`.
+The middleware raises none of them on a request, for a broken backend is a miss; but for a policy that cannot work,
+where no lifespan or `install` could tell so before. Direct access through ``get_backend`` raises `BackendError`.
 """
 
 from enum import Enum
 
 
 class AppCacheError(Exception):
-    """The root of every error that this package raises."""
+    """The root of the errors that are this package's own; TypeError, TimeoutError and their like are Python's."""
 
 
 class ConfigurationError(AppCacheError, ValueError):

@@ -61,6 +61,8 @@ MAX_PLANS = 1_024
 """Methods and paths remembered at once."""
 MAX_PATH = 512
 """Characters of a path beyond which it is not remembered."""
+_UNKNOWN: Any = object()
+"""Stands for the plan of what has not been asked for."""
 _VERSION = "_routes_version"
 """Where a router of FastAPI counts what is added to it; one of Starlette has no such count."""
 _FORMATTER = string.Formatter()
@@ -240,21 +242,19 @@ class RouteTable:
         Raises:
             ConfigurationError: If a policy on any route cannot work.
         """
+        method = method or scope["method"]
         if not self._is_around and self.routes(scope) is None and self._routed is not None:
-            method = method or scope["method"]
             return _with(self._fallbacks.policy(scope, method), method)
         if not self._is_as_walked():
             self._rebuild()
-        method = method or scope["method"]
         key = (method, scope["path"], scope.get("root_path", ""), _host(scope) if self._by_host else "")
-        known = key in self._plans
-        if known and self._plans[key] is None:
+        if self._plans.get(key, _UNKNOWN) is None:
             return None
         if not all(map(_has_still, self._walked)):
             self._rebuild()
-            known = False
-        if known:
-            return self._plans[key]
+        plan: Plan | None = self._plans.get(key, _UNKNOWN)
+        if plan is not _UNKNOWN:
+            return plan
         plan = self._plan({**scope, "method": method})
         if len(key[1]) <= MAX_PATH:
             self._plans[key] = plan

@@ -192,15 +192,11 @@ def configure_logger(
             seconds, or a text such as ``"30 days"``; None for never.
 
     Raises:
-        ConfigurationError: If a value is none of these, or for a file that is not given, or *file* cannot be
-            opened; what was set before stays.
+        ConfigurationError: If a value is none of these, or *file* cannot be opened; what was set before stays.
     """
     level_number = _level_number(level)
     max_bytes = _quantity("rotation", rotation, SIZE_UNITS, 'a size such as "100 MB" or "1 GB"')
     max_age_s = _quantity("retention", retention, AGE_UNITS, 'an age such as "30 days" or "12 hours"')
-    for name, given, usual in (("rotation", rotation, ROTATION), ("retention", retention, RETENTION)):
-        if file is None and given not in (None, usual):
-            raise ConfigurationError(f"{name} is for a file: give file=…, or leave {name}={given!r} out")
     if not isinstance(json, bool | None):
         raise ConfigurationError(f"json must be True, False or None, not {json!r}")
     in_json = file is not None if json is None else json

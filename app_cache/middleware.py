@@ -246,9 +246,9 @@ class CacheMiddleware:
         *routed*: The *scope*, with what the routers have come to since.
         """
         stamps: list[str] = []
-        if plan is None or plan.policy is None or plan.invalidates is not None:
+        is_cached = plan is not None and plan.policy is not None and plan.invalidates is None
+        if scope["method"] not in SAFE_METHODS and not is_cached:
             stamps += self._stamps(scope, to_invalidate(scope["method"], target_of(scope), status, headers))
-        if scope["method"] not in SAFE_METHODS:
             here = origin_of(scope)
             stamps += [group_stamp(here, group) for group in strings(headers, b"cache-group-invalidation")]
         patterns: list[str] = []
@@ -271,11 +271,12 @@ class CacheMiddleware:
         Raises:
             ConfigurationError: If a filled-in template cannot work: a URL that became none, say.
         """
+        templates = (*(() if callable(asked.tags) else asked.tags), *asked.urls, *asked.patterns)
+        if not (plan.is_sure or plan.has_names_of(templates)):
+            raise ConfigurationError(f"a template of @invalidates on {plan.route} names what nothing has")
         tags = await tags_of(asked.tags, plan, scope)
         urls = plan.fill_in(asked.urls, scope, escape_for_url)
         patterns = plan.fill_in(asked.patterns, scope, escape_for_glob)
-        if not plan.is_sure and None in (tags, urls, patterns):
-            raise ConfigurationError(f"a template of @invalidates on {plan.route} cannot be filled in")
         stamps = [*map(tag_stamp, tags or ()), *map(stamp_of_url, urls or ())]
         return stamps, [*map(fitted, patterns or ())]
 
@@ -337,8 +338,9 @@ class _Change:
             self._order = Order(everything=True)
             raise
         if order is not None:
-            result = await self._carry_out(order)
-            self._order = order if result.durable else None
+            self._order = order
+            if not (await self._carry_out(order)).durable:
+                self._order = None
         if self._posted is not None:
             await self._posted.started(status, headers)
         return {**message, "headers": [*headers]}

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from starlette.requests import HTTPConnection, Request
 
     from app_cache.keys import KeyGenerator
+else:  # what reads annotations at run time, as pydantic does, looks for these
+    HTTPConnection = Request = KeyGenerator = Any
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
@@ -46,9 +48,9 @@ MAX_BODY = 1024 * 1024
 CACHEABLE_METHODS = frozenset({"GET", "POST", "QUERY"})
 _INTERNAL = frozenset({"http_only", "store_set_cookie", "stale_on_failure"})
 
-TagsOf: TypeAlias = "Callable[[Request], Collection[str] | Awaitable[Collection[str]]]"
-TextOf: TypeAlias = "Callable[[Request], str | Awaitable[str | None] | None]"
-TagSource: TypeAlias = "Collection[str] | TagsOf"
+TagsOf: TypeAlias = Callable[[Request], Collection[str] | Awaitable[Collection[str]]]
+TextOf: TypeAlias = Callable[[Request], str | Awaitable[str | None] | None]
+TagSource: TypeAlias = Collection[str] | TagsOf
 Seconds = float | timedelta
 
 
@@ -518,13 +520,14 @@ def _statuses(name: str, value: Any) -> dict[int, float | None]:
             raise ConfigurationError(
                 f"{name} must hold final statuses from 200 to 599 but 206 and 304, not {status!r}"
             )
-        if status in NEVER_STORED:
-            raise ConfigurationError(
-                f"{name} must not hold {status}: it is about one client, and no cache may store it (RFC 6585)"
-            )
+    never = NEVER_STORED.intersection(value)
+    if never and (isinstance(value, Mapping) or never.issuperset(value)):
+        raise ConfigurationError(
+            f"{name} must not hold {min(never)}: it is about one client, and no cache may store it (RFC 6585)"
+        )
     if isinstance(value, Mapping):
         return {s: None if v is None else checked_seconds(f"{name}[{s}]", v) for s, v in value.items()}
-    return dict.fromkeys(value)
+    return dict.fromkeys(status for status in value if status not in NEVER_STORED)
 
 
 def _query(name: str, value: Any) -> frozenset[str]:

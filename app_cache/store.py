@@ -396,16 +396,21 @@ class StoredResponses:
             return await self.clock.seal(mark, subject) is not None
         return (await self.clock.read(subject)).judge(mark, subject) is Verdict.VALID
 
-    async def begin(self, reading: Reading | None, subject: Subject, keep_for: float) -> Mark | None:
-        """Return what an entry carries whose handler begins after this; None: it cannot be stored."""
+    async def begin(
+        self, reading: Reading | None, subject: Subject, keep_for: float, *, at_once: bool = False
+    ) -> Mark | None:
+        """Return what an entry carries whose handler begins after this; None: it cannot be stored.
+
+        *at_once*: There is no handler.
+        """
         if reading is None:
             return None
-        return await self._attempt("begin", self.clock.begin(reading, subject, keep_for))
+        return await self._attempt("begin", self.clock.begin(reading, subject, keep_for, at_once=at_once))
 
     async def mark(self, subject: Subject, keep_for: float) -> Mark | None:
         """Return what a value carries that is made now; None: it cannot be stored."""
         reading = await self._attempt("look_up", self._read_clock(subject))
-        return await self.begin(reading, subject, keep_for)
+        return await self.begin(reading, subject, keep_for, at_once=True)
 
     async def _read_clock(self, subject: Subject) -> Reading:
         await self._pay()
@@ -451,11 +456,13 @@ class StoredResponses:
         self.stats["stored"] += 1
         return True
 
-    async def keep_value(self, value: Value, keep_for: float, turn: int) -> None:
+    async def keep_value(self, value: Value, keep_for: float, turn: int) -> bool:
         """Store *value* for *keep_for* seconds, unless what is there began in a later *turn*; as `keep`."""
-        if self._takes_its_place(value.key, turn):
-            await self._put(value, subject_of(value), keep_for)
-            self.stats["value-stored"] += 1
+        if not self._takes_its_place(value.key, turn):
+            return False
+        await self._put(value, subject_of(value), keep_for)
+        self.stats["value-stored"] += 1
+        return True
 
     def _takes_its_place(self, key: str, turn: int) -> bool:
         """Return whether what began in *turn* is the newest for *key*, and remember it as such."""

@@ -181,8 +181,8 @@ class ValueCache:
         mark = await self.store.mark(subject, terms.keep_for)
         if mark is not None:
             record = terms.value(subject, content, mark, self.store.now())
-            await self.store.keep_value(record, terms.keep_for, turn)
-            await self.store.written(record.key)
+            if await self.store.keep_value(record, terms.keep_for, turn):
+                await self.store.written(record.key)
 
     async def delete(self, key: str) -> InvalidationResult:
         """Forget what is kept under *key*, or is being made for it, as `by_key` of the invalidation service does.
@@ -541,7 +541,7 @@ def own_copy(error: Exception) -> Exception | None:
 
 def _copy_slots(error: Exception, own: Exception) -> None:
     """Give *own* what *error* has beside its `__dict__`: `args`, the `errno` of an OSError, what is in slots."""
-    own.args = error.args
+    object.__setattr__(own, "args", error.args)
     for slot in _slots_of(type(error)):
         with suppress(AttributeError):  # nothing is in it, or it is read-only: what `__new__` was given
             if (value := slot.__get__(error)) is not None:

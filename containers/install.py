@@ -15,13 +15,13 @@ from app_cache.layers import with_shortcut
 from app_cache.middleware import CacheMiddleware
 from app_cache.routes.table import check_routes
 from app_cache.services import STATE_ATTRIBUTE, announce_installed, checked_key_generator, resolved
+from app_cache.store import StoredResponses
 from app_cache.values import ValueCache
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from app_cache.services import CacheServices
-    from app_cache.store import StoredResponses
 
 
 def install(app: Starlette, container: Any, *, front: bool = False, **options: Any) -> None:
@@ -79,7 +79,7 @@ def _check_part(name: str, part: object, kind: type, store: StoredResponses) -> 
         raise ConfigurationError(
             f"container.{name}() must give an instance of a subclass of {kind.__name__}, not {part!r}"
         )
-    if getattr(part, "store", None) is not store:
+    if isinstance(kept := getattr(part, "store", store), StoredResponses) and kept is not store:
         of = type(part).__name__
         raise ConfigurationError(
             f"container.{name}() must keep to container.store(), and gives a {of} of another store: "

@@ -9,10 +9,11 @@ import re
 import sys
 from datetime import timedelta
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import pytest
 from fastapi import FastAPI
+from pydantic import TypeAdapter
 from starlette.requests import Request
 
 import app_cache.policy as policy_module
@@ -252,7 +253,7 @@ def test_declares(policy: CachePolicy, declared: bool) -> None:
         pytest.param("statuses", [600], "600", id="statuses, none"),
         pytest.param("statuses", [206], "206", id="statuses, a part"),
         pytest.param("statuses", {304: 5}, "304", id="statuses, not modified"),
-        pytest.param("statuses", [404, 429], "no cache may store it (RFC 6585)", id="statuses, too many requests"),
+        pytest.param("statuses", [429], "no cache may store it (RFC 6585)", id="statuses, too many requests"),
         pytest.param("statuses", {428: 5}, "not hold 428", id="statuses, precondition required"),
         pytest.param("statuses", {431: 5}, "not hold 431", id="statuses, fields too large"),
         pytest.param("statuses", [511], "not hold 511", id="statuses, network authentication required"),
@@ -553,3 +554,16 @@ def test_add_tags_without_a_cache() -> None:
     request = Request({"type": "http"})
     add_tags(request, "one")
     assert LATE_TAGS not in request.scope
+
+
+def test_ranges_of_statuses() -> None:
+    """Of a range of statuses those are meant that may be stored."""
+    statuses: Any = range(400, 500)
+    assert {*statuses} - {*CachePolicy(statuses=statuses).statuses} == {428, 429, 431}
+
+
+@pytest.mark.parametrize("what", [CachePolicy, Invalidates, cache, invalidates, add_tags])
+def test_annotations_at_run_time(what: Any) -> None:
+    """What reads annotations as the program runs, as pydantic does, can read ours."""
+    assert get_type_hints(what)
+    assert TypeAdapter(CachePolicy).validate_python({"timeout": 5}) == CachePolicy(timeout=5)

@@ -920,8 +920,8 @@ def _copy(function: Any) -> Any:
     return copied
 
 
-def _subclass(kind: type) -> type:
-    return type("Sub", (kind,), {})
+def _subclass(kind: type, **methods: Any) -> type:
+    return type("Sub", (kind,), methods)
 
 
 class Page(HTTPEndpoint):
@@ -1003,21 +1003,29 @@ async def test_kinds_of_endpoints(endpoint: Any) -> None:
     assert await is_cached(app, "/x")
 
 
+async def forbidden(self: Any, request: Request) -> Response:
+    """Answer a HEAD in a way of its own."""
+    return PlainTextResponse("no", 403)
+
+
 @pytest.mark.parametrize(
-    "endpoint",
+    ("endpoint", "expected"),
     [
-        pytest.param(cached, id="function"),
-        pytest.param(cache(timeout=60)(_subclass(Page)), id="class"),
-        pytest.param(cache(timeout=60)(PlainTextResponse("text")), id="object"),
+        pytest.param(cached, "hit", id="function"),
+        pytest.param(cache(timeout=60)(_subclass(Page)), "hit", id="class"),
+        pytest.param(cache(timeout=60)(_subclass(Page, head=forbidden)), None, id="own head"),
+        pytest.param(cache(timeout=60)(PlainTextResponse("text")), None, id="object"),
     ],
 )
-async def test_head_of_kinds_of_endpoints(endpoint: Any) -> None:
-    """The HEAD of whatever is cached is answered by what its GET stored."""
+async def test_head_of_kinds_of_endpoints(endpoint: Any, expected: str | None) -> None:
+    """The HEAD of what is cached is answered by what its GET stored where it is known that it would be GET's."""
     app = Starlette(routes=[Route("/x", endpoint)])
     put_cache(app)
     async with client_of(app) as client:
+        before = await client.head("/x")
         await client.get("/x")
-        assert told(await client.head("/x")) == "hit"
+        after = await client.head("/x")
+    assert (told(after), after.status_code) == (expected, before.status_code)
 
 
 @cache(timeout=60)

@@ -1487,3 +1487,17 @@ async def test_deleted_is_gone(redis_server: Server) -> None:
     assert not redis_server.command("KEYS", "cache:v:*")
     await store.close()
     await backend.close()
+
+
+@dataclass(frozen=True)
+class FrozenError(Exception):
+    """An error of which nothing can be changed."""
+
+    code: int
+
+
+def test_copy_of_a_frozen_error() -> None:
+    """An error that is a frozen dataclass has a copy like any other."""
+    own = own_copy(FrozenError(7))
+    assert own == FrozenError(7)
+    assert own.args == (7,)

@@ -13,6 +13,7 @@ import math
 import os
 import re
 import threading
+import time
 from contextlib import suppress
 from contextvars import Context
 from enum import Enum
@@ -96,6 +97,8 @@ NOT_LOGGED_IN: Final = ("HELLO must be called with the client already authentica
 DENIED_IN_SCRIPT: Final = ("ACL failure in script", "The user executing the script can't run this command")
 """How Valkey and Redis begin to say that a script may not do what it does; no code says it."""
 NOT_BY_SENTINELS: Final = "the Sentinels want another sentinel_password than is given, if any is"
+MAKING_S: Final = 5.0
+"""Seconds after which what makes a connection for nobody is not waited for any more, but ended."""
 LOST: Final = "Connection lost"
 """What is said of a connection that was lost before anything was written to it."""
 OTHER_LOOP: Final = "connection_pool has a connection of another event loop: give each loop a backend with a pool"
@@ -438,11 +441,17 @@ class _Client:
     """The connections that one event loop has in one process, and the turns that calls take at them."""
 
     def __init__(
-        self, redis: Any, connections: int, read_timeout: float, *owned: Closing, keeps: bool = False
+        self,
+        redis: Any,
+        connections: int,
+        read_timeout: float,
+        *owned: Closing,
+        keeps: bool = False,
+        is_own: bool = True,
     ) -> None:
         self._redis = redis
         self._turns = asyncio.Semaphore(connections)
-        self._lender = _Lender(redis.connection_pool, self._turns, keeps=keeps)
+        self._lender = _Lender(redis.connection_pool, self._turns, keeps=keeps, is_own=is_own)
         self._served = 0
         lanes = min(LANES, max(1, connections - 1))
         self.reader = Reader(self._lender.lend, read_timeout, lanes, lambda: self._served)
@@ -509,16 +518,18 @@ class _Lender:
     If it *keeps* what is given back, it is lent again without a way through the pool, which costs a fifth of a
     look-up, until others want a turn. A connection that has to be made is made whether or not who wants it stays,
     and another where who had one left in the midst of it: if to make it and to use it took longer than a call may,
-    there would never be an answer.
+    there would never be an answer. Of a pool that is not our *own* none is made for nobody.
     """
 
-    def __init__(self, pool: Any, turns: asyncio.Semaphore, *, keeps: bool) -> None:
+    def __init__(self, pool: Any, turns: asyncio.Semaphore, *, keeps: bool, is_own: bool) -> None:
         self._pool = pool
         self._turns = turns
         self._keeps = keeps
+        self._is_open = is_own
+        """Whether a connection may be made for nobody."""
         self._kept: _Line | None = None
-        self._left: set[asyncio.Task[None]] = set()
-        """What makes a connection that nobody waits for any more."""
+        self._left: dict[asyncio.Task[None], float] = {}
+        """What makes a connection that nobody waits for any more, and when it began."""
         self._may_let_go_at = -math.inf
 
     async def lend(self) -> _Line:
@@ -544,37 +555,50 @@ class _Lender:
             RedisError, OSError: If none can be made.
         """
         free = self._pool._get_free_connections()  # noqa: SLF001 - no other way to know them
-        if free and await _is_ready(free[-1]):
+        if not self._is_open or (free and await _is_ready(free[-1])):
             return
-        making = self._left.pop() if self._left else self._begin_to_make()
+        making, began_at = self._taken_over() or self._begin_to_make()
         try:
             await asyncio.shield(making)
         except asyncio.CancelledError:
-            self._leave(making)
+            self._leave(making, began_at)
             raise
 
     def prepare(self) -> None:
         """Have a connection made for who wants one next, unless one is being made for nobody already."""
-        if not self._left:
-            self._leave(self._begin_to_make())
+        if self._is_open and not self._left:
+            self._leave(*self._begin_to_make())
 
-    def _begin_to_make(self) -> asyncio.Task[None]:
-        return asyncio.create_task(self._make(), context=Context())
+    def _taken_over(self) -> tuple[asyncio.Task[None], float] | None:
+        """Return what makes a connection for nobody, and has not done so for long; what has is ended."""
+        now = time.monotonic()
+        while self._left:
+            making, began_at = self._left.popitem()
+            if now - began_at < MAKING_S:
+                return making, began_at
+            making.cancel()
+        return None
 
-    def _leave(self, making: asyncio.Task[None]) -> None:
-        if not making.done():
-            self._left.add(making)
-            making.add_done_callback(self._made_for_nobody)
+    def _begin_to_make(self) -> tuple[asyncio.Task[None], float]:
+        return asyncio.create_task(self._make(), context=Context()), time.monotonic()
+
+    def _leave(self, making: asyncio.Task[None], began_at: float) -> None:
+        making.add_done_callback(self._made_for_nobody)
+        if not self._is_open:
+            making.cancel()
+        elif not making.done():
+            self._left[making] = began_at
 
     async def _make(self) -> None:
         await self._pool.release(await _anew_if_lost(self._pool.get_connection))
 
     def _made_for_nobody(self, making: asyncio.Task[None]) -> None:
-        self._left.discard(making)
+        self._left.pop(making, None)
         _ = making.cancelled() or making.exception()
 
     async def close(self) -> None:
-        """End what makes connections for nobody."""
+        """End what makes connections for nobody; none is made so later."""
+        self._is_open = False
         left = [*self._left]
         for making in left:
             making.cancel()
@@ -779,7 +803,7 @@ class _GivenPool:
         self._pool = pool
 
     def client(self, read_timeout: float) -> _Client:
-        return _Client(Redis(connection_pool=self._pool), self._pool.max_connections, read_timeout)
+        return _Client(Redis(connection_pool=self._pool), self._pool.max_connections, read_timeout, is_own=False)
 
 
 class _PromptHello:

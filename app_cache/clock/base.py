@@ -233,10 +233,12 @@ class InvalidationClock(ABC):
         """Return a reading with the stamps of *subject*."""
 
     @abstractmethod
-    async def begin(self, reading: Reading, subject: Subject, keep_for: float) -> Mark | None:
+    async def begin(
+        self, reading: Reading, subject: Subject, keep_for: float, *, at_once: bool = False
+    ) -> Mark | None:
         """Return what an entry carries whose handler begins after this, or None: it is not to be stored.
 
-        The stamps that are missing are created.
+        The stamps that are missing are created; *at_once*: before this returns, for there is no handler.
         """
 
     @abstractmethod

@@ -23,6 +23,8 @@ MAX_BANS = 256
 """Bans kept at once; beyond, the older half is forgotten and what is older than those is a miss."""
 DIGITS = 16
 """Digits that a generation begins with: the microseconds at which it began."""
+LAST_NUMBER = 2**53 - 2
+"""The largest of those numbers: beyond, Lua cannot tell one from the next. It stands for the year 2255."""
 MAX_MATCHED = 32_768
 """Characters of names, for each pattern that they are matched against, beyond which an entry is a miss."""
 MAX_PASSED = 10_000

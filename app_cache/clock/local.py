@@ -101,7 +101,7 @@ class LocalClock(InvalidationClock):
     async def read(self, subject: Subject) -> Reading:
         return _LocalReading(self._state)
 
-    async def begin(self, reading: Reading, subject: Subject, keep_for: float) -> Mark:
+    async def begin(self, reading: Reading, subject: Subject, keep_for: float, *, at_once: bool = False) -> Mark:
         return cast("_LocalReading", reading).mark
 
     async def store(self, key: str, value: bytes, keep_for: float, mark: Mark, subject: Subject) -> None:

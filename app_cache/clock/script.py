@@ -25,6 +25,7 @@ from app_cache.backends.base import BatchingBackend, CombinedBackend, ScriptBack
 from app_cache.clock.base import Basis, InvalidationClock, InvalidationResult, Order, Reading, Verdict, end
 from app_cache.clock.epochs import (
     DIGITS,
+    LAST_NUMBER,
     MAX_BANS,
     Ban,
     Bans,
@@ -72,7 +73,8 @@ end
 local function clock_parts(text)
   local numbers, terms = string.match(text or '', '^(%x+ %d+ %d+ %d+ %d+)(.*)$')
   if not numbers or string.gsub(terms, ' %x+:%d+', '') ~= '' then return nil end
-  if not string.match(numbers, '^' .. string.rep('%d', {DIGITS})) then return nil end
+  local number = string.match(numbers, '^' .. string.rep('%d', {DIGITS}))
+  if not number or tonumber(number) > {LAST_NUMBER} then return nil end
   for since in string.gmatch(terms, ':(%d+)') do
     if #since > 15 then return nil end
   end
@@ -117,10 +119,14 @@ return clock
 INVALIDATE = f"""#!lua flags=allow-oom
 {_NUMBERS}
 -- Begins an epoch: stamps that exist in KEYS, the floor, or bans (ARGV[4], ...) say what it names.
--- Where there is no clock, whatever may come back of one began before the number that this returns.
+-- Where there is no clock, or none that can be read, all that may come back of one began before the number that is
+-- returned.
 local soft, everything, most = ARGV[1] == '1', ARGV[2] == '1', tonumber(ARGV[3])
 local generation, epoch, floor, soft_floor, newest, terms = clock_parts(redis.call('GET', KEYS[1]))
-if not generation then return string.format('%0{DIGITS}.0f', number_of_now()) end
+if not generation then
+  redis.call('DEL', KEYS[1])
+  return string.format('%0{DIGITS}.0f', number_of_now())
+end
 local info = redis.pcall('INFO', 'replication')
 local history = type(info) == 'string' and string.match(info, 'master_replid:(%x+)')
 if history and history:sub(1, 12) ~= string.match(terms, '(%x+):%d+$') then
@@ -166,10 +172,14 @@ redis.call('SET', KEYS[1], clock, 'KEEPTTL')
 return clock
 """
 
-END_GENERATION = """#!lua flags=allow-oom
--- Forgets the clock of the generation ARGV[1].
+END_GENERATION = f"""#!lua flags=allow-oom
+{_NUMBERS}
+-- Begins a generation in the place of ARGV[1], with a later number than ARGV[3], so that nobody ends it again.
 local clock = redis.call('GET', KEYS[1])
-if clock and string.match(clock, '^%x+') == ARGV[1] then redis.call('DEL', KEYS[1]) end
+if clock and string.match(clock, '^%x+') == ARGV[1] then
+  local number = math.max(number_of_now(), ARGV[3] + 1)
+  redis.call('SET', KEYS[1], string.format('%0{DIGITS}.0f', number) .. ARGV[2] .. ' 1 0 0 0', 'KEEPTTL')
+end
 return true
 """
 
@@ -190,7 +200,7 @@ def parse_epochs(raw: bytes | None) -> Epochs | None:
     """Return the clock that Redis holds, or None if it is missing or unreadable."""
     found = _CLOCK.fullmatch(raw or b"")
     parts = _parts(found[1], 4) if found else None
-    if found is None or parts is None:
+    if found is None or parts is None or int(parts[0][:DIGITS]) > LAST_NUMBER:
         return None
     generation, (epoch, floor, soft_floor, newest_ban) = parts
     return Epochs(generation, epoch, floor, soft_floor, newest_ban, _terms(found[2]))
@@ -341,7 +351,8 @@ class ScriptClock(InvalidationClock):
         if epochs is None:
             return None
         if seen.is_newer_than(epochs) or self._seen.contradicts(epochs):
-            await self._backend.run_script(END_GENERATION, [self._clock], [epochs.generation])
+            args: list[str | int] = [epochs.generation, secrets.token_hex(8), self._seen.number]
+            await self._backend.run_script(END_GENERATION, [self._clock], args)
             return None
         self._note(epochs)
         return epochs
@@ -350,13 +361,16 @@ class ScriptClock(InvalidationClock):
         self._seen = self._seen.and_then(epochs)
         self._seen_at = self._monotonic()
 
-    async def begin(self, reading: Reading, subject: Subject, keep_for: float) -> Mark | None:
+    async def begin(
+        self, reading: Reading, subject: Subject, keep_for: float, *, at_once: bool = False
+    ) -> Mark | None:
         found = cast("_ScriptReading", reading)
-        if found.mark is None:
+        lacks = found.lacks(subject.tags)
+        if found.mark is None or (at_once and lacks):
             seen = self._seen
             epochs = await self._unless_it_went_back(parse_epochs(await self._touch(subject.tags, keep_for)), seen)
             return None if epochs is None else _mark(epochs)
-        if found.lacks(subject.tags):
+        if lacks:
             self._touch_beside(subject.tags, keep_for)
         return found.mark
 

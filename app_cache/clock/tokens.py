@@ -97,7 +97,7 @@ class TokenClock(InvalidationClock):
     def _key(self, name: str) -> str:
         return self._prefix + _plain(name, self._room)
 
-    async def begin(self, reading: Reading, subject: Subject, keep_for: float) -> Mark:
+    async def begin(self, reading: Reading, subject: Subject, keep_for: float, *, at_once: bool = False) -> Mark:
         tokens = cast("_TokenReading", reading).tokens
         missing = [name for name, token in tokens.items() if token is None]
         return Mark(tokens=await self._complete(tokens | await self._tokens([_ACTIVITY, *missing]), keep_for))

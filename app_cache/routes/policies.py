@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from starlette.endpoints import HTTPEndpoint
+
 from app_cache.errors import ConfigurationError
 from app_cache.guards import guarded
 from app_cache.keys import full_path, root_paths, without_root
@@ -111,11 +113,18 @@ def _covers(policy: CachePolicy, method: str) -> bool:
 
 def methods_of(policy: CachePolicy, context: Any) -> frozenset[str]:
     """Return the methods whose requests of a route are the cache's: POST where it is all there is, or is named."""
-    of_route = frozenset(context.methods or CACHEABLE_METHODS | {"HEAD"})
+    of_route = frozenset(context.methods or CACHEABLE_METHODS | _head_as_get(context))
     cached = of_route & (policy.methods or CACHEABLE_METHODS)
     if policy.methods is None and cached & SAFE_AND_CACHED:
         cached &= SAFE_AND_CACHED
     return cached | ({"HEAD"} & of_route if "GET" in cached else frozenset())
+
+
+def _head_as_get(context: Any) -> frozenset[str]:
+    """Return HEAD if a class is the endpoint, in which it is answered as GET."""
+    endpoint = getattr(context, "endpoint", None)
+    is_get = isinstance(endpoint, type) and issubclass(endpoint, HTTPEndpoint) and not hasattr(endpoint, "head")
+    return frozenset({"HEAD"}) if is_get else frozenset()
 
 
 def guard_as_asked(policy: CachePolicy, context: Any) -> bool:
@@ -133,16 +142,17 @@ def guard_as_asked(policy: CachePolicy, context: Any) -> bool:
     return True
 
 
-def keyed_by(policy: CachePolicy, declared: Iterable[Declared]) -> CachePolicy | None:
+def keyed_by(policy: CachePolicy, declared: Iterable[Declared], *, is_sure: bool = True) -> CachePolicy | None:
     """Return *policy* with what endpoints are *declared* to read in its key, unless it excludes that.
 
     Those are headers, and the query parameters of security schemes. Authorization and Cookie are left out where
     their presence alone keeps an answer from being shared: in the key they would say that it may be. By the RFC
-    alone the key says nothing of that. None: an endpoint is declared to read any header, and no key tells its
-    answers apart.
+    alone the key says nothing of that; but where it is not sure which endpoint answers they are left out too, and
+    whether one did that reads them is asked then. None: an endpoint is declared to read any header, and no key
+    tells its answers apart.
     """
     declared = [*declared]
-    guarded_apart = frozenset() if policy.http_only else frozenset({"authorization", "cookie"})
+    guarded_apart = frozenset() if policy.http_only and is_sure else frozenset({"authorization", "cookie"})
     headers = frozenset().union(*(each.headers for each in declared)) - guarded_apart
     unkeyed = headers - {*policy.include_headers, *policy.exclude_headers}
     if ANY in unkeyed:

@@ -49,7 +49,7 @@ from app_cache.routes.ways import (
 from app_cache.rules.decisions import SAFE_METHODS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from app_cache.asgi import Scope
     from app_cache.policy import CachePolicy, Invalidates
@@ -104,6 +104,10 @@ class Plan:
             return False
         return keyed_by(self.policy, [parameters_of(context)]) == self.policy
 
+    def has_names_of(self, templates: Iterable[str]) -> bool:
+        """Return whether the endpoint receives something by each name in *templates*."""
+        return template_names(*templates) <= self.parameters.names | self.path_params.keys()
+
     def fill_in(
         self, templates: Sequence[str], scope: Scope, escape: Callable[[str], str] | None = None
     ) -> list[str] | None:
@@ -115,7 +119,7 @@ class Plan:
         that it stays data in what it becomes a part of.
         """
         names = template_names(*templates)
-        is_known = self.is_sure or not names or names <= self.parameters.names | self.path_params.keys()
+        is_known = self.is_sure or self.has_names_of(templates)
         values = self.parameters.values(names, scope, self.path_params) if names and is_known else {}
         if values is None or not is_known:
             return None
@@ -329,7 +333,7 @@ def _for_one_of(ways: list[Way], policy: CachePolicy | None) -> CachePolicy | No
     """Return *policy* for what one of *ways* leads to, nobody knows which; None where a decorator may go first."""
     if policy is None or any(way.is_decorated for way in ways):
         return None
-    return keyed_by(policy, ways)
+    return keyed_by(policy, ways, is_sure=False)
 
 
 def _has_still(walked: tuple[Any, list[Any]]) -> bool:

@@ -162,8 +162,14 @@ def unshared_credential(request: RequestHead, said: ResponseDirectives, policy: 
     if policy.http_only or said.public:
         return None
     cookie_matters = has_field(request.headers, b"cookie") and not policy.declares("cookie")
-    session_matters = request.begins_session and policy.vary_by is None and "cookie" not in policy.exclude_headers
+    session_matters = request.begins_session and not _tells_session(request, policy)
     return Refusal.COOKIE if cookie_matters or session_matters else None
+
+
+def _tells_session(request: RequestHead, policy: CachePolicy) -> bool:
+    """Return whether *policy* tells apart a session that no cookie of *request* does, or says that it need not."""
+    by_token = "authorization" in policy.include_headers and has_field(request.headers, b"authorization")
+    return by_token or policy.vary_by is not None or "cookie" in policy.exclude_headers
 
 
 def select(
@@ -210,15 +216,16 @@ def select(
 def answers_others(stored: StoredResponse, policy: CachePolicy, now: float) -> bool:
     """Return whether *stored*, which has just come, may answer others who wait for it at *now* (RFC 9111 §4).
 
-    It may not where each use needs a validation. That a lifetime is over which the policy alone gives says only
-    that the handler is slow.
+    It may not where each use needs a validation. That a lifetime is over says only that the handler is slow, if
+    the response does not forbid any use then.
     """
     said = response_directives(stored.headers)
     left = stored.freshness_lifetime - current_age(stored, now)
     if said.no_cache or left > 0:
         return not said.no_cache
     is_policys = policy.timeout is not None and explicit_lifetime(said, stored.headers, stored.received_at) is None
-    return is_policys or (_may_be_stale(said) and 0 < stored.stale_while_revalidate >= -left)
+    may_be_over = stored.freshness_lifetime > 0 or 0 < stored.stale_while_revalidate >= -left
+    return is_policys or (may_be_over and _may_be_stale(said))
 
 
 def _earlier(stored: StoredResponse, policy: CachePolicy, chance: float) -> float:

@@ -272,6 +272,19 @@ class TestRefusals:
         container.values.override(providers.Factory(ValueCache, container.store))
         install(FastAPI(), container)
 
+    @pytest.mark.parametrize("attributes", [{}, {"store": "a database"}], ids=["no store", "another thing"])
+    def test_service_around_another(self, attributes: dict[str, Any]) -> None:
+        """A service that hands on to another, and keeps no stored responses itself, is taken."""
+
+        class Around(InvalidationService):
+            def __init__(self, inner: InvalidationService) -> None:
+                self.inner = inner
+                vars(self).update(attributes)
+
+        container = CacheContainer()
+        container.invalidation.override(providers.Object(Around(InvalidationService(container.store()))))
+        install(FastAPI(), container)
+
     def test_what_is_no_whole_container(self) -> None:
         """What lacks a part that is needed later is no container."""
         lacking = SimpleNamespace(**{part: CacheContainer.providers[part] for part in PARTS[:-1]})

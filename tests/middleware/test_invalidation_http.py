@@ -11,6 +11,7 @@ import httpx
 import pytest
 from dependency_injector import providers
 from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse, StreamingResponse
 from fastapi.routing import APIRoute
 
@@ -927,6 +928,65 @@ async def test_what_cannot_be_filled_in_there(place: Any, path: str, caplog: pyt
     app = unseen(place, path, tags=["{nonsense}"])
     assert await forgotten(app, "PUT", "/in/7", "/pages/7", "/pages/8") == ["/pages/7", "/pages/8"]
     assert "@invalidates" in caplog.text
+
+
+async def test_values_that_are_none_there() -> None:
+    """A request that an endpoint refuses for its values invalidates nothing there either, whatever is answered."""
+    app = FastAPI()
+    app.get("/pages/{page}")(cache(timeout=60, tags=["page-{page}"])(lambda page: page))
+    put_cache(app)
+    inner = mounted(app, shown=True)
+    inner.exception_handler(RequestValidationError)(lambda request, error: RedirectResponse("/form", 303))
+
+    @inner.put("/{item}")
+    @invalidates(tags=["page-{item}"])
+    async def change(item: int) -> int:
+        return item
+
+    assert await forgotten(app, "PUT", "/in/abc", "/pages/7", "/pages/8") == []
+    assert await forgotten(app, "PUT", "/in/7", "/pages/7", "/pages/8") == ["/pages/7"]
+
+
+async def test_groups_of_a_cached_post() -> None:
+    """A POST that is itself cached invalidates no groups, where nobody knows its endpoint too."""
+
+    async def opaque(scope: Any, receive: Any, send: Any) -> None:
+        fields = {"cache-control": "max-age=60", "cache-groups": '"g"'}
+        changed = {"cache-group-invalidation": '"g"'} if scope["method"] == "POST" else {}
+        await Response("text", headers=fields | changed)(scope, receive, send)
+
+    policy = CachePolicy(timeout=60, methods=frozenset({"GET", "POST"}))
+    cached = CacheMiddleware(opaque, MemoryBackend(), default_policy=policy)
+    async with client_of(cached) as client:
+        await client.get("/a")
+        for _ in range(2):
+            await client.post("/b")
+        assert told(await client.get("/a")) == "hit"
+
+
+async def test_cancelled_while_the_service_is_asked() -> None:
+    """A request that is cancelled while a service of one's own is asked has its order carried out (F31)."""
+    asked = asyncio.Event()
+
+    class Slow(InvalidationService):
+        async def carry_out(self, order: Order) -> InvalidationResult:
+            if not asked.is_set():
+                asked.set()
+                await asyncio.Event().wait()
+            return await super().carry_out(order)
+
+    app = FastAPI()
+    app.get("/item")(cache(timeout=60)(lambda: "text"))
+    app.put("/item")(lambda: "text")
+    container = put_cache(app)
+    container.invalidation.override(providers.Object(Slow(container.store())))
+    async with client_of(app) as client:
+        await client.get("/item")
+        change = asyncio.create_task(client.put("/item"))
+        await asked.wait()
+        change.cancel()
+        await asyncio.wait({change})
+        assert told(await client.get("/item")) == MISS
 
 
 async def test_get_where_no_table_of_routes_sees_it() -> None:

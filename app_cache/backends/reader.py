@@ -60,6 +60,13 @@ class Line(Protocol):
         ...
 
 
+class Tally:
+    """How many calls of others the server has served."""
+
+    def __init__(self) -> None:
+        self.total = 0
+
+
 class _Batch:
     """Look-ups that leave together; as long as it is *open* others may join."""
 
@@ -122,7 +129,7 @@ class Reader:
         lend: Gives a connection when one is free.
         timeout: Seconds that a look-up may take, all waits included.
         lanes: Commands under way at once.
-        served: Counts the calls of others that the server has served.
+        served: Tells whether others are served meanwhile.
     """
 
     def __init__(
@@ -130,12 +137,12 @@ class Reader:
         lend: Callable[[], Awaitable[Line]],
         timeout: float,
         lanes: int = LANES,
-        served: Callable[[], int] = lambda: 0,
+        served: Tally | None = None,
     ) -> None:
         self._lend = lend
         self._timeout = timeout
         self._most = lanes
-        self._served = served
+        self._served = served or Tally()
         self._loop = asyncio.get_running_loop()
         self._context = Context()
         """Of nobody: what is asked for many is done in the context of none of them."""
@@ -169,7 +176,7 @@ class Reader:
         await asyncio.gather(*lanes, return_exceptions=True)
 
     def _begin(self, keys: Sequence[str], future: asyncio.Future[Answer]) -> None:
-        batch = self._newest = _Batch(self._served())
+        batch = self._newest = _Batch(self._served.total)
         batch.add(keys, future)
         batch.timer = self._loop.call_later(self._timeout, self._look_again, batch, context=self._context)
         self._queue.append(batch)
@@ -182,7 +189,7 @@ class Reader:
         """Tell who waits for *batch* that its time is over, and let nobody read what may still come."""
         late = time.monotonic() - batch.begun - self._timeout
         fault, missed = Fault.STALLED if late > STALLED_S else Fault.AWAY, "answer"
-        if batch.open and self._served() > batch.served:
+        if batch.open and self._served.total > batch.served:
             fault, missed = Fault.BUSY, "connection"
         lane = batch.lane
         batch.fail(BackendError(f"no {missed} within {self._timeout:g} s", fault=fault))

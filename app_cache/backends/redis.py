@@ -49,7 +49,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from app_cache.backends.base import CacheBackend, checked_timeout
-from app_cache.backends.reader import LANES, Reader, RefusedError
+from app_cache.backends.reader import LANES, Reader, RefusedError, Tally
 from app_cache.backends.redis_options import (
     SECONDS,
     TEXT_ENCODING,
@@ -452,9 +452,9 @@ class _Client:
         self._redis = redis
         self._turns = asyncio.Semaphore(connections)
         self._lender = _Lender(redis.connection_pool, self._turns, keeps=keeps, is_own=is_own)
-        self._served = 0
+        self._served = Tally()
         lanes = min(LANES, max(1, connections - 1))
-        self.reader = Reader(self._lender.lend, read_timeout, lanes, lambda: self._served)
+        self.reader = Reader(self._lender.lend, read_timeout, lanes, self._served)
         self._calls = 0
         self._idle = asyncio.Event()
         self._life = _until_closed((self._lender.close, *owned), _process.pid)
@@ -499,7 +499,7 @@ class _Client:
         try:
             await self._lender.ready()
             answer = await _anew_if_lost(lambda: ask(self._redis))
-            self._served += 1
+            self._served.total += 1
         except ReadOnlyError:
             await self._lender.let_go()
             raise

@@ -32,6 +32,7 @@ from app_cache import (
 )
 from app_cache.backends.redis import RedisBackend
 from app_cache.breaker import PROBE_EVERY_S
+from app_cache.clock.base import Order
 from app_cache.codec import Value, decode, from_text
 from app_cache.flight import FEW
 from app_cache.store import WRITERS, StoredResponses
@@ -1501,3 +1502,20 @@ def test_copy_of_a_frozen_error() -> None:
     own = own_copy(FrozenError(7))
     assert own == FrozenError(7)
     assert own.args == (7,)
+
+
+async def test_set_beside_others(redis_server: Server) -> None:
+    """What many set at once, each under keys that nobody knew, is all there, whatever is invalidated meanwhile."""
+    backend = RedisBackend(redis_server.url, operation_timeout=5.0)
+    values, elsewhere = ValueCache(StoredResponses(backend)), StoredResponses(backend)
+
+    async def set_some(task: int) -> int:
+        found = 0
+        for number in range(25):
+            await values.set(f"{task} {number}", number, 60)
+            await elsewhere.invalidate(Order(tags=("t:nobody",)))
+            found += await values.get(f"{task} {number}") == number
+        return found
+
+    assert sum(await asyncio.gather(*map(set_some, range(8)))) == 8 * 25
+    await backend.close()

@@ -600,6 +600,44 @@ async def test_a_server_whose_time_goes_behind(redis_server: Server, stores: Sto
     assert redis_server.command("GET", CLOCK) > ahead
 
 
+@pytest.mark.parametrize("asks", ["a reader", "who invalidates"])
+async def test_one_life_is_ended_once(redis_server: Server, stores: Stores, asks: str) -> None:
+    """Where the time goes behind, a process that fills nothing ends the life of the clock that it meets once."""
+    await filled(stores().clock, PAGE)
+    generation, rest = redis_server.command("GET", CLOCK).split(b" ", 1)
+    ahead = b"%016d" % (int(generation[:DIGITS]) + 10**12) + generation[DIGITS:]
+    redis_server.command("SET", CLOCK, ahead + b" " + rest, "KEEPTTL")
+    clock, filler = stores().clock, stores().clock
+    await clock.read(PAGE.asked)
+    redis_server.command("FLUSHALL")
+    ask = clock.read(PAGE.asked) if asks == "a reader" else clock.invalidate(OF_NOTHING)
+    await filled(filler, PAGE)
+    await ask
+    mark = await filled(filler, PAGE)
+    for _ in range(3):
+        await (clock.read(PAGE.asked) if asks == "a reader" else clock.invalidate(OF_NOTHING))
+        assert await verdict(filler, PAGE, mark) is VALID
+
+
+async def test_a_number_that_is_none(redis_server: Server, stores: Stores) -> None:
+    """A clock whose number is beyond what Lua can count is no clock, for nobody could begin a later one."""
+    await filled(stores().clock, PAGE)
+    text = redis_server.command("GET", CLOCK)
+    redis_server.command("SET", CLOCK, b"9" + text[1:], "KEEPTTL")
+    clock = stores().clock
+    mark = await filled(clock, PAGE)
+    await clock.invalidate(OF_NOTHING)
+    assert await verdict(stores().clock, PAGE, mark) is VALID
+
+
+async def test_invalidating_what_cannot_be_read(redis_server: Server, stores: Stores) -> None:
+    """A clock that cannot be read is gone after an invalidation, for whoever could read it."""
+    await filled(stores().clock, PAGE)
+    redis_server.command("SET", CLOCK, b"ab 1 0 0 0", "KEEPTTL")
+    await stores().clock.invalidate(BY_TAG)
+    assert redis_server.command("GET", CLOCK) is None
+
+
 async def test_a_clock_that_went_back_before_a_fill(redis_server: Server, stores: Stores) -> None:
     """A fill that finds out by the clock it was given that the server went back stores nothing."""
     clock, others = stores().clock, stores().clock

@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
+from redis.asyncio import ConnectionPool
 
 from app_cache.backends.redis import RedisBackend
 from app_cache.breaker import FAILURES
@@ -78,6 +79,36 @@ async def test_nobody_waits_for_a_connection(proxy: FaultProxy) -> None:
             await asyncio.sleep(0)
     await backend.close()
     assert asyncio.all_tasks() == tasks
+
+
+async def test_one_connection_that_hangs(proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that is never made keeps nobody from others for long, however long an attempt may take (F3)."""
+    monkeypatch.setattr("app_cache.backends.redis.MAKING_S", 0.5)
+    proxy.mode = Drop()
+    backend = RedisBackend(proxy.url, socket_timeout=None, socket_connect_timeout=30)
+    with pytest.raises(BackendError):
+        await backend.get_many(["key"])
+    proxy.mode = Pass()
+    async with asyncio.timeout(SOON_S):
+        while True:
+            with suppress(BackendError):
+                await backend.get_many(["key"])
+                break
+    await backend.close()
+
+
+async def test_none_is_made_for_nobody_in_a_pool_that_is_given(proxy: FaultProxy) -> None:
+    """Of a pool that is somebody else's no connection is made for nobody."""
+    proxy.mode = Drop()
+    pool = ConnectionPool.from_url(proxy.url, max_connections=1)
+    backend, tasks = RedisBackend(connection_pool=pool), asyncio.all_tasks()
+    with pytest.raises(BackendError):
+        await backend.get_many(["key"])
+    async with asyncio.timeout(SOON_S):
+        while asyncio.all_tasks() != tasks:  # noqa: ASYNC110 - what was cancelled ends
+            await asyncio.sleep(0)
+    await backend.close()
+    await pool.aclose()
 
 
 async def test_answered_before_it_is_stored(redis_server: Server) -> None:

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import pytest
 from fastapi import APIRouter, Cookie, Depends, FastAPI, Header, HTTPException, Request, Response
+from fastapi.middleware.gzip import GZipMiddleware
 from fastapi.openapi.models import APIKey, APIKeyIn
 from fastapi.security import APIKeyCookie, APIKeyHeader, APIKeyQuery, HTTPBearer, OAuth2PasswordBearer
 from fastapi.security.base import SecurityBase
 from pydantic import AliasChoices, BaseModel, Field
+from starlette.middleware import Middleware
 
 from app_cache import CachePolicy, KeyGenerator, cache
 from containers import CacheContainer, install
@@ -222,6 +224,25 @@ async def test_declared_cookies_by_the_rfc_alone(reader: Any) -> None:
             answer = await client.get("/in/", headers={"cookie": cookie} if cookie else {})
             assert (answer.json(), answer.headers["vary"]) == (cookie, "cookie")
             assert status in answer.headers["cache-status"]
+
+
+async def test_a_cookie_that_another_endpoint_declares() -> None:
+    """Where nobody can tell which endpoint answers, a cookie joins no key of what does not declare it."""
+    app, inner = FastAPI(), FastAPI(middleware=[Middleware(GZipMiddleware)])
+    shared = {"cache-control": "public, max-age=60"}
+    inner.get("/page")(lambda: Response("page", headers=shared))
+
+    @inner.get("/me")
+    def me(sid: Annotated[str, Cookie()] = "") -> Response:
+        return Response(sid, headers=shared)
+
+    app.mount("/in", inner)
+    put_cache(app, default_policy=CachePolicy.http())
+    async with client_of(app) as client:
+        pages = [await client.get("/in/page", headers={"cookie": f"a={number}"}) for number in range(3)]
+        own = [(await client.get("/in/me", headers={"cookie": f"sid={sid}"})).text for sid in "abab"]
+    assert [told(page) for page in pages] == ["fwd=uri-miss; stored", "hit", "hit"]
+    assert own == list("abab")
 
 
 @pytest.mark.parametrize(

@@ -244,6 +244,33 @@ async def test_a_session_that_middleware_begins(options: Any, cookie: str | None
     assert [each.json() for each in answers] == list("aaaa" if expected == "hit" else "abcd")
 
 
+async def test_a_session_by_a_token() -> None:
+    """A session that a token in the key tells apart is shared with who has that token, and with nobody else."""
+    app = FastAPI()
+
+    @app.get("/")
+    @cache(timeout=60, include_headers=["Authorization"])
+    async def answer(request: Request) -> str:
+        return str(request.session["who"])
+
+    put_cache(app)
+    app.add_middleware(ByToken)
+    async with client_of(app) as client:
+        answers = [await client.get("/", headers={"authorization": who}) for who in "abab"]
+    assert [(each.json(), told(each)) for each in answers[2:]] == [("a", "hit"), ("b", "hit")]
+
+
+class ByToken:
+    """Loads a session by a token, without a cookie."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        who = dict(scope.get("headers", ())).get(b"authorization", b"")
+        await self.app({**scope, "session": {"who": who.decode()}}, receive, send)
+
+
 async def test_stored_for_nobody_and_a_session_that_begins() -> None:
     """For whom middleware begins a session, he does not get what was stored without one."""
     app = FastAPI()

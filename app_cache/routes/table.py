@@ -119,7 +119,7 @@ class Plan:
         that it stays data in what it becomes a part of.
         """
         names = template_names(*templates)
-        is_known = self.is_sure or self.has_names_of(templates)
+        is_known = self.is_sure or not names or self.has_names_of(templates)
         values = self.parameters.values(names, scope, self.path_params) if names and is_known else {}
         if values is None or not is_known:
             return None

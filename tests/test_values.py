@@ -1431,7 +1431,7 @@ async def test_set_is_there(backend: CacheBackend) -> None:
 
 def test_set_in_a_loop_that_ends(redis_server: Server) -> None:
     """What was set is there in the next event loop, though nothing was closed."""
-    values = ValueCache(StoredResponses(RedisBackend(redis_server.url)))
+    values = ValueCache(StoredResponses(RedisBackend(redis_server.url, operation_timeout=5.0)))
     for number in range(3):
         asyncio.run(values.set("key", number, 60))
         assert asyncio.run(values.get("key")) == number
@@ -1440,7 +1440,7 @@ def test_set_in_a_loop_that_ends(redis_server: Server) -> None:
 async def test_set_waits_for_no_slow_backend() -> None:
     """`set` waits no longer than a call may; what it set is given, and is there once the backend takes it."""
     backend = Slow()
-    backend.operation_timeout = 0.1
+    backend.operation_timeout = 1.0
     store = StoredResponses(backend)
     async with asyncio.timeout(10):
         await ValueCache(store).set("key", 1, 60)

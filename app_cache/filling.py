@@ -84,7 +84,7 @@ class Filling:
         self.rescue = rescue
         self.conditional = conditional
         self.guard = guard
-        self.session_changed = session_changed
+        self.session_changed = session_changed or bool
         self.routed = routed or {}
         self.is_for = is_for
         self.late_tags: set[str] = set()
@@ -145,18 +145,14 @@ class Filling:
         length = delta_seconds(combined(self._head.headers, b"content-length"))
         if length is not None and length > self.policy.max_body:
             return Refusal.TOO_LARGE
-        sets_cookie = self.session_changed is not None and self.session_changed()
-        if sets_cookie and not shares_set_cookie(self._said, self.policy):
+        if self.session_changed() and not shares_set_cookie(self._said, self.policy):
             return Refusal.SET_COOKIE
         return why_not_store(self.request, self._head, self._said, self.policy, self.store.now())
-
-    def _changes_session(self) -> bool:
-        return self.session_changed is not None and self.session_changed()
 
     def is_offered(self, headers: Headers) -> bool:
         """Return whether caches on the way may keep what the leader gets with *headers*: nothing of it is his."""
         own = withheld_fields(response_directives(headers), self.policy)
-        return self.refusal is None and not self._changes_session() and not any(has_field(headers, o) for o in own)
+        return self.refusal is None and not self.session_changed() and not any(has_field(headers, o) for o in own)
 
     def _is_rescued(self) -> bool:
         """Return whether the stored response stands in for the answer."""
@@ -214,7 +210,7 @@ class Filling:
         if "endpoint" in self.routed and not self.is_for(self.routed):
             return Refusal.POLICY
         own = unshared_credential(self.request, self._said, self.policy)
-        if own is None and self._changes_session() and not shares_set_cookie(said, self.policy):
+        if own is None and self.session_changed() and not shares_set_cookie(said, self.policy):
             return Refusal.SET_COOKIE
         return own or why_not_store(self.request, head, said, self.policy, self.store.now())
 

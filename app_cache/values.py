@@ -182,7 +182,7 @@ class ValueCache:
         if mark is not None:
             record = terms.value(subject, content, mark, self.store.now())
             if await self.store.keep_value(record, terms.keep_for, turn):
-                await self.store.written(record.key)
+                await self.store.writes.written(record.key)
 
     async def delete(self, key: str) -> InvalidationResult:
         """Forget what is kept under *key*, or is being made for it, as `by_key` of the invalidation service does.
@@ -195,7 +195,7 @@ class ValueCache:
         subject = self._subject(key)
         result = await self.store.invalidate(Order(tags=(key_stamp(key),)))
         if result.durable:
-            await self.store.discard(subject.key)
+            await self.store.writes.delete(subject.key)
         return result
 
     @overload

@@ -118,8 +118,8 @@ async def fill(
 
 async def written(store: StoredResponses) -> None:
     """Return when no write is on its way to the backend."""
-    while store._writers:
-        await asyncio.wait(store._writers)
+    while store.writes._writers:
+        await asyncio.wait(store.writes._writers)
         await asyncio.sleep(0)
 
 

@@ -52,8 +52,9 @@ from app_cache.clock.tokens import TokenClock
 from app_cache.errors import LAST_LOOK_S
 from app_cache.flight import FILL_TIMEOUT_S
 from app_cache.logger_config import unconfigure_logger
+from app_cache.orders import MAX_OWED
 from app_cache.rules.decisions import Fwd, Refusal
-from app_cache.store import MAX_OWED, MAX_PENDING, MAX_PENDING_BYTES, PENDING_S
+from app_cache.writes import MAX_PENDING, MAX_PENDING_BYTES, PENDING_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -247,7 +247,7 @@ async def test_changed_while_it_was_asked(redis_server: Server, what: str) -> No
     if what == "invalidated":
         await twin.store.invalidate(order)
     elif what == "owed":
-        twin.store._owe(order)
+        twin.store.orders._owe(order)
     elif what == "expired":
         twin.clock.advance(60)
     else:
@@ -376,7 +376,7 @@ async def test_server_that_hangs(redis_server: Server) -> None:
 async def test_what_was_not_asked_says_nothing(redis_server: Server) -> None:
     """A hit that is known to be over without asking does not make a server that hangs look well (F3)."""
     twin = Twin(redis_server, RedisBackend(redis_server.url, operation_timeout=0.1))
-    breaker = twin.store.breaker
+    breaker = twin.store.calls.breaker
     assert breaker is not None
     for number in [*range(FAILURES + 1)] * 2:
         await twin.ask("GET", "/shared", b"n=%d" % number)

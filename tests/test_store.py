@@ -15,8 +15,9 @@ from app_cache.backends.redis import RedisBackend
 from app_cache.clock.base import Order, tag_stamp
 from app_cache.codec import Variants, decode, from_text
 from app_cache.errors import BackendError, ConfigurationError
-from app_cache.store import MAX_REMEMBERED, MAX_VARIANTS, PENDING_S, WRITERS, StoredResponses
+from app_cache.store import MAX_REMEMBERED, MAX_VARIANTS, StoredResponses
 from app_cache.testing import FakeClock
+from app_cache.writes import PENDING_S, WRITERS
 from tests.stored import FourMethods, Page, body_of, fill, look_up, written
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ async def test_newest_wins() -> None:
 
 async def test_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond its bound the oldest waiting write is dropped and counted."""
-    monkeypatch.setattr("app_cache.store.MAX_PENDING", 2)
+    monkeypatch.setattr("app_cache.writes.MAX_PENDING", 2)
     store = StoredResponses(Gate())
     pages = [Page(f"/{number}") for number in range(4)]
     for page in pages:
@@ -116,10 +117,10 @@ async def test_nothing_is_pending_for_ever() -> None:
     await fill(store, PAGE)
     for _ in range(5):
         await asyncio.sleep(0)
-    assert store._writing
+    assert store.writes._writing
     assert await body_of(store, PAGE) == b"old"
     clock.advance(PENDING_S + 0.1)
-    assert (await body_of(store, PAGE), [*store._pending]) == (None, [PAGE.key])
+    assert (await body_of(store, PAGE), [*store.writes.pending]) == (None, [PAGE.key])
 
 
 @pytest.mark.parametrize(
@@ -394,7 +395,7 @@ async def test_owed_again_while_it_is_paid() -> None:
     answered.set()
     await paying
     assert len(tokens) == 3
-    assert not store._owed
+    assert not store.orders.owed
 
 
 def backends_to_cancel() -> list[Any]:
@@ -475,12 +476,12 @@ async def test_writes_that_fail(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize("late", [(), ("late",)], ids=["known tags", "late tags"])
 async def test_overflow_by_bytes(monkeypatch: pytest.MonkeyPatch, late: tuple[str, ...]) -> None:
     """Beyond its bytes the oldest waiting writes are dropped, those that are not yet sealed included."""
-    monkeypatch.setattr("app_cache.store.MAX_PENDING_BYTES", 25_000)
+    monkeypatch.setattr("app_cache.writes.MAX_PENDING_BYTES", 25_000)
     store = StoredResponses(Gate())
     for number in range(5):
         await fill(store, Page(f"/{number}", late=late), b"x" * 10_000)
-    assert (len(store._pending), store.stats["store_dropped"]) == (2, 3)
-    assert 20_000 < store._pending_bytes < 25_000
+    assert (len(store.writes.pending), store.stats["store_dropped"]) == (2, 3)
+    assert 20_000 < store.writes._pending_bytes < 25_000
 
 
 async def test_writes_of_one_key_keep_their_order() -> None:
@@ -495,7 +496,7 @@ async def test_writes_of_one_key_keep_their_order() -> None:
     backend.open.set()
     await written(store)
     assert await body_of(StoredResponses(backend), PAGE) == b"third"
-    assert not store._pending_bytes
+    assert not store.writes._pending_bytes
 
 
 async def test_few_writes_at_once() -> None:

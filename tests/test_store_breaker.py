@@ -15,7 +15,8 @@ from app_cache.backends.redis import RedisBackend
 from app_cache.breaker import FAILURES, PROBE_EVERY_S, Breaker, State
 from app_cache.clock.base import Order, tag_stamp
 from app_cache.errors import STALLED_S, BackendError, Fault
-from app_cache.store import MAX_OWED, StoredResponses
+from app_cache.orders import MAX_OWED
+from app_cache.store import StoredResponses
 from app_cache.testing import FakeClock
 from app_cache.values import ValueCache
 from tests.stored import FourMethods, Page, body_of, fill, look_up, written
@@ -49,7 +50,7 @@ class Unsteady(FourMethods):
     def recover_for(self, store: StoredResponses) -> None:
         """Work again, in whatever time a busy machine needs."""
         self.recover()
-        store._timeout = PATIENT_S
+        store.calls.timeout = PATIENT_S
 
     async def get(self, key: str) -> str | None:
         await self._meet("get", key)
@@ -92,8 +93,8 @@ def store(backend: Unsteady, clock: FakeClock) -> StoredResponses:
 
 def breaker_of(store: StoredResponses) -> Breaker:
     """Return the breaker of *store*, which has one."""
-    assert store.breaker is not None
-    return store.breaker
+    assert store.calls.breaker is not None
+    return store.calls.breaker
 
 
 async def gave_up(store: StoredResponses) -> None:
@@ -170,7 +171,7 @@ async def test_stores_are_dropped(backend: Unsteady, store: StoredResponses, clo
     await store.keep(PAGE.entry(mark), 60.0, (), frozenset(), store.next_turn())
     await written(store)
     assert PAGE.key not in backend.values
-    assert (store.stats["store_skipped"], store._pending_bytes) == (1, 0)
+    assert (store.stats["store_skipped"], store.writes._pending_bytes) == (1, 0)
 
 
 async def test_request_that_leaves_as_it_probes(
@@ -330,7 +331,7 @@ async def test_memory_has_no_breaker(caplog: pytest.LogCaptureFixture) -> None:
     store = StoredResponses(Broken())
     for _ in range(50):
         assert await body_of(store, PAGE) is None
-    assert (store.breaker, store.stats["look_up_failed"]) == (None, 50)
+    assert (store.calls.breaker, store.stats["look_up_failed"]) == (None, 50)
     assert lines_of(caplog) == ["WARNING cache.backend_failed reason=unknown"]
 
 
@@ -470,12 +471,12 @@ async def test_debts_are_paid_in_parts(
     for number in range(20):
         await store.invalidate(order_of(f"tag-{number}"))
     took = 0
-    while store._owed and took < probes:
+    while store.orders.owed and took < probes:
         backend.answers = answers
         clock.advance(PROBE_EVERY_S)
         await look_up(store, PAGE)
         took += 1
-    assert (len(store._owed), took) == (0, probes)
+    assert (len(store.orders.owed), took) == (0, probes)
     assert {f"cache:s:{tag_stamp(f'tag-{number}')}" for number in range(20)} <= backend.values.keys()
 
 
@@ -488,13 +489,13 @@ async def test_debts_are_bounded(backend: Unsteady, store: StoredResponses, cloc
     for _ in range(3):
         for number in range(MAX_OWED):
             await store.invalidate(order_of(f"tag {number}"))
-    assert len(store._owed) == MAX_OWED
+    assert len(store.orders.owed) == MAX_OWED
     await store.invalidate(order_of("one more"))
-    assert [*store._owed] == [Order(everything=True)]
+    assert [*store.orders.owed] == [Order(everything=True)]
     backend.recover_for(store)
     clock.advance(PROBE_EVERY_S)
     assert await body_of(store, PAGE) is None
-    assert not store._owed
+    assert not store.orders.owed
 
 
 async def test_soft_and_hard_debts(clock: FakeClock) -> None:
@@ -505,7 +506,7 @@ async def test_soft_and_hard_debts(clock: FakeClock) -> None:
     for page in pages:
         await fill(store, page)
     for number in range(4):
-        store._owe(order_of(f"tag {number}", soft=number % 2 == 1))
+        store.orders._owe(order_of(f"tag {number}", soft=number % 2 == 1))
     found = [await look_up(store, page) for page in pages]
     assert [(each.entry is not None, each.marked_stale) for each in found] == [(False, False), (True, True)] * 2
 
@@ -517,7 +518,7 @@ async def test_paid_at_the_end(backend: Unsteady, store: StoredResponses) -> Non
     await store.invalidate(order_of("users"))
     backend.recover_for(store)
     await store.close()
-    assert (f"cache:s:{tag_stamp('users')}" in backend.values, len(store._owed)) == (True, 0)
+    assert (f"cache:s:{tag_stamp('users')}" in backend.values, len(store.orders.owed)) == (True, 0)
 
 
 async def test_lost_at_the_end(

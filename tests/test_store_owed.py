@@ -13,7 +13,8 @@ from app_cache.backends.memory import MemoryBackend
 from app_cache.breaker import PROBE_EVERY_S, State
 from app_cache.clock.base import Order, tag_stamp
 from app_cache.errors import BackendError, Fault
-from app_cache.store import FEW_FAILURES, MAX_OWED, StoredResponses
+from app_cache.orders import FEW_FAILURES, MAX_OWED
+from app_cache.store import StoredResponses
 from app_cache.testing import FakeClock
 from tests.stored import FourMethods, Page, body_of, fill, look_up, written
 
@@ -85,7 +86,7 @@ async def probes_until_paid(store: StoredResponses, clock: FakeClock, most: int 
     for probes in range(1, most):
         clock.advance(PROBE_EVERY_S)
         assert (await look_up(store, PAGE)).entry is None
-        if not store._owed:
+        if not store.orders.owed:
             return probes
     raise AssertionError("it is never paid")
 
@@ -126,7 +127,7 @@ async def test_refused_softly(clock: FakeClock, soft: bool) -> None:
 
     store.clock.invalidate = refuse  # type: ignore[method-assign, assignment]
     if not soft:
-        store._owe(Order(tags=(tag_stamp("nobody"),)))
+        store.orders._owe(Order(tags=(tag_stamp("nobody"),)))
     assert (await store.invalidate(Order(tags=(tag_stamp("users"),), soft=True))).durable
     assert (await look_up(store, OTHER)).marked_stale is soft
     assert (await body_of(store, OTHER) is None) is not soft
@@ -156,7 +157,7 @@ async def test_read_only_for_long(clock: FakeClock) -> None:
     backend.refused = set()
     clock.advance(PROBE_EVERY_S)
     assert [await body_of(store, page) for page in (PAGE, OTHER)] == [None, b"old"]
-    assert (len(store._owed), store.stats["invalidations_widened"]) == (0, 0)
+    assert (len(store.orders.owed), store.stats["invalidations_widened"]) == (0, 0)
 
 
 async def test_order_that_hangs(clock: FakeClock) -> None:
@@ -164,7 +165,7 @@ async def test_order_that_hangs(clock: FakeClock) -> None:
     backend = Picky()
     store = await stocked(backend, clock, PAGE)
     backend.refused = {ACTIVITY, STAMP}
-    store._timeout = BUDGET_S
+    store.calls.timeout = BUDGET_S
     assert not (await store.invalidate(USERS)).durable
     await probes_until_paid(store, clock)
     assert backend.sets[-1] == EVERYTHING
@@ -192,12 +193,12 @@ async def test_long_hang(clock: FakeClock) -> None:
     backend = Picky()
     store = await stocked(backend, clock, PAGE, OTHER)
     for fails in range(1, 12):
-        backend.answers, store._timeout = 0, BUDGET_S
+        backend.answers, store.calls.timeout = 0, BUDGET_S
         assert not (await store.invalidate(USERS)).durable
         for _ in range(fails):
             clock.advance(PROBE_EVERY_S)
             assert await body_of(store, OTHER) is None
-        backend.answers, store._timeout = float("inf"), PATIENT_S
+        backend.answers, store.calls.timeout = float("inf"), PATIENT_S
         clock.advance(PROBE_EVERY_S)
         assert await body_of(store, OTHER) == b"old"
     assert await body_of(store, PAGE) is None
@@ -211,8 +212,8 @@ async def test_everything_is_refused_too(clock: FakeClock, caplog: pytest.LogCap
     assert not (await store.invalidate(USERS)).durable
     for _ in range(10):
         assert [await body_of(store, page) for page in (PAGE, OTHER)] == [None, None]
-    assert store.breaker is not None
-    assert (store.breaker.state, [*store._owed]) == (State.OPEN, [USERS])
+    assert store.calls.breaker is not None
+    assert (store.calls.breaker.state, [*store.orders.owed]) == (State.OPEN, [USERS])
     assert [record.getMessage().split()[0] for record in caplog.records] == ["cache.backend_failed"]
     backend.refused = set()
     clock.advance(PROBE_EVERY_S)
@@ -225,11 +226,11 @@ async def test_slow_backend_gets_on(clock: FakeClock) -> None:
     backend = Picky()
     store = await stocked(backend, clock, PAGE, OTHER)
     backend.sets.clear()
-    backend.answers, store._timeout = 1, BUDGET_S
+    backend.answers, store.calls.timeout = 1, BUDGET_S
     assert not (await store.invalidate(USERS)).durable
     backend.answers = 1
     await look_up(store, PAGE)
-    assert (len(store._owed), backend.sets) == (0, [ACTIVITY, STAMP])
+    assert (len(store.orders.owed), backend.sets) == (0, [ACTIVITY, STAMP])
 
 
 async def test_given_again(clock: FakeClock) -> None:
@@ -301,7 +302,7 @@ async def test_too_many_names_are_owed(clock: FakeClock) -> None:
     half = store.clock.most_names // 2
     for turn in range(3):
         await store.invalidate(Order(tags=tuple(tag_stamp(f"{turn}-{number}") for number in range(half))))
-    assert [*store._owed] == [Order(everything=True)]
+    assert [*store.orders.owed] == [Order(everything=True)]
 
 
 def test_owed_by_many_threads() -> None:
@@ -334,10 +335,10 @@ def test_owed_by_many_threads() -> None:
     finally:
         sys.setswitchinterval(interval)
     assert failures == []
-    assert 0 < len(store._owed) <= MAX_OWED
+    assert 0 < len(store.orders.owed) <= MAX_OWED
     backend.away = False
     asyncio.run(store.close())
-    assert not store._owed
+    assert not store.orders.owed
 
 
 async def test_hard_and_soft_in_turn() -> None:
@@ -346,7 +347,7 @@ async def test_hard_and_soft_in_turn() -> None:
     backend.away = True
     store = StoredResponses(backend)
     for number in range(200):
-        store._owe(Order(tags=(f"t:{number}",), soft=number % 2 == 0))
+        store.orders._owe(Order(tags=(f"t:{number}",), soft=number % 2 == 0))
     backend.away = False
     await store.close()
-    assert not store._owed
+    assert not store.orders.owed

@@ -35,9 +35,10 @@ from app_cache.breaker import PROBE_EVERY_S
 from app_cache.clock.base import Order
 from app_cache.codec import Value, decode, from_text
 from app_cache.flight import FEW
-from app_cache.store import WRITERS, StoredResponses
+from app_cache.store import StoredResponses
 from app_cache.testing import FakeClock
 from app_cache.values import THREADS, _inside, own_copy
+from app_cache.writes import WRITERS
 from tests.clients import all_blocked
 from tests.stored import FourMethods, Page, body_of, fill, written
 
@@ -1467,7 +1468,7 @@ async def test_deleted_before_it_is_written() -> None:
     store = StoredResponses(backend)
     values = ValueCache(store)
     sets = [asyncio.create_task(values.set(f"key {number}", number, 60)) for number in range(WRITERS + 1)]
-    while len(store._pending) < len(sets):  # noqa: ASYNC110 - nobody tells
+    while len(store.writes.pending) < len(sets):  # noqa: ASYNC110 - nobody tells
         await asyncio.sleep(0)
     await values.delete(f"key {WRITERS}")
     backend.open.set()

@@ -76,8 +76,8 @@ class Shop:
     @property
     def breaker(self) -> Breaker:
         """The breaker of its backend."""
-        assert self.store.breaker is not None
-        return self.store.breaker
+        assert self.store.calls.breaker is not None
+        return self.store.calls.breaker
 
     async def get(self, number: int = 1) -> Answer:
         """Return what a page answers."""
@@ -113,8 +113,8 @@ class Shop:
 
     async def settled(self) -> None:
         """Return when no write is on its way."""
-        while self.store._writers:
-            await asyncio.wait(self.store._writers, timeout=SOON_S)
+        while self.store.writes._writers:
+            await asyncio.wait(self.store.writes._writers, timeout=SOON_S)
             await asyncio.sleep(0)
 
 

@@ -78,8 +78,8 @@ async def test_pool_that_others_fill(proxy: FaultProxy) -> None:
     await asyncio.sleep(0)
     for _ in range(FAILURES + 1):
         await look_up(store, Page())
-    assert store.breaker is not None
-    assert (store.breaker.state, store.stats["failed_busy"]) == (State.CLOSED, FAILURES + 1)
+    assert store.calls.breaker is not None
+    assert (store.calls.breaker.state, store.stats["failed_busy"]) == (State.CLOSED, FAILURES + 1)
     assert not all(each.done() for each in others)
     await asyncio.gather(*others)
     await backend.close()
@@ -101,8 +101,8 @@ async def test_loop_that_stands_still(redis_server: Server, caplog: pytest.LogCa
     finally:
         redis_server.resume()
     assert store.stats["failed_stalled"] > FAILURES
-    assert store.breaker is not None
-    assert (store.breaker.state, store.stats["failed_away"]) == (State.CLOSED, 0)
+    assert store.calls.breaker is not None
+    assert (store.calls.breaker.state, store.stats["failed_away"]) == (State.CLOSED, 0)
     assert events_of(caplog) == []
     await store.close()
     await backend.close()

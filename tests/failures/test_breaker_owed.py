@@ -10,7 +10,8 @@ import pytest
 from app_cache.backends.redis import RedisBackend
 from app_cache.breaker import PROBE_EVERY_S, State
 from app_cache.clock.base import Order, tag_stamp
-from app_cache.store import MAX_OWED, StoredResponses
+from app_cache.orders import MAX_OWED
+from app_cache.store import StoredResponses
 from app_cache.testing import FakeClock
 from tests.clients import HIT
 from tests.failures.shop import open_shop
@@ -59,7 +60,7 @@ async def test_many(redis_server: Server) -> None:
     await written(store)
     redis_server.pause()
     try:
-        breaker = store.breaker
+        breaker = store.calls.breaker
         assert breaker is not None
         while breaker.state is State.CLOSED:
             await look_up(store, pages[-1])
@@ -69,7 +70,7 @@ async def test_many(redis_server: Server) -> None:
                 assert not (await store.invalidate(order)).durable
     finally:
         redis_server.resume()
-    assert len(store._owed) == MAX_OWED
+    assert len(store.orders.owed) == MAX_OWED
     redis_server.command("CONFIG", "RESETSTAT")
     clock.advance(PROBE_EVERY_S)
     assert await body_of(store, pages[-1]) == b"old"

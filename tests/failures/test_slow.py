@@ -133,7 +133,7 @@ async def test_answered_before_it_is_stored(redis_server: Server) -> None:
 
 async def test_bounded_queue(redis_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits to be stored is bounded, the oldest is dropped and counted, and the rest arrives (F4)."""
-    monkeypatch.setattr("app_cache.store.MAX_PENDING", 20)
+    monkeypatch.setattr("app_cache.writes.MAX_PENDING", 20)
     async with open_shop(RedisBackend(redis_server.url, operation_timeout=SOON_S)) as shop:
         shop.open.clear()
         asked = [asyncio.create_task(shop.get(number)) for number in range(50)]
@@ -143,7 +143,7 @@ async def test_bounded_queue(redis_server: Server, monkeypatch: pytest.MonkeyPat
         try:
             shop.open.set()
             answers = await asyncio.gather(*asked)
-            waiting = len(shop.store._pending)
+            waiting = len(shop.store.writes.pending)
         finally:
             redis_server.resume()
         assert [answer.status for answer in answers] == [200] * 50

@@ -15,7 +15,7 @@ import pytest
 from fastapi import FastAPI
 
 from app_cache import RedisBackend, cache
-from app_cache.store import PENDING_S
+from app_cache.writes import PENDING_S
 from tests.clients import told
 from tests.failures.shop import open_shop
 from tests.middleware.apps import client_of, put_cache

@@ -212,7 +212,7 @@ class World:
 
         async def send(message: Any) -> None:
             if message["type"] == "http.response.start":
-                floor = here.floor if here.store._owed else self.floor
+                floor = here.floor if here.store.orders.owed else self.floor
                 _raise(floor, {path: int(dict(message["headers"])[b"x-version"])})
                 await self.turns.turn(f"answered the change of {path}")
 
@@ -280,7 +280,13 @@ class World:
         left: list[object] = [task for _, task in self.turns.tasks if not task.done() and task not in mine]
         for here in self.processes.values():
             store, flight = here.store, here.store.flight
-            left += [store._pending, store._writers, store._writing, store._doomed, store._pending_bytes]
+            left += [
+                store.writes.pending,
+                store.writes._writers,
+                store.writes._writing,
+                store.writes._doomed,
+                store.writes._pending_bytes,
+            ]
             left += [flight._runs, flight._few, flight._tasks]
             left += [getattr(store.clock, name, None) for name in ("_beside", "_making")]
         self.wrong += [f"left over: {each}" for each in left if each]

@@ -295,7 +295,7 @@ class Stored(RuleBasedStateMachine):
             self.run(values.delete(key))
         else:
             self.run(values.set(key, number, keep_for, tags=page.tags))
-        self._say(process, lambda each: each.logical_key == key, durable=not store._owed)
+        self._say(process, lambda each: each.logical_key == key, durable=not store.orders.owed)
         if keep_for is not None:
             ends_at = self.clock() + keep_for
             self.answers.append(Answer(number, page, "", self.lives[process], 0, len(self.log), ends_at, sure))
@@ -412,7 +412,7 @@ class Stored(RuleBasedStateMachine):
             self._arrive(process)
 
     def _arrive(self, process: int) -> None:
-        if self.stores[process]._writers:
+        if self.stores[process].writes._writers:
             self.run(written(self.stores[process]))
         for answer in self.answers:
             answer.pending = answer.pending and answer.by != self.lives[process]
@@ -420,8 +420,8 @@ class Stored(RuleBasedStateMachine):
     def _is_well(self, process: int) -> bool:
         """Return whether nothing stands between a process and its backend."""
         store, backend = self.stores[process], self.backends[process]
-        closed = store.breaker is None or store.breaker.state is State.CLOSED
-        return closed and not store._owed and not (isinstance(backend, FlakyBackend) and backend.broken)
+        closed = store.calls.breaker is None or store.calls.breaker.state is State.CLOSED
+        return closed and not store.orders.owed and not (isinstance(backend, FlakyBackend) and backend.broken)
 
     def _look_at_all(self) -> None:
         """Have every process look up everything, and hold what is found against the log."""
@@ -546,7 +546,7 @@ class Stored(RuleBasedStateMachine):
 
     def _see_what_is_paid(self) -> None:
         for said in self.log:
-            if said.by is not None and not self.stores[self.lives.index(said.by)]._owed:
+            if said.by is not None and not self.stores[self.lives.index(said.by)].orders.owed:
                 said.by = None
                 self._unsure_of_what_goes_on()
                 for answer in self.answers:
@@ -609,7 +609,7 @@ def carried_out(
 async def kill(store: StoredResponses) -> None:
     """End what *store* has under way, wherever it is."""
     clock = store.clock
-    tasks = [*store._writers, *getattr(clock, "_beside", ()), *getattr(clock, "_making", {}).values()]
+    tasks = [*store.writes._writers, *getattr(clock, "_beside", ()), *getattr(clock, "_making", {}).values()]
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,248 @@
+"""Writes to the backend that nobody waits for, one after the other of each key.
+
+A backend in this process is written to at once: what is stored there can be hit before the answer is sent. With
+another, a write on its way stands in for what the backend will hold.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections import OrderedDict
+from contextlib import suppress
+from contextvars import Context
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from app_cache.backends.base import LocalBackend, WatchedBackend, capability
+from app_cache.clock.base import end
+from app_cache.codec import Variants, encode
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from collections.abc import Callable
+
+    from app_cache.backends.base import CacheBackend
+    from app_cache.calls import Calls
+    from app_cache.clock.base import InvalidationClock, Shelf, Subject
+    from app_cache.codec import Record
+
+PENDING_S = 5.0
+"""Seconds after which a write that the backend has not taken is dropped."""
+MAX_PENDING = 1_000
+MAX_PENDING_BYTES = 32 * 1024 * 1024
+WRITERS = 4
+"""Writes on their way to the backend at once."""
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A write on its way; *value* stands in for what the backend will hold, None while its mark is not sealed."""
+
+    record: Record
+    subject: Subject | None
+    keep_for: float
+    since: float
+    value: bytes | None
+    size: int
+    sent: bool = False
+    on_end: Callable[[], object] | None = None
+    """Is called when it is written, or will not be."""
+
+    def end(self) -> None:
+        """Tell who waits for it, if anybody still does."""
+        if self.on_end is not None:
+            with suppress(RuntimeError):  # a loop that was closed has nobody who waits
+                self.on_end()
+
+
+class Writes:
+    """Puts records into *backend*, and takes keys out of it.
+
+    Args:
+        backend: Where they go.
+        shelf: Puts bytes there.
+        clock: Puts those there that can be invalidated.
+        calls: Call the backend.
+        stats: Where what is dropped is counted.
+        monotonic: Seconds that never go back.
+    """
+
+    def __init__(
+        self,
+        backend: CacheBackend,
+        shelf: Shelf,
+        clock: InvalidationClock,
+        calls: Calls,
+        stats: Counter[str],
+        monotonic: Callable[[], float],
+    ) -> None:
+        self.pending: OrderedDict[str, _Pending] = OrderedDict()
+        """What is on its way, by key, the oldest first."""
+        self._backend = backend
+        self._shelf = shelf
+        self._clock = clock
+        self._calls = calls
+        self._stats = stats
+        self._monotonic = monotonic
+        self._at_once = capability(backend, LocalBackend) is not None
+        self._pending_bytes = 0
+        self._doomed: list[str] = []
+        self._writers: set[asyncio.Task[None]] = set()
+        self._writing: set[tuple[asyncio.AbstractEventLoop, str]] = set()
+        watched = capability(backend, WatchedBackend)
+        if watched is not None:
+            _watch(watched, self)
+
+    async def put(self, record: Record, subject: Subject | None, keep_for: float) -> None:
+        """Put *record* under its key for *keep_for* seconds; when this returns, it is there or on its way.
+
+        Args:
+            record: What is stored.
+            subject: What an invalidation may name it by; None: nothing can.
+            keep_for: Seconds that the backend holds it.
+        """
+        if self._at_once:
+            if self._doomed:
+                await self._delete_doomed()
+            await self._calls.attempt("store", self._write(record, subject, keep_for, encode(record)))
+            return
+        unsealed = (
+            subject is not None
+            and not isinstance(record, Variants)
+            and self._clock.needs_seal(record.mark, subject)
+        )
+        self.drop(record.key)
+        value = encode(record)
+        self.pending[record.key] = _Pending(
+            record, subject, keep_for, self._monotonic(), None if unsealed else value, len(value)
+        )
+        self._pending_bytes += len(value)
+        while len(self.pending) > MAX_PENDING or self._pending_bytes > MAX_PENDING_BYTES:
+            self.drop(next(iter(self.pending)))
+            self._stats["store_dropped"] += 1
+        self._start_writer()
+
+    def value(self, key: str) -> bytes | None:
+        """Return the bytes that are on their way to *key*, or None."""
+        pending = self.pending.get(key)
+        if pending is None or self._monotonic() - pending.since > PENDING_S:
+            return None
+        return pending.value
+
+    def drop(self, key: str) -> None:
+        """Forget what is on its way to *key*."""
+        pending = self.pending.pop(key, None)
+        if pending is not None:
+            self._pending_bytes -= pending.size
+            pending.end()
+
+    async def written(self, key: str) -> None:
+        """Return when what is on its way to *key* is written, or will not be, or has had the time of a call."""
+        pending = self.pending.get(key)
+        if pending is None:
+            return
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[None] = loop.create_future()
+        pending.on_end = partial(loop.call_soon_threadsafe, _settle, ended)
+        await asyncio.wait({ended}, timeout=self._calls.timeout)
+
+    async def delete(self, key: str) -> None:
+        """Take what stands under *key* out of the backend, as far as that can be done now."""
+        self.drop(key)
+        await self._calls.attempt("delete", self._delete(key))
+
+    def doom(self, key: str) -> None:
+        """Take what stands under *key* out of the backend beside the requests."""
+        self.drop(key)
+        self._doomed.append(key)
+        self._start_writer()
+
+    async def close(self) -> None:
+        """Wait a bounded time for what is under way in the running loop, then end it."""
+        loop = asyncio.get_running_loop()
+        writers = {task for task in [*self._writers] if task.get_loop() is loop}
+        if writers:
+            _, late = await asyncio.wait(writers, timeout=PENDING_S)
+            await end(late)
+
+    async def _write(self, record: Record, subject: Subject | None, keep_for: float, value: bytes) -> None:
+        if subject is None or isinstance(record, Variants):
+            await self._shelf.write(record.key, value, keep_for)
+        else:
+            await self._clock.store(record.key, value, keep_for, record.mark, subject)
+
+    async def _delete(self, key: str) -> None:
+        await self._backend.delete(key)
+
+    async def _delete_doomed(self) -> None:
+        while self._doomed:
+            await self._calls.attempt("delete", self._delete(self._doomed.pop()))
+
+    def _start_writer(self) -> None:
+        loop = asyncio.get_running_loop()
+        if sum(task.get_loop() is loop for task in [*self._writers]) < WRITERS:
+            task = loop.create_task(self._write_pending(), context=Context())  # what it writes is of many requests
+            self._writers.add(task)
+            task.add_done_callback(self._writers.discard)
+
+    async def _write_pending(self) -> None:
+        loop = asyncio.get_running_loop()
+        await self._delete_doomed()
+        while (pending := self._next_pending(loop)) is not None:
+            key = pending.record.key
+            pending.sent = True
+            self._writing.add((loop, key))
+            try:
+                await self._delete_doomed()
+                await self._write_one(pending)
+            finally:
+                self._writing.discard((loop, key))
+                if self.pending.get(key) is pending:
+                    self.drop(key)
+
+    def _next_pending(self, loop: asyncio.AbstractEventLoop) -> _Pending | None:
+        """Return the oldest that nobody sends yet; of one key, one after the other, so that the newest wins."""
+        for key, pending in [*self.pending.items()]:
+            if not pending.sent and (loop, key) not in self._writing:
+                return pending
+        return None
+
+    async def _write_one(self, pending: _Pending) -> None:
+        waited = self._monotonic() - pending.since
+        left = pending.keep_for - waited
+        if waited >= PENDING_S or left <= 0:
+            self._stats["store_dropped"] += 1
+            return
+        await self._calls.attempt("store", self._seal_and_write(pending, left), PENDING_S - waited)
+
+    async def _seal_and_write(self, pending: _Pending, left: float) -> None:
+        record, value = pending.record, pending.value
+        if value is None and not isinstance(record, Variants) and pending.subject is not None:
+            mark = await self._clock.seal(record.mark, pending.subject)
+            if mark is None:
+                self._stats["store_dropped"] += 1
+                return
+            record = pending.record = msgspec.structs.replace(record, mark=mark)
+            value = encode(record)
+            pending.value = value
+        await self._write(record, pending.subject, left, value or b"")
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _watch(backend: WatchedBackend, writes: Writes) -> None:
+    """Drop a pending write when its key is set or deleted directly, as long as *writes* live."""
+    alive = weakref.ref(writes)
+
+    def told(key: str) -> None:
+        if (here := alive()) is not None:
+            here.drop(key)
+
+    backend.watch(told)

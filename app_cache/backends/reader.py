@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 MAX_KEYS = 256
 """Keys in one command; those of one look-up stay together however many they are."""
+MAX_BYTES = 4 * 1024 * 1024
+"""Bytes that the answer to one command is expected to have at most: who waits for it waits for all of them."""
 LANES = 2
 """Commands under way at once; while both are, what is asked gathers in the next."""
 CLOSED = "the connection was closed meanwhile"
@@ -112,14 +114,18 @@ class _Batch:
         if self.timer is not None:
             self.timer.cancel()
 
-    def one_by_one(self) -> Iterator[_Batch]:
-        """Yield the look-ups that are still awaited, each as a batch of its own, without a timer."""
-        keys = [*self.keys]
+    def parts(self, most: Callable[[], int]) -> Iterator[_Batch]:
+        """Yield what is still awaited in batches without a timer, each of *most* keys at most, or one look-up."""
+        keys, part = [*self.keys], _Batch(self.served)
         for future, places in self.waiting:
+            own = [keys[place] for place in places]
+            if part.keys and len(part.keys) + len(own) > most():
+                yield part
+                part = _Batch(self.served)
             if not future.done():
-                alone = _Batch(self.served)
-                alone.add([keys[place] for place in places], future)
-                yield alone
+                part.add(own, future)
+        if part.keys:
+            yield part
 
 
 class Reader:
@@ -151,6 +157,8 @@ class Reader:
         """Those that have no lane yet."""
         self._newest = _Batch(0)
         self._newest.end()
+        self._room = MAX_KEYS
+        """Keys for which the next command asks: half of those that one asked in vain, more after each answer."""
 
     def ask(self, keys: Sequence[str]) -> asyncio.Future[Answer]:
         """Return a future of the bytes under each of *keys*, read at one instant, or of why they are not known."""
@@ -191,12 +199,13 @@ class Reader:
         fault, missed = Fault.STALLED if late > STALLED_S else Fault.AWAY, "answer"
         if batch.open and self._served.total > batch.served:
             fault, missed = Fault.BUSY, "connection"
-        lane = batch.lane
+        lane, keys = batch.lane, len(batch.keys)
         batch.fail(BackendError(f"no {missed} within {self._timeout:g} s", fault=fault))
         if lane is None:
             self._queue.remove(batch)
         else:
             lane.cancel()
+            self._room = max(1, min(self._room, keys) // 2)
 
     def _open_lane(self) -> None:
         """Begin a lane, if there may be one more; what is asked for in this turn of the loop still joins it."""
@@ -226,7 +235,7 @@ class Reader:
                 self._queue.popleft().lane = asyncio.current_task()
                 try:
                     line = line or await self._lend()
-                    await _fetch(batch, line)
+                    await self._fetch(batch, line)
                 except asyncio.CancelledError:
                     batch.fail(BackendError(CLOSED))
                     raise
@@ -237,16 +246,33 @@ class Reader:
             if line is not None:
                 await line.give_back()
 
-
-async def _fetch(batch: _Batch, line: Line) -> None:
-    """Ask *line* for all of *batch*; where that is refused, for each alone: one may want what it must not have."""
-    batch.open = False
-    try:
-        batch.answer(await line.ask([*batch.keys]))
-    except RefusedError as refused:
-        if len(batch.waiting) == 1:
-            batch.fail(refused.why)
+    async def _fetch(self, batch: _Batch, line: Line) -> None:
+        """Ask *line* for all of *batch*, in parts where there is no room for it in one command."""
+        batch.open = False
+        if len(batch.keys) <= self._room:
+            await self._ask(batch, line)
             return
-        for alone in batch.one_by_one():
-            await _fetch(alone, line)
+        for part in batch.parts(lambda: self._room):
+            await self._ask(part, line)
         batch.end()
+
+    async def _ask(self, batch: _Batch, line: Line) -> None:
+        """Ask *line* for *batch*; where that is refused, for each alone: one may want what it must not have."""
+        try:
+            values = await line.ask([*batch.keys])
+        except RefusedError as refused:
+            if len(batch.waiting) == 1:
+                batch.fail(refused.why)
+                return
+            for alone in batch.parts(lambda: 0):
+                await self._ask(alone, line)
+            batch.end()
+        else:
+            batch.answer(values)
+            self._make_room(values)
+
+    def _make_room(self, values: Values) -> None:
+        """Let the next command ask for twice as many keys, if they fit into it as large as those of *values*."""
+        size = sum([len(value) for value in values if value is not None])
+        fit = MAX_BYTES * len(values) // max(1, size)
+        self._room = max(1, min(MAX_KEYS, 2 * self._room, fit))

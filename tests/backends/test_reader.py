@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from app_cache.backends.reader import LANES, MAX_KEYS, Reader, RefusedError
+from app_cache.backends.reader import LANES, MAX_BYTES, MAX_KEYS, Reader, RefusedError
 from app_cache.backends.redis import RedisBackend
 from app_cache.errors import STALLED_S, BackendError, Fault
 
@@ -38,6 +38,8 @@ class Wire:
         self.forbidden: frozenset[str] = frozenset()
         self.failure: Exception | None = None
         self.is_wanted = False
+        self.size = 0
+        """Bytes that a value has at least."""
 
     async def lend(self) -> Wire:
         self.lent += 1
@@ -50,7 +52,7 @@ class Wire:
             raise self.failure
         if not self.forbidden.isdisjoint(keys):
             raise RefusedError(BackendError("not permitted", fault=Fault.DENIED))
-        return [key.encode() for key in keys]
+        return [key.encode().ljust(self.size) for key in keys]
 
     async def give_back(self) -> None:
         self.given_back += 1
@@ -111,6 +113,36 @@ async def test_commands_are_bounded(reader: Reader, wire: Wire) -> None:
     many = reader.ask([f"many {number}" for number in range(2 * MAX_KEYS)])
     await answers(*few, many)
     assert sorted(len(keys) for keys in wire.asked) == [3, MAX_KEYS // 3 * 3, 2 * MAX_KEYS]
+
+
+async def test_answers_are_bounded(reader: Reader, wire: Wire) -> None:
+    """Where values are large, what was asked in one turn is several commands, each for as many as 4 MiB hold."""
+    wire.size = MAX_BYTES // 8
+    await answers(reader.ask(["first"]))
+    keys = [f"{number}" for number in range(20)]
+    found = await answers(*(reader.ask([key]) for key in keys))
+    assert found == [[key.encode().ljust(wire.size)] for key in keys]
+    assert wire.asked[1:] == [keys[:8], keys[8:16], keys[16:]]
+    await answers(reader.ask([*keys, *keys]))
+    assert wire.asked[-1] == keys
+
+
+async def test_asked_in_vain(wire: Wire) -> None:
+    """A command without an answer in time is taken for too large: the next asks for half, and then for more."""
+    reader = Reader(wire.lend, BUDGET_S)
+    keys = [f"{number}" for number in range(20)]
+    wire.gate.clear()
+    assert all(isinstance(each, BackendError) for each in await answers(*(reader.ask([key]) for key in keys)))
+    await reader.settle()
+    wire.gate.set()
+    wire.asked.clear()
+    waiting = [reader.ask([key]) for key in keys]
+    waiting[3].cancel()
+    found = await answers(*waiting[:3], *waiting[4:])
+    assert found == [[key.encode()] for key in keys if key != "3"]
+    assert wire.asked == [keys[:3] + keys[4:11], keys[11:]]
+    await answers(*(reader.ask([key]) for key in keys))
+    assert wire.asked[2:] == [keys]
 
 
 async def test_nobody_joins_what_was_sent(reader: Reader, wire: Wire) -> None:

@@ -50,7 +50,7 @@ from app_cache.rules.validators import (
     validating_headers,
 )
 from app_cache.rules.variants import announced, selecting_fields, vary_fields
-from app_cache.sessions import begins_session, has_user, session_watch
+from app_cache.sessions import begins_session, has_user, is_readable, session_watch
 from app_cache.store import Found, variant_key
 
 if TYPE_CHECKING:
@@ -136,6 +136,8 @@ class Exchange:
     async def answer(self, receive: Receive, send: Send) -> None:
         """Answer the request."""
         refusal = why_pass(self.request, self.asked)
+        if refusal is None and "session" in self.scope and not is_readable(self.scope["session"]):
+            refusal = Refusal.COOKIE  # it is loaded by who uses it, into the scope of the request itself
         if refusal is None and self.request.method in WITH_CONTENT:
             receive, refusal = await self._read_content(receive)
         if refusal is None:
@@ -224,6 +226,7 @@ class Exchange:
                 if not gave:
                     await send(message)
                 return
+            self._copy_back(scope)
             gave = guard.passed and message["status"] == given.status
             if gave:
                 await give(send)
@@ -430,6 +433,7 @@ class Exchange:
         await self._serve(send, response, age, status)
 
     async def _fail(self, outcome: Outcome, send: Send) -> None:
+        self.plan.leave_in(self.scope)
         status = self._tell(CacheStatus(fwd=self.decision.fwd, collapsed=True))
         await send_failure(send, self.request.method, outcome, status)
 
@@ -461,7 +465,7 @@ class Exchange:
         filling, fill, scope = self._take_off(receive, alone=alone)
         patience = self.policy.handler_timeout if filling.rescue else None
         try:
-            spoke = await fill.lead(self._dressed(filling, send), patience)
+            spoke = await fill.lead(self._dressed(filling, scope, send), patience)
         except Exception as error:
             if self.started or not (filling.rescue and filling.admitted):
                 raise
@@ -469,7 +473,8 @@ class Exchange:
             await self._rescue(RAISED, send)
             return
         finally:
-            self._copy_back(scope)
+            if not self.started:
+                self._copy_back(scope)
         if not spoke:
             self.store.log.warning("cache.rescued", self.plan.route, timeout=patience)
             await self._give_rescue(TIMED_OUT, receive, send)
@@ -563,16 +568,18 @@ class Exchange:
         if self.store.flight.may_refresh(self.found.key):
             self._take_off(None, alone=False, rescue=False)
 
-    def _dressed(self, filling: Filling, send: Send) -> Send:
-        """Return *send* for the leader: it adds what the cache says, and makes a 304 of what the client has."""
+    def _dressed(self, filling: Filling, scope: Scope, send: Send) -> Send:
+        """Return *send* for the leader: it adds what the cache says, and makes a 304 of what the client has.
+
+        What stands further out then finds in the request's own scope what routers left in that of the run.
+        """
         matched = False
 
         async def send_dressed(message: Message) -> None:
             nonlocal matched
             if message["type"] == "http.response.start":
                 self.started = True
-                if "endpoint" in filling.routed:
-                    self._copy_back(filling.routed)
+                self._copy_back(scope)
                 offered = self.policy.client_max_age is not None and filling.is_offered(message["headers"])
                 headers = for_leader(message["headers"], self.policy, filling.entity_tag, offered=offered)
                 matched = not_modified(self.request, message["status"], headers, self.store.now(), stored=False)
@@ -607,6 +614,7 @@ class Exchange:
         self, send: Send, response: StoredResponse, age: float | None, status: CacheStatus, *, offered: bool = True
     ) -> None:
         """Send what this client gets of *response*, and say which status the handler gave if that is another."""
+        self.plan.leave_in(self.scope)
         answer = answer_of(self.request, self.policy, response, age, offered=offered)
         if status.fwd is not None and status.fwd_status is None and answer.status != response.status:
             status = replace(status, fwd_status=response.status)
@@ -614,7 +622,9 @@ class Exchange:
 
     def _tell(self, status: CacheStatus) -> CacheStatus:
         """Say what happened, in one value: for the header, the application and the metrics."""
-        self.scope.setdefault("state", {})["cache"] = status
+        state = self.scope.setdefault("state", {})
+        if type(state.setdefault("cache", status)) is CacheStatus:  # else the application has its own by that name
+            state["cache"] = status
         self.store.stats[status.outcome] += 1
         if status.detail is not None:
             self.store.stats[f"{status.outcome}-{status.detail.value}"] += 1

@@ -25,7 +25,7 @@ from app_cache.rules.freshness import current_age
 from app_cache.rules.messages import RequestHead
 from app_cache.rules.validators import entity_tag, fields_of_304, is_entity_tag
 from app_cache.services import same_parts
-from app_cache.sessions import begins_session, has_user
+from app_cache.sessions import begins_session, has_user, is_readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator
@@ -148,7 +148,9 @@ class Ready:
         "_told_since",
         "_told_until",
         "answers",
+        "left",
         "next",
+        "path_params",
         "refused",
         "selects",
         "since",
@@ -162,7 +164,7 @@ class Ready:
         now = exchange.store.now()
         self.store = exchange.store
         self.selects = _selecting(exchange)
-        self.refused = _refused(exchange.policy, response.headers)
+        self.refused = DECIDES | _refused(exchange.policy, response.headers)
         self.since, self.until = now, now + hit.ttl - EDGE_S
         whole = answer_of(RequestHead(exchange.request.method, ()), exchange.policy, response, None)
         fields = tuple(_one_for_all(each) if len(each[1]) <= MAX_SHARED else each for each in whole.headers)
@@ -172,6 +174,7 @@ class Ready:
         """What a client has that gets a 304; empty where the exchange decides on that."""
         self.size = OVERHEAD + _weight((key, self.selects, self.answers))
         """The bytes that it counts."""
+        self.left, self.path_params = exchange.plan.left, exchange.plan.path_params
         self.next: Ready | None = None
         self._received_at, self._lifetime = response.received_at, response.freshness_lifetime
         self._initial_age = current_age(response, response.received_at)
@@ -189,10 +192,13 @@ class Ready:
         if not self._told_since <= now < self._told_until:
             self._tell(now)
         code, fields, body = self.answers[bool(tag)]
-        if "state" in scope:
-            scope["state"]["cache"] = self._status
-        else:
+        if self.left:
+            scope.update(self.left)
+            scope["path_params"] = {**self.path_params}
+        if "state" not in scope:
             scope["state"] = {"cache": self._status}
+        elif type(scope["state"].setdefault("cache", self._status)) is CacheStatus:
+            scope["state"]["cache"] = self._status
         self._stats["hit"] += 1
         return (
             {"type": "http.response.start", "status": code, "headers": [*fields, *self._lines]},
@@ -522,6 +528,8 @@ def _tag_of_200(answer: Answer) -> bytes:
 
 def _known_further_out(scope: Scope) -> int:
     """Return what middleware further out knows of who asks."""
+    if "session" in scope and not is_readable(scope["session"]):
+        return DECIDES
     return (USER if has_user(scope) else 0) | (SESSION if begins_session(scope) else 0)
 
 

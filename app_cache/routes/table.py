@@ -9,7 +9,7 @@ import operator
 import re
 import string
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, time, timedelta
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,7 @@ from app_cache.routes.ways import (
     has_layer,
     is_mounted,
     is_never_cached,
+    left_by,
     match,
     overridable_on,
     parameters_of,
@@ -79,6 +80,7 @@ class Plan:
         invalidates: What they invalidate, or None.
         parameters: What fills in the templates of both.
         path_params: The values in the path, as the router found them.
+        left: What routers leave in the scope of such a request beside them, for what stands further out.
         root_paths: What the path may be told without.
         route: The path of the route as its author wrote it, ``""`` where there is none.
         is_sure: Whether it is known which endpoint answers them.
@@ -93,6 +95,13 @@ class Plan:
     route: str = ""
     is_sure: bool = True
     may_invalidate: bool = False
+    left: Mapping[str, Any] = field(default_factory=dict)
+
+    def leave_in(self, scope: Scope) -> None:
+        """Leave in *scope* what routers would, where the request does not come to them."""
+        if self.left:
+            scope.update(self.left)
+            scope["path_params"] = {**self.path_params}
 
     def is_for(self, scope: Scope) -> bool:
         """Return whether the policy, that of what has none, is for what routers came to and left in *scope*.
@@ -295,7 +304,7 @@ class RouteTable:
         if policy is not None:
             is_ready = guard_as_asked(policy, way.context)
             policy = keyed_by(policy, [way.parameters]) if is_ready else None
-        return Plan(policy, invalidates, way.parameters, path_params, roots, way.path)
+        return Plan(policy, invalidates, way.parameters, path_params, roots, way.path, left=left_by(way))
 
     def _is_head_of_get(self, scope: Scope, way: Way | None, others: list[Way]) -> bool:
         """Return whether the HEAD of *scope*, which comes to *way* or *others*, is for who answers a GET."""

@@ -178,6 +178,13 @@ def match(app: Any, ways: Iterable[Way], scope: Scope) -> tuple[Way | None, Mapp
     return None, {}, []
 
 
+def left_by(way: Way) -> dict[str, Any]:
+    """Return what routers leave in the scope of a request to *way*, beside the values in its path."""
+    route = way.context.original_route
+    left = {"endpoint": way.context.endpoint}
+    return left | {"route": route} if isinstance(route, APIRoute) else left
+
+
 def _is_endpoint(context: Any) -> bool:
     """Return whether a hit would skip nothing but the endpoint: a route may have middleware of its own."""
     route = context.original_route

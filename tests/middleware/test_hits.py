@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from contextvars import ContextVar
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
-from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, Request, Response, WebSocket
+from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, HTTPException, Request, Response, WebSocket
 from fastapi.responses import FileResponse, PlainTextResponse, RedirectResponse, StreamingResponse
 from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
@@ -602,6 +603,89 @@ async def test_state_set_by_the_endpoint() -> None:
     async with client_of(app) as client:
         await client.get("/items/7")
     assert seen == [(7, {"item": "7"}, "/items/{item}", answer)]
+
+
+@cache(timeout=60)
+async def item_of(item: int) -> int:
+    """Answer what is in the path."""
+    return item
+
+
+@cache(timeout=60, guarded=True)
+async def guarded_item(item: int) -> int:
+    """Answer what is in the path to whom the dependencies let through."""
+    return item
+
+
+def routed(*, cached: bool) -> tuple[FastAPI, list[Any]]:
+    """Return an application with routes of all kinds, and what middleware around it finds as answers begin."""
+    app, included, mounted, found = FastAPI(), APIRouter(), FastAPI(), list[Any]()
+    app.get("/plain/{item}")(item_of)
+    app.get("/guarded/{item}", dependencies=[Depends(lambda: None)])(guarded_item)
+    included.get("/{item}")(item_of)
+    app.include_router(included, prefix="/included/{place}")
+    mounted.get("/{item}")(item_of)
+    app.mount("/mounted/{place}", mounted)
+    if cached:
+        put_cache(app)
+
+    class Notes:
+        def __init__(self, app: Any) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            async def note(message: Any) -> None:
+                if message["type"] == "http.response.start":
+                    found.append((scope["route"].path, scope["endpoint"], scope["path_params"]))
+                await send(message)
+
+            await self.app(scope, receive, note)
+
+    app.add_middleware(Notes)
+    return app, found
+
+
+@pytest.mark.parametrize("path", ["/plain/7", "/guarded/7", "/included/here/7", "/mounted/here/7"])
+@pytest.mark.parametrize("headers", [{}, {"cookie": "a=b"}], ids=["shared", "not shared"])
+async def test_route_around_the_cache(path: str, headers: dict[str, str]) -> None:
+    """Middleware around the cache finds route, endpoint and values of the path as without one, on hits too."""
+    (bare, expected), (app, found) = routed(cached=False), routed(cached=True)
+    async with client_of(bare) as client:
+        await client.get(path, headers=headers)
+    async with client_of(app) as client:
+        answers = [told(await client.get(path, headers=headers)) for _ in range(4)]
+    assert [answer == "hit" for answer in answers] == [False, *[not headers] * 3]
+    assert found == expected * 4
+
+
+@pytest.mark.parametrize("window", [None, 60], ids=["no window", "refreshed"])
+async def test_state_of_the_application(window: int | None, clock: FakeClock) -> None:
+    """What the application keeps as ``state.cache`` itself stays there, on misses, hits and refreshes."""
+    app, seen, runs = FastAPI(), list[Any](), count()
+
+    @app.get("/")
+    @cache(timeout=10, stale_while_revalidate=window)
+    async def answer(request: Request) -> str:
+        return f"{next(runs)} {request.state.cache}"
+
+    container = put_cache(app, clock)
+
+    @app.middleware("http")
+    async def keep(request: Request, call_next: Any) -> Response:
+        request.state.cache = "its own"
+        response: Response = await call_next(request)
+        seen.append(request.state.cache)
+        return response
+
+    async with client_of(app) as client:
+        texts = [(await client.get("/")).json() for _ in range(2)]
+        clock.advance(15)
+        texts.append((await client.get("/")).json())
+        await container.store().close()
+        texts.append((await client.get("/")).json())
+    fresh = 0 if window else 1
+    assert texts == [f"{number} its own" for number in (0, 0, fresh, 1)]
+    assert seen == ["its own"] * 4
 
 
 async def test_context_around_the_endpoint() -> None:

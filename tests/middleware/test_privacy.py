@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections import UserDict
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -304,6 +306,52 @@ class Incomparable:
 
     def __eq__(self, other: object) -> bool:
         raise ValueError("the truth value is ambiguous")
+
+
+class NotLoaded:
+    """Stands in for a session until that is loaded, as that of starsessions does."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError("the session is not loaded")
+
+
+class OfItsOwn:
+    """A session that is no mapping."""
+
+
+@pytest.mark.parametrize("make", [UserDict, NotLoaded, OfItsOwn])
+async def test_a_session_of_any_kind(make: Callable[[], Any]) -> None:
+    """What begins a session is not stored, whatever holds that; what loads one finds it in the request."""
+    app, names = FastAPI(), count()
+
+    @app.get("/")
+    @cache(timeout=60)
+    async def answer(request: Request) -> str:
+        request.scope["load"]()
+        if not isinstance(request.session, OfItsOwn):
+            request.session["id"] = f"visitor {next(names)}"
+            return str(request.session["id"])
+        return f"visitor {next(names)}"
+
+    put_cache(app)
+
+    class Sessions:
+        def __init__(self, app: Any) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            def load() -> None:
+                if make is NotLoaded:
+                    scope["session"] = {}
+
+            scope["session"], scope["load"] = make(), load
+            await self.app(scope, receive, send)
+
+    app.add_middleware(Sessions)
+    async with client_of(app) as client:
+        answers = [await client.get("/") for _ in range(3)]
+    assert [(each.status_code, each.json()) for each in answers] == [(200, f"visitor {n}") for n in range(3)]
+    assert not any(told(each) == "hit" for each in answers)
 
 
 async def test_a_session_that_cannot_be_compared() -> None:

@@ -83,6 +83,9 @@ class CacheMiddleware:
         NotWiredError: If *container* is no container.
     """
 
+    is_response_cache = True
+    """By this the routes of another application know that what is mounted has a cache."""
+
     def __init__(
         self,
         app: App,

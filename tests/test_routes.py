@@ -37,6 +37,7 @@ from app_cache.routes.policies import (
     Fallbacks,
     say_decorator_not_read,
     say_header_not_sent,
+    say_out_of_reach,
     say_query_left_out,
     say_query_not_read,
 )
@@ -1094,6 +1095,87 @@ async def test_decorator_on_a_method_of_a_class(decorator: Any, caplog: pytest.L
     said = [each.getMessage() for each in caplog.records if "decorator_not_read" in each.getMessage()]
     assert len(said) == 1
     assert said[0].endswith("""Pages' (/x)" method=get""")
+
+
+def decorated_app(*, cached: bool = False, middleware: bool = True) -> FastAPI:
+    """Return an application with a decorated endpoint, perhaps with a cache of its own."""
+    app = FastAPI()
+    app.get("/page")(cache(timeout=60)(lambda: "page"))
+    if middleware:
+        app.add_middleware(Seen)
+    if cached:
+        put_cache(app)
+    return app
+
+
+class Choosy(Route):
+    """Matches by what it likes."""
+
+    def matches(self, scope: Any) -> Any:
+        return super().matches(scope)
+
+
+@cache(timeout=60)
+async def decorated(request: Request) -> Response:
+    """Answer with a page."""
+    return PlainTextResponse("page")
+
+
+@pytest.mark.parametrize(
+    ("route", "because"),
+    [
+        pytest.param(
+            Mount("/sub", decorated_app()),
+            "what is mounted at '/sub' has middleware, or a handler of its own",
+            id="mounted with middleware",
+        ),
+        pytest.param(
+            Mount("/sub", decorated_app(middleware=False), middleware=[Middleware(Seen)]),
+            "what is mounted at '/sub' has middleware, or a handler of its own",
+            id="middleware of a mount",
+        ),
+        pytest.param(
+            Mount("/sub", routes=[Mount("/sub", decorated_app())]),
+            "what is mounted at '/sub' has middleware, or a handler of its own",
+            id="within what is entered",
+        ),
+        pytest.param(
+            Route("/page", decorated, middleware=[Middleware(Seen)]),
+            "the route has middleware, or a handler of its own",
+            id="middleware of a route",
+        ),
+        pytest.param(Choosy("/page", decorated), "'/page' matches in a way of its own", id="matches by itself"),
+        pytest.param(Mount("/sub", decorated_app(middleware=False)), "", id="entered"),
+        pytest.param(Mount("/sub", decorated_app(cached=True)), "", id="with a cache of its own"),
+        pytest.param(
+            Mount("/sub", CacheMiddleware(decorated_app(), MemoryBackend())), "", id="wrapped in a cache"
+        ),
+        pytest.param(Mount("/sub", Seen(Starlette())), "", id="nothing decorated"),
+    ],
+)
+async def test_out_of_reach(route: BaseRoute, because: str, caplog: pytest.LogCaptureFixture) -> None:
+    """That a decorated endpoint is never cached, and why, is said once at start."""
+    say_out_of_reach.cache_clear()
+    app = FastAPI(routes=[route])
+    put_cache(app)
+    for _ in range(2):
+        async with app.router.lifespan_context(app):
+            pass
+    said = [each.getMessage() for each in caplog.records if "out_of_reach" in each.getMessage()]
+    assert [because in each for each in said] == [True] * bool(because)
+
+
+async def test_behind_a_route_that_matches_by_itself(caplog: pytest.LogCaptureFixture) -> None:
+    """So it is of each decorated endpoint behind a route that matches in a way of its own."""
+    say_out_of_reach.cache_clear()
+    app = FastAPI(routes=[Choosy("/choosy", Response)])
+    app.get("/page")(cache(timeout=60)(lambda: "page"))
+    put_cache(app)
+    async with client_of(app) as client:
+        assert told(await client.get("/page")) is None
+    said = [each.getMessage() for each in caplog.records if "out_of_reach" in each.getMessage()]
+    assert len(said) == 1
+    assert "'/choosy' matches in a way of its own" in said[0]
 
 
 async def test_object_of_a_subclass() -> None:

@@ -191,6 +191,12 @@ def say_decorator_not_read(route: str, method: str) -> None:
 
 
 @functools.lru_cache(maxsize=1024)
+def say_out_of_reach(route: str, because: str) -> None:
+    """Warn once that the policy of a decorator is never met."""
+    logger.warning("policy.out_of_reach", route=route, because=because)
+
+
+@functools.lru_cache(maxsize=1024)
 def say_query_left_out(route: str, option: str, name: str) -> None:
     """Warn once that the parameter *name*, which *option* keeps out of the key, is declared to be read."""
     logger.warning("policy.query_left_out", route=route, option=option, name=name)

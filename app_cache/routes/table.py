@@ -27,6 +27,7 @@ from app_cache.routes.policies import (
     look_at_header_names,
     methods_of,
     say_decorator_not_read,
+    say_out_of_reach,
     say_query_left_out,
     say_query_not_read,
 )
@@ -38,6 +39,7 @@ from app_cache.routes.ways import (
     is_never_cached,
     left_by,
     match,
+    out_of_reach,
     overridable_on,
     parameters_of,
     reads_as_declared,
@@ -368,6 +370,8 @@ def check_routes(app: Any) -> None:
             say_decorator_not_read(_name(context), method)
         for in_handler, templates in _templates(policy, invalidates):
             _check_names(in_handler, templates, context)
+    for context, because in out_of_reach(app):
+        say_out_of_reach(_name(context), because)
 
 
 def _host(scope: Scope) -> str:

@@ -237,6 +237,40 @@ def walk(app: Any) -> Iterator[Any]:
             yield from walk(inner)
 
 
+def out_of_reach(app: Any) -> Iterator[tuple[Any, str]]:
+    """Return the decorated routes of *app* whose policy is never met, each with what stands before it."""
+    odd = ""
+    for way in ways_of(app):
+        if not way.is_sure and not odd:
+            odd = f"{way.path or way.context.original_route!r} matches in a way of its own"
+        inner = None if odd else _inner(way.context)
+        if inner is not None:
+            yield from out_of_reach(inner)
+        elif odd or not _is_endpoint(way.context):
+            mounts = isinstance(way.context.original_route, Mount | Host)
+            what = f"what is mounted at {way.path!r}" if mounts else "the route"
+            yield from (
+                (each, odd or f"{what} has middleware, or a handler of its own")
+                for each in _decorated(way.context)
+            )
+
+
+def _decorated(context: Any) -> Iterator[Any]:
+    """Return the routes with a policy that *context* may lead to, but for those that another cache answers."""
+    mounted = _mounted(context) if isinstance(context.original_route, Mount | Host) else None
+    if mounted is None:
+        yield from [context] if recorded(context)[0] is not None else ()
+    elif not _has_cache(context.app):
+        for each in (*_tried(*mounted.routes), *_tried_last(mounted)):
+            yield from _decorated(each)
+
+
+def _has_cache(app: Any) -> bool:
+    """Return whether *app* has a cache among its middleware, or is wrapped in one."""
+    layers = [each.cls for layer in _wrapped(app) for each in getattr(layer, "user_middleware", ())]
+    return any(getattr(layer, "is_response_cache", False) for layer in (*_wrapped(app), *layers))
+
+
 def routers_of(app: Any, seen: set[int]) -> Iterator[Any]:
     """Return what holds the routes of *app*: its router, those that it includes, and those of what it mounts."""
     router = getattr(app, "router", app)

@@ -558,8 +558,8 @@ class Exchange:
     def _validating_headers(self) -> Headers | None:
         """Return the request's fields with the conditions that validate what is stored, None if nothing can be."""
         stored = self.found.entry
-        if stored is None or self.request.method not in VALIDATED:
-            return None
+        if stored is None or self.request.method not in VALIDATED or stored.status != 200:
+            return None  # a 304 says that there is a 200 (RFC 9110 §15.4.5)
         made = entity_tag_of(stored.body, stored.headers).decode("ascii")
         return validating_headers(self.request.headers, stored.headers, made)
 

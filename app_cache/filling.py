@@ -100,8 +100,6 @@ class Filling:
         self._said = NOTHING_SAID
         self._requested_at = 0.0
         self._turn = 0
-        self._compared: Entry | None = None
-        """The stored response that is compared with the answer to a HEAD."""
 
     @property
     def max_body(self) -> int:
@@ -172,8 +170,12 @@ class Filling:
         if length is not None and length != str(len(body)):
             self.refusal = Refusal.INCOMPLETE
             return NOT_SHARED
-        headers = without(end_to_end(self._head.headers), withheld_fields(self._said, self.policy))
-        return await self._keep(ResponseHead(self._head.status, headers), self._said, body)
+        replaced = None if self.found.entry is None else self.found.key
+        return await self._keep(ResponseHead(self._head.status, self._shared_fields()), self._said, body, replaced)
+
+    def _shared_fields(self) -> Headers:
+        """Return the fields of the answer that others may get."""
+        return without(end_to_end(self._head.headers), withheld_fields(self._said, self.policy))
 
     async def _freshen(self, stored: Entry) -> Outcome:
         """Keep *stored* with the fields of its 304, all of which the leader gets (RFC 9111 §4.3.4).
@@ -195,7 +197,7 @@ class Filling:
         outcome = NOT_SHARED
         if self.refusal is None:
             kept = without(headers, withheld_fields(said, self.policy))
-            outcome = await self._keep(ResponseHead(stored.status, kept), said, stored.body)
+            outcome = await self._keep(ResponseHead(stored.status, kept), said, stored.body, stored.key)
         else:
             self._withdraw(stored.key)
         self.entry, _ = self._entry(head, said, stored.body)
@@ -240,15 +242,17 @@ class Filling:
 
     def _failure(self, body: bytes) -> tuple[int, Headers, bytes] | None:
         """Return a failure that those who wait may see: one that nothing makes the leader's own."""
-        if self.refusal not in (Refusal.STATUS, Refusal.NOT_FRESH):
+        if self.refusal not in (Refusal.STATUS, Refusal.NOT_FRESH) or self._said.no_cache:
             return None
-        headers = announced(end_to_end(self._head.headers), self.policy.include_headers)
-        return self._head.status, headers, body
+        return self._head.status, announced(self._shared_fields(), self.policy.include_headers), body
 
-    async def _keep(self, head: ResponseHead, said: ResponseDirectives, body: bytes) -> Outcome:
+    async def _keep(
+        self, head: ResponseHead, said: ResponseDirectives, body: bytes, replaced: str | None
+    ) -> Outcome:
+        """Store the answer, and take away what is *replaced*, a key, if it is not stored under that itself."""
         self.entry, seconds = self._entry(head, said, body)
         if self.mark is not None:
-            self.stored = await self._store(self.entry, seconds, head.headers)
+            self.stored = await self._store(self.entry, seconds, head.headers, replaced)
         return Outcome(entry=self.entry)
 
     async def freshen_by_head(self, headers: Headers) -> None:
@@ -256,7 +260,6 @@ class Filling:
         self._head, self._said = ResponseHead(304, headers), response_directives(headers)
         chosen = () if self.found.entry is None else (self.found.entry,)
         for stored in (*self.found.others, *chosen):
-            self._compared = stored
             agrees = head_agrees(headers, stored.response())
             if agrees:
                 await self._update(stored)
@@ -274,17 +277,11 @@ class Filling:
             stale_while_revalidate=0.0,
             stale_if_error=0.0,
         )
-        await self._store(stale, VALIDATED_FOR, stored.headers)
+        await self._store(stale, VALIDATED_FOR, stored.headers, stored.key)
 
-    async def _store(self, entry: Entry, seconds: float, headers: Headers) -> bool:
+    async def _store(self, entry: Entry, seconds: float, headers: Headers, replaced: str | None) -> bool:
         vary = selecting_fields(headers, self.policy)
-        return await self.store.keep(entry, seconds, self.request.headers, vary, self._turn, self._replaced())
-
-    def _replaced(self) -> str | None:
-        """Return the key of the response in whose place an entry is stored, None where that stays beside it."""
-        if self._compared is not None:
-            return self._compared.key
-        return None if self.found.entry is None or self._validates() else self.found.key
+        return await self.store.keep(entry, seconds, self.request.headers, vary, self._turn, replaced)
 
     def _entry(self, head: ResponseHead, said: ResponseDirectives, body: bytes) -> tuple[Entry, float]:
         """Return the answer as an entry, and the seconds that the backend holds it.

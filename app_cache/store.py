@@ -214,7 +214,7 @@ class StoredResponses:
             return (
                 msgspec.structs.replace(found[0], varies=True, outdated=outdated) if found else Found(varies.key)
             )
-        selected.sort(key=lambda each: precedence(each[1].headers, each[1].received_at), reverse=True)
+        selected.sort(key=lambda each: precedence(each[1].headers, each[1].requested_at), reverse=True)
         chosen, *others = selected
         self._use_variant(varies.key, chosen[0].key)
         return msgspec.structs.replace(chosen[0], others=tuple(entry for _, entry in others))
@@ -345,6 +345,7 @@ class StoredResponses:
             key = variant_key(entry.key, vary, request)
             varies = self._with_variant(entry.key, vary, key, keep_for)
             await self.writes.put(varies, None, varies.keep_for)
+            self.gone.pop(own_key, None)
             entry = _under(entry, key)
         if replaces is not None and replaces not in (own_key, entry.key):
             self.drop(replaces, turn)

@@ -358,9 +358,13 @@ def stale_windows(response: ResponseHead, said: ResponseDirectives, policy: Cach
 
 
 def keep_for(response: ResponseHead, lifetime: float, windows: tuple[float, float], policy: CachePolicy) -> float:
-    """Return the seconds that the backend holds an entry: its freshness and the *windows* that may follow it."""
+    """Return the seconds that the backend holds an entry: its freshness and the *windows* that may follow it.
+
+    A 200 can be validated then (RFC 9110 §15.4.5).
+    """
     stands_in = policy.stale_on_failure and response.status < 400
-    if stands_in or entity_tag(response.headers) or has_field(response.headers, b"last-modified"):
+    has_validator = entity_tag(response.headers) or has_field(response.headers, b"last-modified")
+    if stands_in or (has_validator and response.status == 200):
         return lifetime + max(*windows, VALIDATED_FOR)
     return lifetime + max(windows)
 

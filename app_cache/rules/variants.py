@@ -88,9 +88,12 @@ def selecting_fields(headers: Headers, policy: CachePolicy) -> frozenset[str]:
     return named - {*policy.include_headers} - declared
 
 
-def precedence(headers: Headers, received_at: float) -> tuple[bool, float]:
-    """Return what decides between several that match: Vary, then the later Date (RFC 9111 §4, §4.1)."""
-    return vary_fields(headers) != frozenset(), date_value(headers, received_at)
+def precedence(headers: Headers, requested_at: float) -> tuple[bool, float]:
+    """Return what decides between several that match: Vary, then the later Date (RFC 9111 §4, §4.1).
+
+    One without Date was made after *requested_at*: of two, that is the later whose handler began later.
+    """
+    return vary_fields(headers) != frozenset(), date_value(headers, requested_at)
 
 
 def announced(headers: Headers, names: tuple[str, ...]) -> Headers:

@@ -39,6 +39,20 @@ async def test_a_304_about_another_response(stored: str, update: str) -> None:
     assert len(origin.asked) == 3
 
 
+@pytest.mark.parametrize("status", [404, 410, 301, 503])
+@pytest.mark.parametrize("validator", ['ETag: "build 7"', "Last-Modified: {now-99}"], ids=["tag", "date"])
+async def test_what_is_no_200_is_not_validated(status: int, validator: str) -> None:
+    """A 304 says that there is a 200: what is stored with another status is asked for anew (RFC 9110 §15.4.5)."""
+    origin = Origin().says(FRESH, validator, status=status).says(FRESH, validator, body=b"the page")
+    async with origin.cached() as client:
+        await client.get(URL)
+        origin.clock.advance(61)
+        answer = await client.get(URL)
+        assert (answer.status_code, answer.text, told(answer)) == (200, "the page", "fwd=stale; stored")
+        assert told(await client.get(URL)) == "hit"
+    assert not {"if-none-match", "if-modified-since"} & origin.asked[1][1].keys()
+
+
 async def test_tags_that_the_handler_added_stay() -> None:
     """A response that a 304 freshened keeps the groups that it had (§3.2, RFC 9875)."""
     origin = Origin().says(FRESH, 'ETag: "a"', 'Cache-Groups: "one"').says(FRESH, status=304, body=b"")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
-from tests.clients import told
+from tests.clients import all_blocked, told
 from tests.conformance.origin import URL, Origin, raw
 
 pytestmark = pytest.mark.anyio
@@ -46,6 +48,73 @@ async def test_a_response_that_has_vary_no_more(backend: Any) -> None:
         for expected in ("fwd=stale; stored", "hit"):
             answer = await client.get(URL, headers={"x-a": "1"})
             assert (answer.text, told(answer)) == ("default", expected)
+
+
+@pytest.mark.parametrize("how", ["validated", "refreshed", "by HEAD"])
+async def test_an_update_that_varies_by_more(backend: Any, how: str) -> None:
+    """A 304, or a HEAD, by which a stored response varies by more leaves no copy that varies by less (§4.3.4)."""
+    window = ", stale-while-revalidate=60" if how == "refreshed" else ""
+    origin = Origin().says(FRESH + window, "Vary: X-A", 'ETag: "a"', body=b"one")
+    method, status = ("HEAD", 200) if how == "by HEAD" else ("GET", 304)
+    origin.says(FRESH, "Vary: X-A, X-B", 'ETag: "a"', status=status, body=b"")
+    origin.says(FRESH, "Vary: X-A, X-B", body=b"two")
+    async with origin.cached(backend=backend) as client:
+        await client.get(URL)
+        origin.clock.advance(61 if window else 0)
+        await client.request(method, URL, headers={} if window else {"cache-control": "no-cache"})
+        await all_blocked()
+        same = await client.get(URL)
+        other = await client.get(URL, headers={"x-b": "1"})
+    assert (same.text, told(same)) == ("one", "hit")
+    assert (other.text, told(other)) == ("two", "fwd=vary-miss; stored")
+
+
+async def test_a_response_that_varies_after_one_that_went(backend: Any) -> None:
+    """After an answer that is not stored has put a response without Vary out, those that have it are hits."""
+    origin = (
+        Origin().says(FRESH, body=b"one").says("Cache-Control: no-store").says(FRESH, "Vary: X-A", body=b"two")
+    )
+    async with origin.cached(backend=backend) as client:
+        await client.get(URL)
+        origin.clock.advance(61)
+        await client.get(URL)
+        answers = [await client.get(URL) for _ in range(3)]
+    assert [told(each) for each in answers] == ["fwd=uri-miss; stored", "hit", "hit"]
+    assert len(origin.asked) == 3
+
+
+@dataclass
+class SlowOnce(Origin):
+    """Holds its second answer back until the *gate* is open."""
+
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        is_second = len(self.asked) == 1
+
+        async def send_late(message: Any) -> None:
+            if is_second:
+                await self.gate.wait()
+            await send(message)
+
+        await super().__call__(scope, receive, send_late)
+
+
+async def test_a_slower_answer_that_varies_by_less(backend: Any) -> None:
+    """Of two answers without Date, that whose handler began later answers, whichever came first (§4)."""
+    origin = SlowOnce().says(FRESH, "Vary: X-A").says(FRESH, "Vary: X-A", body=b"early")
+    origin.says(FRESH, "Vary: X-A, X-B", body=b"late")
+    anew = {"cache-control": "no-cache"}
+    async with origin.cached(backend=backend) as client:
+        await client.get(URL)
+        early = asyncio.create_task(client.get(URL, headers=anew))
+        await all_blocked()
+        origin.clock.advance(1)
+        late = await client.get(URL, headers=anew)
+        origin.gate.set()
+        await early
+        answer = await client.get(URL)
+    assert (late.text, answer.text, told(answer)) == ("late", "late", "hit")
 
 
 async def test_a_response_that_varies_by_more(backend: Any) -> None:

@@ -587,6 +587,7 @@ async def test_failing_answer() -> None:
         pytest.param({"set-cookie": "a=b"}, id="set-cookie"),
         pytest.param({"cache-control": "private"}, id="private"),
         pytest.param({"cache-control": "no-store"}, id="no-store"),
+        pytest.param({"cache-control": "no-cache"}, id="no-cache"),
     ],
 )
 async def test_failing_answer_of_ones_own(fields: dict[str, str]) -> None:
@@ -595,6 +596,24 @@ async def test_failing_answer_of_ones_own(fields: dict[str, str]) -> None:
     answers = await app.waves(await app.ask(10))
     assert [(a.status_code, a.text) for a in answers] == [(503, "mine"), *[(500, "Internal Server Error")] * 9]
     assert [a for a in answers[1:] if fields.keys() & a.headers.keys()] == []
+
+
+@pytest.mark.parametrize(
+    ("said", "options"),
+    [
+        pytest.param('private="set-cookie, x-user"', {}, id="private fields"),
+        pytest.param('no-cache="set-cookie, x-user"', {}, id="fields to validate"),
+        pytest.param('private="x-user"', {"exclude_headers": ["Set-Cookie"]}, id="by the policy"),
+    ],
+)
+async def test_fields_of_a_failing_answer(said: str, options: dict[str, Any]) -> None:
+    """Those who wait for a failure get none of its fields that are for one client (RFC 9111 §5.2.2.7, S3)."""
+    fields = {"cache-control": said, "set-cookie": "session=alice", "x-user": "alice", "retry-after": "9"}
+    app = Gated(lambda request: Response("busy", 503, headers=fields), **options)
+    first, *others = await app.waves(await app.ask(10))
+    assert (first.headers["set-cookie"], first.headers["x-user"]) == ("session=alice", "alice")
+    assert {(a.status_code, a.text, a.headers["retry-after"]) for a in others} == {(503, "busy", "9")}
+    assert [a for a in others if {"set-cookie", "x-user"} & a.headers.keys()] == []
 
 
 async def test_failing_within_the_body() -> None:

@@ -429,7 +429,7 @@ def test_stale_windows_of_errors(status: int, said: str, windows: tuple[float, f
         pytest.param([], HTTP, 10.0 + VALIDATED_FOR, id="for failures"),
         pytest.param([], CAREFUL_HTTP, 10.0, id="not for failures"),
         pytest.param([":404"], HTTP, 10.0, id="an error, which stands in for no failure"),
-        pytest.param([":404", 'ETag: "a"'], HTTP, 10.0 + VALIDATED_FOR, id="an error that can be validated"),
+        pytest.param([":404", 'ETag: "a"'], HTTP, 10.0, id="an error, which no 304 is about"),
     ],
 )
 def test_keep_for(lines: list[str], policy: CachePolicy, seconds: float) -> None:

@@ -302,7 +302,7 @@ class Exchange:
             starts, admitted = message["type"] == "http.response.start", guard is None or guard.passed
             if starts:
                 self.started = True
-            if starts and admitted and message["status"] in FAILURES:
+            if starts and admitted and message["status"] in FAILURES and self._rescues():
                 is_rescued = True
                 await self._rescue(message["status"], send)
             elif starts:
@@ -318,7 +318,7 @@ class Exchange:
             with Guarding(guard):
                 await self.app(self.scope, receive, send_told)
         except Exception as error:
-            if self.started or (guard is not None and not guard.passed):
+            if self.started or (guard is not None and not guard.passed) or not self._rescues():
                 raise
             self.store.log.failed("cache.rescued", self.plan.route, error)
             await self._rescue(RAISED, send)
@@ -371,7 +371,7 @@ class Exchange:
         outcome = await fill.follow(self._patience())
         if outcome is not None:
             await self._use(fill, outcome, receive, send, waited=waited)
-        elif self.decision.rescue:
+        elif self._rescues():
             await self._give_rescue(TIMED_OUT, receive, send)
         else:
             await self._lead_as_one_of_few(fill, receive, send, waited=waited)
@@ -393,7 +393,7 @@ class Exchange:
                 await self._forward(receive, send, waited=True)
         elif not outcome.failed:
             await self._lead(receive, send, alone=True)
-        elif self.decision.rescue:
+        elif self._rescues():
             await self._give_rescue(leader.status or RAISED, receive, send)
         else:
             if outcome.failure is not None and not self._is_variant_of(leader, outcome.failure[1]):
@@ -414,7 +414,7 @@ class Exchange:
         if hung.shared is not None:
             await self._use(hung, hung.shared, receive, send, waited=waited)
         elif not await self._answer_from_cache(receive, send):
-            if self.decision.rescue:
+            if self._rescues():
                 await self._give_rescue(TIMED_OUT, receive, send)
             else:
                 self._tell(CacheStatus(fwd=self.decision.fwd))
@@ -422,8 +422,21 @@ class Exchange:
 
     def _patience(self) -> float:
         """Return the seconds that this request waits for the run of another."""
-        own = self.policy.handler_timeout if self.decision.rescue else None
-        return FILL_TIMEOUT_S if own is None else min(own, FILL_TIMEOUT_S)
+        return min(self._time_of_handler() or FILL_TIMEOUT_S, FILL_TIMEOUT_S)
+
+    def _time_of_handler(self) -> float | None:
+        """Return the seconds after which what is stored stands in for a slow handler; None: it does not."""
+        most = self.policy.handler_timeout if self.decision.rescue else None
+        return most if most is not None and self._rescues(after=most) else None
+
+    def _rescues(self, after: float = 0.0) -> bool:
+        """Return whether what is stored may stand in for a failure, *after* so many seconds (RFC 5861 §4)."""
+        if self.found.entry is None or not self.decision.rescue:
+            return False
+        response, then = self.found.entry.response(), self.store.now() + after
+        marked = self.found.marked_stale
+        decision = select(self.request, self.asked, response, self.policy, then, marked_stale=marked)
+        return isinstance(decision, Forward) and decision.rescue
 
     async def _share(self, response: StoredResponse, came: int, send: Send) -> None:
         """Serve the *response* that another's fill has made of an answer of the status that *came*."""
@@ -463,11 +476,11 @@ class Exchange:
         A 304 that is about another response than the stored one gives no answer: then it is asked for the whole.
         """
         filling, fill, scope = self._take_off(receive, alone=alone)
-        patience = self.policy.handler_timeout if filling.rescue else None
+        patience = self._time_of_handler()
         try:
             spoke = await fill.lead(self._dressed(filling, scope, send), patience)
         except Exception as error:
-            if self.started or not (filling.rescue and filling.admitted):
+            if self.started or not (filling.admitted and self._rescues()):
                 raise
             self.store.log.failed("cache.rescued", self.plan.route, error)
             await self._rescue(RAISED, send)
@@ -494,12 +507,17 @@ class Exchange:
             self.found = msgspec.structs.replace(self.found, entry=None)
             self.decision = replace(self.decision, rescue=False)
             await self._lead(receive, send, alone=True)
-        elif filling.rescue:
+        elif filling.is_rescued:
             self.store.log.warning("cache.rescued", self.plan.route, status=filling.status)
             await self._rescue(filling.status, send)
 
     def _filling(
-        self, scope: Scope, *, rescue: bool = False, conditional: bool = False, guard: Guard | None = None
+        self,
+        scope: Scope,
+        *,
+        rescues: Callable[[], bool] | None = None,
+        conditional: bool = False,
+        guard: Guard | None = None,
     ) -> Filling:
         """Return what judges the answer of a run with *scope*."""
         return Filling(
@@ -508,7 +526,7 @@ class Exchange:
             self.known,
             self.policy,
             self.found,
-            rescue=rescue,
+            rescues=rescues,
             conditional=conditional,
             guard=guard,
             session_changed=session_watch(self.scope) if "session" in self.scope else None,
@@ -516,18 +534,17 @@ class Exchange:
             is_for=self.plan.is_for,
         )
 
-    def _take_off(
-        self, receive: Receive | None, *, alone: bool, rescue: bool | None = None
-    ) -> tuple[Filling, Fill, Scope]:
+    def _take_off(self, receive: Receive | None, *, alone: bool) -> tuple[Filling, Fill, Scope]:
+        """Begin a run of the application; without *receive* it is a refresh, for which nothing stands in."""
         validating = self._validating_headers()
-        stands_in = self.decision.rescue if rescue is None else rescue
+        rescues = self._rescues if self.decision.rescue and receive is not None else None
         guard = Guard() if self.policy.guarded else None
         headers = self._own_headers(alone=alone) if validating is None else validating
         headers = self._without_wishes(headers) if receive is None else headers
         self.scope.setdefault("state", {})
         method = "GET" if self.request.method == "HEAD" else self.request.method  # HEAD has nothing to store
         scope = {**self.scope, "method": method, "headers": [*headers]}
-        filling = self._filling(scope, rescue=stands_in, conditional=validating is not None, guard=guard)
+        filling = self._filling(scope, rescues=rescues, conditional=validating is not None, guard=guard)
         scope[LATE_TAGS] = filling.late_tags
         fill = Fill(filling)
         fill.on_failure = partial(self.store.log.failed, "cache.fill_failed", self.plan.route)
@@ -566,7 +583,7 @@ class Exchange:
     def _refresh(self) -> None:
         """Fetch anew in the background, if nobody does, and it did not just fail (RFC 5861 §3)."""
         if self.store.flight.may_refresh(self.found.key):
-            self._take_off(None, alone=False, rescue=False)
+            self._take_off(None, alone=False)
 
     def _dressed(self, filling: Filling, scope: Scope, send: Send) -> Send:
         """Return *send* for the leader: it adds what the cache says, and makes a 304 of what the client has.

@@ -52,7 +52,7 @@ class Filling:
         identity: Its key and names.
         policy: What the endpoint's author asked for.
         found: What the look-up gave: the clock, and the entry to validate or to stand in, if there is one.
-        rescue: Whether that entry stands in if the handler fails.
+        rescues: Tells whether that entry stands in if the handler fails now; None: never.
         conditional: Whether the handler is asked to validate that entry, so that a 304 is about it.
         guard: What a guarded endpoint asks in this run, or None.
         session_changed: Tells whether the handler has changed the session that middleware further out keeps by a
@@ -69,7 +69,7 @@ class Filling:
         policy: CachePolicy,
         found: Found,
         *,
-        rescue: bool,
+        rescues: Callable[[], bool] | None,
         conditional: bool = False,
         guard: Guard | None = None,
         session_changed: Callable[[], bool] | None = None,
@@ -81,7 +81,9 @@ class Filling:
         self.identity = identity
         self.policy = policy
         self.found = found
-        self.rescue = rescue
+        self.rescues = rescues
+        self.is_rescued = False
+        """Whether the stored response stands in for the answer."""
         self.conditional = conditional
         self.guard = guard
         self.session_changed = session_changed or bool
@@ -130,7 +132,8 @@ class Filling:
         if not self.admitted:
             self.refusal = Refusal.GUARD
             return Share.UNADMITTED
-        if self._validates() or self._is_rescued():
+        self.is_rescued = self.rescues is not None and status in FAILURES and self.rescues()
+        if self.is_rescued or self._validates():
             return Share.WITHHOLD
         self.refusal = self._why_not_store()
         if self.refusal is None:
@@ -152,10 +155,6 @@ class Filling:
         own = withheld_fields(response_directives(headers), self.policy)
         return self.refusal is None and not self.session_changed() and not any(has_field(headers, o) for o in own)
 
-    def _is_rescued(self) -> bool:
-        """Return whether the stored response stands in for the answer."""
-        return self.rescue and self._head.status in FAILURES
-
     def _validates(self) -> bool:
         """Return whether the answer is a 304 to the conditions that stand for the stored response."""
         return self._head.status == 304 and self.conditional
@@ -164,7 +163,7 @@ class Filling:
         """Return the outcome of a complete answer, once it can be hit."""
         if self._validates() and self.found.entry is not None:
             return await self._freshen(self.found.entry)
-        if self.refusal is not None or self._is_rescued():
+        if self.refusal is not None or self.is_rescued:
             return Outcome(failed=True, failure=self._failure(body))
         length = combined(self._head.headers, b"content-length")
         if length is not None and length != str(len(body)):

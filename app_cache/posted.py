@@ -56,7 +56,7 @@ class PostedAnswer:
             return None
         found = await store.look_up(identity.key, identity.subject, request.headers)
         filling = Filling(
-            store, request, identity, policy, found, rescue=False, session_changed=session_watch(scope)
+            store, request, identity, policy, found, rescues=None, session_changed=session_watch(scope)
         )
         await filling.begin()
         return cls(filling, target_of(scope))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
@@ -215,3 +216,31 @@ async def test_after_an_error() -> None:
         assert (await client.get(URL)).status_code == 200
         answer = await client.get(URL)
     assert (answer.text, told(answer)) == ("new", "fwd=stale; stored")
+
+
+@dataclass
+class Slow(Origin):
+    """An origin that takes so many seconds for each answer but the first."""
+
+    takes: float = 0.0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.clock.advance(self.takes if self.asked else 0)
+        await super().__call__(scope, receive, send)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("breaks", [False, True], ids=["503", "exception"])
+@pytest.mark.parametrize(
+    ("takes", "rescued"), [pytest.param(20, True, id="within"), pytest.param(21, False, id="beyond")]
+)
+async def test_the_window_as_the_failure_comes(method: str, *, breaks: bool, takes: float, rescued: bool) -> None:
+    """What is stale within its window when the failure comes stands in for it, however early it was asked (§4)."""
+    origin = Slow(takes=takes).says(IF_ERROR).says(status=503, body=() if breaks else b"down", breaks=breaks)
+    async with origin.cached(OURS) as client:
+        await client.get(URL)
+        origin.clock.advance(70)
+        answer = await client.request(method, URL)
+    failed = 500 if breaks else 503
+    assert answer.status_code == (200 if rescued else failed)
+    assert answer.headers.get("age") == ("90" if rescued else None)

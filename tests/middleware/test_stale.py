@@ -317,6 +317,18 @@ async def test_handler_timeout_without_a_stale_answer(clock: FakeClock) -> None:
     assert (await app.get(), app.runs) == ((200, "one", "hit"), 1)
 
 
+async def test_handler_timeout_beyond_the_window(clock: FakeClock) -> None:
+    """Where nothing may stand in any more when the handler's time is over, it is waited for."""
+    app = Changing(clock, "one", "two", stale_if_error=30, handler_timeout=0.05)
+    await app.get()
+    clock.advance(89.99)
+    app.gate.clear()
+    asked = [asyncio.create_task(app.get()) for _ in range(3)]
+    await asyncio.wait(asked, timeout=0.2, return_when=asyncio.FIRST_COMPLETED)
+    app.gate.set()
+    assert {(await each)[:2] for each in asked} == {(200, "two")}
+
+
 async def test_validation_does_not_wait_for_background_tasks(clock: FakeClock) -> None:
     """A client gets what a 304 has validated before the background tasks of the handler have ended (F22)."""
     app, ended = FastAPI(), asyncio.Event()

@@ -230,7 +230,8 @@ def choose_environment(
         known = ", ".join(environments)
         raise ConfigurationError(
             f"Unknown environment: {escaped(without_secrets(settings.environment))}; known are {known} "
-            "(the variable ENVIRONMENT names one, also where CACHE_BACKEND is given)"
+            "(the variable ENVIRONMENT names one, also where CACHE_BACKEND is given). "
+            "CacheContainer(environments={**ENVIRONMENTS, …}) adds others"
         )
     return checked_environment(environment)
 

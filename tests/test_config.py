@@ -331,7 +331,8 @@ class TestChoice:
             choose(CacheSettings({"ENVIRONMENT": "prod"} | backend))
         assert isinstance(refused.value, AppCacheError)
         assert str(refused.value).endswith(
-            "(the variable ENVIRONMENT names one, also where CACHE_BACKEND is given)"
+            "(the variable ENVIRONMENT names one, also where CACHE_BACKEND is given). "
+            "CacheContainer(environments={**ENVIRONMENTS, …}) adds others"
         )
 
     def test_environment_with_a_secret(self) -> None:

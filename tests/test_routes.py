@@ -1531,6 +1531,16 @@ async def test_policies_go_before_the_default() -> None:
     assert said == [None, "fwd=uri-miss; stored", None]
 
 
+@pytest.mark.parametrize("route", [Route("/me", plain), APIRoute("/me", lambda: "me")], ids=["plain", "FastAPI"])
+async def test_policies_and_the_end_of_a_line(route: BaseRoute) -> None:
+    """A path with the end of a line behind it, which a route matches too, has the policy of that without."""
+    app = FastAPI(routes=[route])
+    put_cache(app, default_policy=CachePolicy(timeout=60), policies={"/me": None})
+    async with client_of(app) as client:
+        answers = [await client.get(path) for path in ("/me", "/me%0A")]
+    assert [(each.status_code, told(each)) for each in answers] == [(200, None)] * 2
+
+
 @pytest.mark.parametrize("pattern", ["/admin/*", "/api/admin/*"], ids=["as routes have it", "as clients send it"])
 @pytest.mark.parametrize("kept_out", [True, False], ids=["kept out", "cached"])
 @pytest.mark.parametrize(

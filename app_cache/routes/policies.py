@@ -81,10 +81,12 @@ class Fallbacks:
 
 
 def _paths(scope: Scope, root_path: str) -> list[str]:
-    """Return the path of *scope* as the client sends it, and as routes have it."""
+    """Return the path of *scope* as the client sends it, and as routes have it: without the end of a line."""
     whole = full_path(scope)
     paths = [whole, *(without_root(whole, root) for root in root_paths(scope, root_path))]
-    return [*paths, full_path({**scope, "root_path": root_path})] if root_path else paths
+    if root_path:
+        paths.append(full_path({**scope, "root_path": root_path}))
+    return [*paths, *(path[:-1] for path in paths if path.endswith("\n"))]
 
 
 def _check_path_pattern(pattern: object) -> None:

@@ -17,7 +17,7 @@ from app_cache.logger_config import logger
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-FAILURES = 5
+OPENS_AFTER = 5
 """Failures one after the other, nothing that succeeds between them, after which a backend is taken to be away."""
 PROBE_EVERY_S = 1.0
 """Seconds from one probe of a backend that is away to the next."""
@@ -37,7 +37,7 @@ class State(Enum):
     """A probe is under way; what becomes of it decides."""
 
 
-class Outcome(Enum):
+class Ending(Enum):
     """What the end of an operation says of the backend."""
 
     THERE = "there"
@@ -48,15 +48,15 @@ class Outcome(Enum):
     NOTHING = "nothing"
 
 
-OUTCOMES = {
-    Fault.AWAY: Outcome.AWAY,
-    Fault.UNKNOWN: Outcome.AWAY,
-    Fault.DENIED: Outcome.LOCKED,
-    Fault.FULL: Outcome.THERE,
-    Fault.READ_ONLY: Outcome.THERE,
-    Fault.REFUSED: Outcome.THERE,
-    Fault.BUSY: Outcome.NOTHING,
-    Fault.STALLED: Outcome.NOTHING,
+ENDINGS = {
+    Fault.AWAY: Ending.AWAY,
+    Fault.UNKNOWN: Ending.AWAY,
+    Fault.DENIED: Ending.LOCKED,
+    Fault.FULL: Ending.THERE,
+    Fault.READ_ONLY: Ending.THERE,
+    Fault.REFUSED: Ending.THERE,
+    Fault.BUSY: Ending.NOTHING,
+    Fault.STALLED: Ending.NOTHING,
 }
 
 
@@ -103,23 +103,23 @@ class Breaker:
                     self._become(State.HALF_OPEN)
             return self._permit
 
-    def ended(self, permit: int, outcome: Outcome) -> bool:
+    def ended(self, permit: int, ending: Ending) -> bool:
         """Take it that the operation with *permit* ended so; return whether that opened the breaker."""
         with self._lock:
             if self.state is State.CLOSED:
-                return self._ended_while_closed(permit, outcome)
+                return self._ended_while_closed(permit, ending)
             if self.state is State.HALF_OPEN and permit == self._permit:
                 self._failures = 0
-                self._become(State.CLOSED if outcome is Outcome.THERE else State.OPEN)
+                self._become(State.CLOSED if ending is Ending.THERE else State.OPEN)
             return False
 
-    def _ended_while_closed(self, permit: int, outcome: Outcome) -> bool:
-        if outcome is Outcome.THERE:
+    def _ended_while_closed(self, permit: int, ending: Ending) -> bool:
+        if ending is Ending.THERE:
             self._failures = 0
-        elif outcome is Outcome.AWAY and permit == self._permit:
+        elif ending is Ending.AWAY and permit == self._permit:
             self._permit += 1
             self._failures += 1
-        if outcome is not Outcome.LOCKED and self._failures < FAILURES:
+        if ending is not Ending.LOCKED and self._failures < OPENS_AFTER:
             return False
         self._probe_at = self._monotonic() + PROBE_EVERY_S
         self._become(State.OPEN)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from app_cache.backends.base import LocalBackend, budget_of, capability
 from app_cache.backends.wrapper import shown
-from app_cache.breaker import OUTCOMES, Breaker, Outcome, Troubles, fault_of
+from app_cache.breaker import ENDINGS, Breaker, Ending, Troubles, fault_of
 from app_cache.errors import LAST_LOOK_S, STALLED_S, BackendError, Fault
 
 if TYPE_CHECKING:
@@ -87,12 +87,12 @@ class Calls:
             result = await (_ended_in_time(work, timeout) if ends_at_once else in_time(work, timeout))
         except Exception as error:  # noqa: BLE001  as above
             fault = fault_of(error, late=loop.time() > late_at)
-            self.failed(operation, fault, error, opened=breaker.ended(permit, OUTCOMES[fault]))
+            self.failed(operation, fault, error, opened=breaker.ended(permit, ENDINGS[fault]))
             return None
         except BaseException:
-            breaker.ended(permit, Outcome.NOTHING)
+            breaker.ended(permit, Ending.NOTHING)
             raise
-        breaker.ended(permit, Outcome.THERE)
+        breaker.ended(permit, Ending.THERE)
         self._troubles.succeeded(operation)
         return result
 
@@ -109,9 +109,9 @@ class Calls:
             said = await work
         except Exception as error:  # noqa: BLE001  as above
             fault = fault_of(error)
-            self.failed("look_up", fault, error, opened=self.breaker.ended(permit, OUTCOMES[fault]))
+            self.failed("look_up", fault, error, opened=self.breaker.ended(permit, ENDINGS[fault]))
             return None
-        self.breaker.ended(permit, Outcome.THERE)
+        self.breaker.ended(permit, Ending.THERE)
         self._troubles.succeeded("look_up")
         return said
 

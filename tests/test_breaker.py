@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from app_cache.breaker import (
-    FAILURES,
-    OUTCOMES,
+    ENDINGS,
+    OPENS_AFTER,
     PROBE_EVERY_S,
     PROBE_LOST_S,
     STEADY_S,
     Breaker,
-    Outcome,
+    Ending,
     State,
     Troubles,
     fault_of,
@@ -30,27 +30,27 @@ from app_cache.testing import FakeClock
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-AWAY, THERE, LOCKED, NOTHING = Outcome.AWAY, Outcome.THERE, Outcome.LOCKED, Outcome.NOTHING
+AWAY, THERE, LOCKED, NOTHING = Ending.AWAY, Ending.THERE, Ending.LOCKED, Ending.NOTHING
 
 
-def one_by_one(breaker: Breaker, *outcomes: Outcome) -> None:
-    """Begin and end an operation for each of *outcomes*, one after the other."""
-    for outcome in outcomes:
+def one_by_one(breaker: Breaker, *endings: Ending) -> None:
+    """Begin and end an operation for each of *endings*, one after the other."""
+    for ending in endings:
         permit = breaker.admit(may_probe=True)
         assert permit is not None
-        breaker.ended(permit, outcome)
+        breaker.ended(permit, ending)
 
 
 def opened(clock: FakeClock) -> Breaker:
     """Return a breaker that has just opened."""
     breaker = Breaker(clock)
-    one_by_one(breaker, *[AWAY] * FAILURES)
+    one_by_one(breaker, *[AWAY] * OPENS_AFTER)
     assert breaker.state is State.OPEN
     return breaker
 
 
 @pytest.mark.parametrize(
-    ("outcomes", "state"),
+    ("endings", "state"),
     [
         pytest.param([AWAY] * 4, State.CLOSED, id="four failures"),
         pytest.param([AWAY] * 5, State.OPEN, id="five failures"),
@@ -60,17 +60,17 @@ def opened(clock: FakeClock) -> Breaker:
         pytest.param([LOCKED], State.OPEN, id="nobody is let in"),
     ],
 )
-def test_opens(outcomes: list[Outcome], state: State) -> None:
+def test_opens(endings: list[Ending], state: State) -> None:
     """It opens after five failures one after the other, or at once when nobody is let in."""
     breaker = Breaker(FakeClock())
-    one_by_one(breaker, *outcomes)
+    one_by_one(breaker, *endings)
     assert breaker.state is state
 
 
 def test_failures_of_one_instant() -> None:
     """Operations that are under way together and fail together are one failure."""
     breaker = Breaker(FakeClock())
-    for _ in range(FAILURES):
+    for _ in range(OPENS_AFTER):
         assert breaker.state is State.CLOSED
         for permit in [breaker.admit(may_probe=True) for _ in range(50)]:
             assert permit is not None
@@ -82,10 +82,10 @@ def test_an_answer_is_an_answer() -> None:
     """An operation that began before others failed, and succeeds after them, shows that the backend is there."""
     breaker = Breaker(FakeClock())
     slow = breaker.admit(may_probe=True)
-    one_by_one(breaker, *[AWAY] * (FAILURES - 1))
+    one_by_one(breaker, *[AWAY] * (OPENS_AFTER - 1))
     assert slow is not None
     breaker.ended(slow, THERE)
-    one_by_one(breaker, *[AWAY] * (FAILURES - 1))
+    one_by_one(breaker, *[AWAY] * (OPENS_AFTER - 1))
     assert breaker.state is State.CLOSED
 
 
@@ -119,7 +119,7 @@ def test_one_probe_each_second() -> None:
 
 
 @pytest.mark.parametrize(
-    ("outcome", "state"),
+    ("ending", "state"),
     [
         pytest.param(THERE, State.CLOSED, id="an answer"),
         pytest.param(AWAY, State.OPEN, id="a failure"),
@@ -127,12 +127,12 @@ def test_one_probe_each_second() -> None:
         pytest.param(NOTHING, State.OPEN, id="its request left"),
     ],
 )
-def test_probe(outcome: Outcome, state: State) -> None:
+def test_probe(ending: Ending, state: State) -> None:
     """An answer to the probe closes it, anything else leaves it open."""
     clock = FakeClock()
     breaker = opened(clock)
     clock.advance(PROBE_EVERY_S)
-    one_by_one(breaker, outcome)
+    one_by_one(breaker, ending)
     assert breaker.state is state
 
 
@@ -145,24 +145,24 @@ def test_only_what_may_probe_is_a_probe() -> None:
     assert breaker.admit(may_probe=True) is not None
 
 
-@pytest.mark.parametrize("outcome", [AWAY, THERE, NOTHING])
-def test_what_began_before(outcome: Outcome) -> None:
+@pytest.mark.parametrize("ending", [AWAY, THERE, NOTHING])
+def test_what_began_before(ending: Ending) -> None:
     """How an operation ends that began before it opened says nothing: neither while it is open nor later."""
     clock = FakeClock()
     breaker = Breaker(clock)
     old = [breaker.admit(may_probe=True) for _ in range(20)]
-    one_by_one(breaker, *[AWAY] * FAILURES)
+    one_by_one(breaker, *[AWAY] * OPENS_AFTER)
     clock.advance(PROBE_EVERY_S)
     probe = breaker.admit(may_probe=True)
     for permit in old[:10]:
         assert permit is not None
-        assert not breaker.ended(permit, outcome)
+        assert not breaker.ended(permit, ending)
     states = [breaker.state]
     assert probe is not None
     breaker.ended(probe, THERE)
     for permit in old[10:]:
         assert permit is not None
-        breaker.ended(permit, outcome)
+        breaker.ended(permit, ending)
     assert [*states, breaker.state] == [State.HALF_OPEN, State.CLOSED]
 
 
@@ -230,30 +230,30 @@ class AgainstModel(RuleBasedStateMachine):
             self.probe, self.last_probe = permit, self.clock()
 
     @precondition(lambda self: self.under_way)
-    @rule(data=st.data(), outcome=st.sampled_from(Outcome))
-    def end(self, data: st.DataObject, outcome: Outcome) -> None:
+    @rule(data=st.data(), ending=st.sampled_from(Ending))
+    def end(self, data: st.DataObject, ending: Ending) -> None:
         at = data.draw(st.integers(0, len(self.under_way) - 1))
         permit, was_news = self.under_way.pop(at), self.news.pop(at)
         opens = False
         if self.open_since is None:
-            if outcome is THERE:
+            if ending is THERE:
                 self.failures = 0
-            if outcome is AWAY and was_news:
+            if ending is AWAY and was_news:
                 self.failures += 1
                 self.nothing_is_news()
-            opens = outcome is LOCKED or self.failures == FAILURES
+            opens = ending is LOCKED or self.failures == OPENS_AFTER
         if opens:
             self.open_since = self.clock()
             self.nothing_is_news()
-        assert self.breaker.ended(permit, outcome) is opens
+        assert self.breaker.ended(permit, ending) is opens
 
     @precondition(lambda self: self.probe is not None)
-    @rule(outcome=st.sampled_from(Outcome))
-    def end_probe(self, outcome: Outcome) -> None:
+    @rule(ending=st.sampled_from(Ending))
+    def end_probe(self, ending: Ending) -> None:
         assert self.probe is not None
-        assert not self.breaker.ended(self.probe, outcome)
+        assert not self.breaker.ended(self.probe, ending)
         self.probe = None
-        if outcome is THERE:
+        if ending is THERE:
             self.open_since, self.failures = None, 0
 
     @rule(seconds=st.sampled_from([0.0, 0.25, 0.5, 1.0, 5.0, 11.0]))
@@ -274,7 +274,7 @@ TestAgainstModel.settings = settings(max_examples=100, stateful_step_count=60)
 
 
 @pytest.mark.parametrize(
-    ("error", "fault", "outcome"),
+    ("error", "fault", "ending"),
     [
         pytest.param(BackendError("gone"), Fault.AWAY, AWAY, id="a backend that says no more"),
         pytest.param(BackendError("full", fault=Fault.FULL), Fault.FULL, THERE, id="full"),
@@ -288,9 +288,9 @@ TestAgainstModel.settings = settings(max_examples=100, stateful_step_count=60)
         pytest.param(KeyError("x"), Fault.UNKNOWN, AWAY, id="anything else"),
     ],
 )
-def test_fault(error: Exception, fault: Fault, outcome: Outcome) -> None:
+def test_fault(error: Exception, fault: Fault, ending: Ending) -> None:
     """An answer of any kind shows that a backend is there; what raises anything else counts as away."""
-    assert (fault_of(error), OUTCOMES[fault]) == (fault, outcome)
+    assert (fault_of(error), ENDINGS[fault]) == (fault, ending)
 
 
 @pytest.mark.parametrize(
@@ -307,7 +307,7 @@ def test_late(error: Exception, fault: Fault) -> None:
 
 def test_every_fault_has_an_outcome() -> None:
     """Whatever a backend may say, the breaker knows what to make of it."""
-    assert OUTCOMES.keys() == {*Fault}
+    assert ENDINGS.keys() == {*Fault}
 
 
 # What is said

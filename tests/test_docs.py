@@ -46,7 +46,7 @@ import containers
 from app_cache import CachePolicy, CacheSettings, RedisBackend
 from app_cache.backends.base import OPERATION_TIMEOUT_S, VERBS
 from app_cache.backends.redis_options import DEFAULTS, RULES
-from app_cache.breaker import FAILURES
+from app_cache.breaker import OPENS_AFTER
 from app_cache.clock.script import ScriptClock
 from app_cache.clock.tokens import TokenClock
 from app_cache.errors import LAST_LOOK_S
@@ -363,7 +363,7 @@ def test_every_option_of_redis() -> None:
 
 NUMBERS = {
     "B, the budget": [OPERATION_TIMEOUT_S, LAST_LOOK_S * 1000],
-    "the breaker opens": [FAILURES],
+    "the breaker opens": [OPENS_AFTER],
     "a write that waits": [PENDING_S, MAX_PENDING, MAX_PENDING_BYTES / 1024**2],
     "invalidations that are owed": [MAX_OWED, ScriptClock.most_names, TokenClock.most_names],
     "waiting for another's run": [FILL_TIMEOUT_S, FILL_TIMEOUT_S],

@@ -21,7 +21,7 @@ from app_cache import (
     MetricsBackend,
     RedisBackend,
 )
-from app_cache.breaker import FAILURES, State
+from app_cache.breaker import OPENS_AFTER, State
 from app_cache.clock.base import Order, tag_stamp
 from app_cache.fastpath import OVERHEAD, ReadyAfar
 from app_cache.store import StoredResponses
@@ -378,15 +378,15 @@ async def test_what_was_not_asked_says_nothing(redis_server: Server) -> None:
     twin = Twin(redis_server, RedisBackend(redis_server.url, operation_timeout=0.1))
     breaker = twin.store.calls.breaker
     assert breaker is not None
-    for number in [*range(FAILURES + 1)] * 2:
+    for number in [*range(OPENS_AFTER + 1)] * 2:
         await twin.ask("GET", "/shared", b"n=%d" % number)
     await twin.elsewhere.invalidate(Order(tags=(tag_stamp("nobody"),)))
-    await twin.ask("GET", "/shared", b"n=%d" % FAILURES)
+    await twin.ask("GET", "/shared", b"n=%d" % OPENS_AFTER)
     redis_server.pause()
     try:
-        for number in range(FAILURES):
+        for number in range(OPENS_AFTER):
             await messages_of(twin.cache, scope_of("/shared", query_string=b"n=%d" % number))
-        assert (breaker.state, twin.store.stats["look_up_failed"]) == (State.OPEN, FAILURES)
+        assert (breaker.state, twin.store.stats["look_up_failed"]) == (State.OPEN, OPENS_AFTER)
     finally:
         redis_server.resume()
     await twin.close()

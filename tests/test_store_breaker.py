@@ -12,7 +12,7 @@ import pytest
 
 from app_cache.backends.memory import MemoryBackend
 from app_cache.backends.redis import RedisBackend
-from app_cache.breaker import FAILURES, PROBE_EVERY_S, Breaker, State
+from app_cache.breaker import OPENS_AFTER, PROBE_EVERY_S, Breaker, State
 from app_cache.clock.base import Order, tag_stamp
 from app_cache.errors import STALLED_S, BackendError, Fault
 from app_cache.orders import MAX_OWED
@@ -99,7 +99,7 @@ def breaker_of(store: StoredResponses) -> Breaker:
 
 async def gave_up(store: StoredResponses) -> None:
     """Look up until the breaker is open; a machine that is slow may take more than five."""
-    for _ in range(10 * FAILURES):
+    for _ in range(10 * OPENS_AFTER):
         assert (await look_up(store, PAGE)).reading is None
         if breaker_of(store).state is State.OPEN:
             return
@@ -129,7 +129,7 @@ async def test_many_at_once_are_one_failure() -> None:
     backend = Unsteady(operation_timeout=30.0)
     store = StoredResponses(backend)
     backend.failure = BackendError("away")
-    for wave in range(FAILURES):
+    for wave in range(OPENS_AFTER):
         assert breaker_of(store).state is State.CLOSED, wave
         await asyncio.gather(*(look_up(store, PAGE) for _ in range(50)))
     assert breaker_of(store).state is State.OPEN
@@ -210,14 +210,14 @@ async def test_request_that_leaves_ends_what_it_asked(backend: Unsteady, store: 
 
 async def test_a_loop_that_stands_still(backend: Unsteady, store: StoredResponses) -> None:
     """That the event loop was blocked is not held against the backend (F24)."""
-    for _ in range(2 * FAILURES):
+    for _ in range(2 * OPENS_AFTER):
         backend.hang()
         asked = asyncio.create_task(look_up(store, PAGE))
         await asyncio.sleep(0)
         time.sleep(BUDGET_S + STALLED_S + 0.01)  # noqa: ASYNC251 - this is what is tested
         assert (await asked).reading is None
     assert breaker_of(store).state is State.CLOSED
-    assert (store.stats["failed_stalled"], store.stats["failed_away"]) == (2 * FAILURES, 0)
+    assert (store.stats["failed_stalled"], store.stats["failed_away"]) == (2 * OPENS_AFTER, 0)
 
 
 async def test_a_call_that_the_backend_cancels(backend: Unsteady, store: StoredResponses) -> None:

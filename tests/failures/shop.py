@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 
 from app_cache import cache
-from app_cache.breaker import FAILURES, State
+from app_cache.breaker import OPENS_AFTER, State
 from app_cache.errors import LAST_LOOK_S
 from app_cache.fastapi import cache_router
 from containers import CacheContainer, install
@@ -90,7 +90,7 @@ class Shop:
         answers = []
         while self.breaker.state is State.CLOSED:
             answers.append(await self.get())
-            assert len(answers) < 10 * FAILURES
+            assert len(answers) < 10 * OPENS_AFTER
         return answers
 
     async def invalidate(self, number: int = 1) -> httpx.Response:

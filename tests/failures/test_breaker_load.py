@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from app_cache.backends.redis import RedisBackend
-from app_cache.breaker import FAILURES, State
+from app_cache.breaker import OPENS_AFTER, State
 from app_cache.errors import STALLED_S
 from app_cache.store import StoredResponses
 from tests.clients import HIT
@@ -76,10 +76,10 @@ async def test_pool_that_others_fill(proxy: FaultProxy) -> None:
     proxy.mode = Delay(0.05)
     others = [asyncio.create_task(backend.set(f"key {number}", "value", 60)) for number in range(120)]
     await asyncio.sleep(0)
-    for _ in range(FAILURES + 1):
+    for _ in range(OPENS_AFTER + 1):
         await look_up(store, Page())
     assert store.calls.breaker is not None
-    assert (store.calls.breaker.state, store.stats["failed_busy"]) == (State.CLOSED, FAILURES + 1)
+    assert (store.calls.breaker.state, store.stats["failed_busy"]) == (State.CLOSED, OPENS_AFTER + 1)
     assert not all(each.done() for each in others)
     await asyncio.gather(*others)
     await backend.close()
@@ -92,7 +92,7 @@ async def test_loop_that_stands_still(redis_server: Server, caplog: pytest.LogCa
     assert (await look_up(store, page)).reading is not None
     redis_server.pause()
     try:
-        for ticks in [1] * (FAILURES + 1) + [2, 3, 4, 5]:
+        for ticks in [1] * (OPENS_AFTER + 1) + [2, 3, 4, 5]:
             asked = asyncio.create_task(look_up(store, page))
             for _ in range(ticks):
                 await asyncio.sleep(0)
@@ -100,7 +100,7 @@ async def test_loop_that_stands_still(redis_server: Server, caplog: pytest.LogCa
             await asked
     finally:
         redis_server.resume()
-    assert store.stats["failed_stalled"] > FAILURES
+    assert store.stats["failed_stalled"] > OPENS_AFTER
     assert store.calls.breaker is not None
     assert (store.calls.breaker.state, store.stats["failed_away"]) == (State.CLOSED, 0)
     assert events_of(caplog) == []

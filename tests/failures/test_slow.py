@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import ConnectionPool
 
 from app_cache.backends.redis import RedisBackend
-from app_cache.breaker import FAILURES
+from app_cache.breaker import OPENS_AFTER
 from app_cache.errors import BackendError
 from tests.clients import HIT
 from tests.failures.proxy import Delay, Drop, FaultProxy, Pass
@@ -34,7 +34,7 @@ async def test_hits_fall_back(proxy: FaultProxy, figure: Callable[[str, float], 
         proxy.mode = Delay(0.3)
         waited = await shop.until_open()
         figure("F4: the slowest of those that wait for it", max(answer.took for answer in waited))
-        assert len(waited) >= FAILURES
+        assert len(waited) >= OPENS_AFTER
         assert {(answer.status, answer.told) for answer in waited} == {(200, "fwd=uri-miss")}
         assert max(answer.took for answer in waited) < BUDGET_S + 0.05
         proxy.mode = Pass()

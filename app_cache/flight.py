@@ -297,6 +297,9 @@ class Fill(Run[Outcome]):
             if self.task is None or self.task.done() or self._is_withheld:
                 return True
             self._news.clear()
+            if until is None:
+                await self._news.wait()
+                continue
             try:
                 async with asyncio.timeout_at(until):
                     await self._news.wait()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from starlette.responses import Response
 
-from app_cache.rules.messages import has_field, without
+from app_cache.rules.messages import has_field, plain_answer, without
 from app_cache.rules.ranges import ranged
 from app_cache.rules.validators import fields_of_304, not_modified
 from app_cache.rules.variants import announced
@@ -93,10 +93,9 @@ async def send_start(
     await send({**start, "status": status, "headers": lines})
 
 
-async def send_plain(send: Send, method: str, status: int, text: str, told: CacheStatus | None) -> None:
+async def send_plain(send: Send, method: str, status: int, told: CacheStatus | None) -> None:
     """Send an answer of the cache's own; None is *told* where no handler and nothing stored stands behind it."""
-    body = text.encode("ascii")
-    headers = ((b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body)))
+    _, headers, body = plain_answer(status)
     await send_start(send, status, headers, told)
     await _send_body(send, b"" if method == "HEAD" else body)
 
@@ -104,7 +103,7 @@ async def send_plain(send: Send, method: str, status: int, text: str, told: Cach
 async def send_failure(send: Send, method: str, outcome: Outcome, told: CacheStatus) -> None:
     """Send the failure of a fill to one who waited for it: as it was, or a plain 500 where that is not known."""
     if outcome.failure is None:
-        await send_plain(send, method, 500, "Internal Server Error", told)
+        await send_plain(send, method, 500, told)
         return
     status, headers, body = outcome.failure
     await send_start(send, status, headers, told)

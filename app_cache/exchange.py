@@ -276,7 +276,7 @@ class Exchange:
         """Let the application answer, untouched but for Cache-Status and Vary; nothing new is stored."""
         status = self._tell(CacheStatus(fwd=self.decision.fwd, detail=self.decision.detail))
         if self.asked.only_if_cached:
-            await send_plain(send, self.request.method, TIMED_OUT, "Gateway Timeout", None)
+            await send_plain(send, self.request.method, TIMED_OUT, None)
             return
         guard = Guard() if self.policy.guarded else None
         learn = await self._learner(guard)
@@ -418,7 +418,7 @@ class Exchange:
                 await self._give_rescue(TIMED_OUT, receive, send)
             else:
                 self._tell(CacheStatus(fwd=self.decision.fwd))
-                await send_plain(send, self.request.method, TIMED_OUT, "Gateway Timeout", None)
+                await send_plain(send, self.request.method, TIMED_OUT, None)
 
     def _patience(self) -> float:
         """Return the seconds that this request waits for the run of another."""

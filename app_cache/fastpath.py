@@ -194,7 +194,7 @@ class Ready:
         code, fields, body = self.answers[bool(tag)]
         if self.left:
             scope.update(self.left)
-            scope["path_params"] = {**self.path_params}
+            scope["path_params"] = {**scope.get("path_params", {}), **self.path_params}
         if "state" not in scope:
             scope["state"] = {"cache": self._status}
         elif type(scope["state"].setdefault("cache", self._status)) is CacheStatus:

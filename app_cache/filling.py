@@ -23,7 +23,7 @@ from app_cache.rules.decisions import (
     withheld_fields,
 )
 from app_cache.rules.directives import NOTHING_SAID, delta_seconds, response_directives
-from app_cache.rules.messages import ResponseHead, combined, end_to_end, has_field, without
+from app_cache.rules.messages import ResponseHead, combined, end_to_end, has_field, plain_answer, without
 from app_cache.rules.structured import strings
 from app_cache.rules.validators import entity_tag, freshened, head_agrees, identifies, same_strongly
 from app_cache.rules.variants import announced, selecting_fields
@@ -133,7 +133,9 @@ class Filling:
             self.refusal = Refusal.GUARD
             return Share.UNADMITTED
         self.is_rescued = self.rescues is not None and status in FAILURES and self.rescues()
-        if self.is_rescued or self._validates():
+        if self.is_rescued:
+            return Share.REPLACE
+        if self._validates():
             return Share.WITHHOLD
         self.refusal = self._why_not_store()
         if self.refusal is None:
@@ -239,10 +241,10 @@ class Filling:
         """Return the outcome of a handler that raised, or of what stands before it."""
         return Outcome(failed=True) if self.admitted else UNADMITTED
 
-    def _failure(self, body: bytes) -> tuple[int, Headers, bytes] | None:
-        """Return a failure that those who wait may see: one that nothing makes the leader's own."""
+    def _failure(self, body: bytes) -> tuple[int, Headers, bytes]:
+        """Return the failure that those who wait may see: the status alone of one that is the leader's own."""
         if self.refusal not in (Refusal.STATUS, Refusal.NOT_FRESH) or self._said.no_cache:
-            return None
+            return plain_answer(self._head.status)
         return self._head.status, announced(self._shared_fields(), self.policy.include_headers), body
 
     async def _keep(

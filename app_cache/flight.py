@@ -61,6 +61,8 @@ class Share(Enum):
     """It is the leader's alone."""
     UNADMITTED = "unadmitted"
     """It is the leader's alone, and says nothing of what another request would be answered."""
+    REPLACE = "replace"
+    """Nobody gets it: a stored response takes its place at once."""
     WITHHOLD = "withhold"
     """Nobody gets it: a stored response stands in."""
 
@@ -260,10 +262,15 @@ class Fill(Run[Outcome]):
     async def end(self) -> None:
         """Wait until the run has ended, its background tasks too, and raise what it raises.
 
+        An answer that was replaced before it was complete may never be: its run goes on for a bounded time.
+
         Raises:
             asyncio.CancelledError: If the leader's request is cancelled; the run goes on without it.
         """
         if self.task is None:
+            return
+        if self._share is Share.REPLACE and not self.complete:
+            await self._abandon(None)
             return
         if not self.task.done():
             try:
@@ -280,8 +287,8 @@ class Fill(Run[Outcome]):
 
     @property
     def _is_withheld(self) -> bool:
-        """Whether the answer is complete and nobody gets it: the leader need not wait for what follows."""
-        return self.complete and self._share is Share.WITHHOLD
+        """Whether nobody gets the answer, and the leader need not wait for what follows."""
+        return self._share is Share.REPLACE or (self.complete and self._share is Share.WITHHOLD)
 
     async def _tee(self, send: Send, patience: float | None) -> bool:
         """Send on what the run sends until it ends; return False if no answer begins in *patience* seconds."""
@@ -373,6 +380,8 @@ class Fill(Run[Outcome]):
             self._refuse()
         if self._share in (Share.REFUSE, Share.UNADMITTED) or message.get("trailers"):
             await self._send_own(message)
+        elif self._share is Share.REPLACE:
+            self._news.set()
         elif self._share is not Share.WITHHOLD:
             self._held_start = message
             self._length = delta_seconds(combined(headers, b"content-length"))
@@ -451,7 +460,7 @@ class Fill(Run[Outcome]):
         self._decided.set()
 
     def _forward(self, message: Message) -> None:
-        if self._share is not Share.WITHHOLD:
+        if self._share not in (Share.REPLACE, Share.WITHHOLD):
             self._release_start()
             self._keep(message)
 

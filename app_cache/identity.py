@@ -134,7 +134,7 @@ async def tags_of(source: Any, plan: Plan, scope: Scope) -> list[str] | None:
 
 def _routed(scope: Scope, plan: Plan) -> Scope:
     """Return *scope* with what the router is going to add to it, for hooks that run before it."""
-    return {**scope, "path_params": {**scope.get("path_params", {}), **plan.path_params}}
+    return {**scope, "path_params": plan.all_path_params(scope)}
 
 
 async def _asked(

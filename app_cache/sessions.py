@@ -24,7 +24,7 @@ def has_user(scope: Mapping[str, Any]) -> bool:
 def is_readable(session: object) -> bool:
     """Return whether *session* can be looked at; what stands in for one that is not loaded yet cannot."""
     try:
-        return isinstance(session, Mapping) or session is None
+        return session is None or (isinstance(session, Mapping) and _is_filled(session) is not None)
     except Exception:  # noqa: BLE001  a class of anybody's
         return False
 
@@ -32,32 +32,50 @@ def is_readable(session: object) -> bool:
 def begins_session(scope: Mapping[str, Any]) -> bool:
     """Return whether middleware further out has put something into ``scope["session"]`` for this request.
 
-    So it has if that is not empty though the request has no cookie, or says that it was modified.
+    So it has if that is not empty though the request has no cookie, or says that it was modified, and if it cannot
+    be looked at.
     """
     session = scope.get("session")
-    if not is_readable(session) or session is None:
+    if session is None or not is_readable(session):
         return session is not None
-    is_modified = getattr(session, "modified", False)
-    return bool(session) and bool(
-        is_modified or not any(name.lower() == b"cookie" for name, _ in scope["headers"])
-    )
+    has_cookie = any(name.lower() == b"cookie" for name, _ in scope["headers"])
+    return _is_filled(session) and (_is_modified(session) or not has_cookie)
 
 
 def session_watch(scope: Mapping[str, Any]) -> Callable[[], bool] | None:
     """Return what tells whether ``scope["session"]`` has other values since, or says that it was modified.
 
-    A Set-Cookie follows then. A change inside of a value is seen only where the session says so. None: there is no
-    session, or none that can be looked at.
+    A Set-Cookie follows then. A change inside of a value is seen only where the session says so. What cannot be
+    looked at counts as changed. None: there is no session.
     """
     session = scope.get("session")
-    if session is None or not is_readable(session):
+    if session is None:
         return None
-    before, was_modified = {**session}, getattr(session, "modified", False)
+    try:
+        before, was_modified = _values(session), _is_modified(session)
+    except Exception:  # noqa: BLE001  as above
+        return lambda: True
 
     def is_changed() -> bool:
         try:
-            return {**session} != before or (getattr(session, "modified", False) and not was_modified)
-        except Exception:  # noqa: BLE001  values of the application's own, which may not be compared
+            return _values(session) != before or (_is_modified(session) and not was_modified)
+        except Exception:  # noqa: BLE001  values of the application's own, too, which may not be compared
             return True
 
     return is_changed
+
+
+def _is_filled(session: Mapping[str, Any]) -> bool:
+    _is_modified(session)
+    return bool(session)
+
+
+def _is_modified(session: object) -> bool:
+    return bool(getattr(session, "modified", False))
+
+
+def _values(session: Any) -> object:
+    """Return what is in *session*; one that says itself that it was modified may also note that it was read."""
+    if isinstance(session, dict) or not hasattr(session, "modified"):
+        return {**session}
+    return None

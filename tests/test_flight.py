@@ -526,6 +526,33 @@ async def test_withheld() -> None:
     assert scene.client.got == []
 
 
+async def test_replaced_at_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer in whose place another one stands at once holds up nobody, and its run has a bounded time."""
+    scene = Scene(Answers(Share.REPLACE))
+    await scene.handler.send(START)
+    await scene.leader
+    monkeypatch.setattr("app_cache.flight.FILL_TIMEOUT_S", 0)
+    await scene.fill.end()
+    assert await scene.outcomes() == [None] * 3
+    assert scene.fill.task is not None
+    await asyncio.wait({scene.fill.task})
+    assert (scene.client.got, type(scene.handler.ended)) == ([], asyncio.CancelledError)
+
+
+async def test_replaced_and_ended() -> None:
+    """What a run does after an answer that was replaced is waited for, as after any other (F22)."""
+    scene = Scene(Answers(Share.REPLACE))
+    await scene.handler.send(START)
+    await scene.handler.send(END)
+    await scene.leader
+    ending = asyncio.create_task(scene.fill.end())
+    await turns()
+    assert not ending.done()
+    await scene.handler.end()
+    await ending
+    assert (await scene.outcomes(), scene.client.got) == ([STORED] * 3, [])
+
+
 async def test_withheld_and_cancelled() -> None:
     """What a run does after a withheld answer goes on when its leader, who waits for it, is cancelled (F22)."""
     scene = Scene(Answers(Share.WITHHOLD))

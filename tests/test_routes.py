@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from datetime import date, datetime, time
 from decimal import Decimal
 from enum import Enum
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from uuid import UUID
 
@@ -16,7 +17,7 @@ import pytest
 from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Path, Query, Request
 from fastapi.dependencies.utils import get_dependant, request_params_to_args
 from fastapi.exceptions import FastAPIDeprecationWarning
-from fastapi.routing import APIRoute
+from fastapi.routing import APIRoute, APIWebSocketRoute
 from fastapi.security import APIKeyQuery
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,7 +31,7 @@ from starlette.staticfiles import StaticFiles
 
 from app_cache import CacheMiddleware, CachePolicy, ConfigurationError, MemoryBackend, add_tags, cache, invalidates
 from app_cache.fastapi import Backend, Invalidation
-from app_cache.keys import DefaultKeyGenerator
+from app_cache.keys import DefaultKeyGenerator, KeyGenerator
 from app_cache.policy import never_cached
 from app_cache.routes.parameters import Parameters
 from app_cache.routes.policies import (
@@ -1108,6 +1109,32 @@ def decorated_app(*, cached: bool = False, middleware: bool = True) -> FastAPI:
     return app
 
 
+def with_a_partial() -> FastAPI:
+    """Return a decorated application whose cache is made by a partial."""
+    app = decorated_app()
+    app.add_middleware(functools.partial(CacheMiddleware, backend=MemoryBackend()))
+    return app
+
+
+def with_foreign_middleware() -> Any:
+    """Return what has routes, and a list of middleware that is not Starlette's."""
+    return SimpleNamespace(routes=[Route("/page", decorated)], user_middleware=[("name", {}), Seen])
+
+
+def mounts_itself() -> FastAPI:
+    """Return a decorated application that is mounted in itself."""
+    app = decorated_app()
+    app.mount("/again", app)
+    return app
+
+
+class ByTenant(KeyGenerator):
+    """Keys by what is in the path, as the request has it."""
+
+    def generate_cache_key(self, request: Request) -> str:
+        return "{tenant}/{day}".format(**request.path_params)
+
+
 class Choosy(Route):
     """Matches by what it likes."""
 
@@ -1151,6 +1178,23 @@ async def decorated(request: Request) -> Response:
             Mount("/sub", CacheMiddleware(decorated_app(), MemoryBackend())), "", id="wrapped in a cache"
         ),
         pytest.param(Mount("/sub", Seen(Starlette())), "", id="nothing decorated"),
+        pytest.param(
+            Host("api.test", decorated_app()),
+            "what is mounted at 'api.test' has middleware, or a handler of its own",
+            id="a host",
+        ),
+        pytest.param(Mount("/sub", with_a_partial()), "", id="with a cache made by a partial"),
+        pytest.param(
+            Mount("/sub", with_foreign_middleware()),
+            "what is mounted at '/sub' has middleware, or a handler of its own",
+            id="with a list of its own by that name",
+        ),
+        pytest.param(
+            Mount("/sub", mounts_itself()),
+            "what is mounted at '/sub' has middleware, or a handler of its own",
+            id="mounts itself",
+        ),
+        pytest.param(APIWebSocketRoute("/page", decorated), "", id="a websocket"),
     ],
 )
 async def test_out_of_reach(route: BaseRoute, because: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -1163,6 +1207,38 @@ async def test_out_of_reach(route: BaseRoute, because: str, caplog: pytest.LogCa
             pass
     said = [each.getMessage() for each in caplog.records if "out_of_reach" in each.getMessage()]
     assert [because in each for each in said] == [True] * bool(because)
+
+
+async def test_path_params_of_routers_further_out() -> None:
+    """What a host further out found for a request is in its key, its tags and its scope, and in no other's."""
+    app, seen = FastAPI(), list[Any]()
+
+    @app.get("/menu/{day}")
+    @cache(timeout=60, tags=["menu_{tenant}"], key=ByTenant())
+    async def menu(tenant: Annotated[str, Path()], day: str) -> str:
+        return f"{tenant} {day}"
+
+    container = put_cache(app)
+
+    class Notes:
+        def __init__(self, app: Any) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            await self.app(scope, receive, send)
+            seen.append(scope["path_params"])
+
+    app.add_middleware(Notes)
+    outer = Starlette(routes=[Host("{tenant}.test", app)])
+    async with client_of(outer) as client:
+        for expected in ("fwd=uri-miss; stored", "hit"):
+            for tenant in ("ann", "bob"):
+                answer = await client.get(f"http://{tenant}.test/menu/1")
+                assert (answer.json(), told(answer)) == (f"{tenant} 1", expected)
+        await container.invalidation().by_tag("menu_bob")
+        assert told(await client.get("http://bob.test/menu/1")) != "hit"
+        assert told(await client.get("http://ann.test/menu/1")) == "hit"
+    assert [each["tenant"] for each in seen] == ["ann", "bob", "ann", "bob", "bob", "ann"]
 
 
 async def test_behind_a_route_that_matches_by_itself(caplog: pytest.LogCaptureFixture) -> None:

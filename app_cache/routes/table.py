@@ -81,7 +81,7 @@ class Plan:
         policy: How their answers are cached; None: not at all.
         invalidates: What they invalidate, or None.
         parameters: What fills in the templates of both.
-        path_params: The values in the path, as the router found them.
+        path_params: The values in the path, as the router found them, without those that the scope had before.
         left: What routers leave in the scope of such a request beside them, for what stands further out.
         root_paths: What the path may be told without.
         route: The path of the route as its author wrote it, ``""`` where there is none.
@@ -103,7 +103,11 @@ class Plan:
         """Leave in *scope* what routers would, where the request does not come to them."""
         if self.left:
             scope.update(self.left)
-            scope["path_params"] = {**self.path_params}
+            scope["path_params"] = self.all_path_params(scope)
+
+    def all_path_params(self, scope: Scope) -> dict[str, Any]:
+        """Return the values in the path, with those that routers further out have left in *scope*."""
+        return {**scope.get("path_params", {}), **self.path_params}
 
     def is_for(self, scope: Scope) -> bool:
         """Return whether the policy, that of what has none, is for what routers came to and left in *scope*.
@@ -131,19 +135,20 @@ class Plan:
         """
         names = template_names(*templates)
         is_known = self.is_sure or not names or self.has_names_of(templates)
-        values = self.parameters.values(names, scope, self.path_params) if names and is_known else {}
+        path_params = self.all_path_params(scope) if names else {}
+        values = self.parameters.values(names, scope, path_params) if names and is_known else {}
         if values is None or not is_known:
             return None
         if escape is None:
             return [_filled_in(each, values, values, str) for each in templates]
-        written = {name: self._in_url(name, value) for name, value in values.items()}
+        written = {name: self._in_url(name, value, path_params) for name, value in values.items()}
         return [_filled_in(each, values, written, escape) for each in templates]
 
-    def _in_url(self, name: str, value: Any) -> Any:
+    def _in_url(self, name: str, value: Any, path_params: Mapping[str, Any]) -> Any:
         """Return *value* as the path of the request has it, where `str` would write it in another way."""
         if not isinstance(value, _SPELT_OTHERWISE):
             return value
-        found = self.parameters.in_path(name, self.path_params)
+        found = self.parameters.in_path(name, path_params)
         if isinstance(found, str):
             return found
         if isinstance(value, Enum):
@@ -288,7 +293,7 @@ class RouteTable:
 
     def _plan(self, scope: Scope) -> Plan | None:
         method = scope["method"]
-        way, path_params, others = match(self._routed, self._ways, scope)
+        way, path_params, others = match(self._routed, self._ways, {**scope, "path_params": {}})
         own_root = getattr(self._routed, "root_path", "")
         roots = root_paths(scope, own_root)
         fallback = self._fallbacks.policy(scope, method, own_root)

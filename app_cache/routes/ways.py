@@ -42,11 +42,12 @@ _CALLS_THE_ENDPOINT = {
 class Way:
     """A route as a router comes to it, and what is known of it that no request changes.
 
-    *is_sure*: Whether what comes to it is told by method and path.
+    *router*: What tries it. *is_sure*: Whether what comes to it is told by method and path.
     """
 
-    def __init__(self, context: Any, *, is_sure: bool) -> None:
+    def __init__(self, context: Any, router: Any, *, is_sure: bool) -> None:
         self.context = context
+        self.router = router
         self.matches: Callable[[Scope], tuple[Match, Scope]] = context.matches
         self.is_sure = is_sure and type(context.original_route).matches in _KNOWN_MATCHERS
 
@@ -58,7 +59,7 @@ class Way:
     @functools.cached_property
     def path(self) -> str:
         """As its author wrote it, with the names of its parameters; ``""`` where it is told by something else."""
-        return str(getattr(self.context, "path", ""))
+        return str(getattr(self.context, "path", None) or "")
 
     @functools.cached_property
     def is_never_cached(self) -> bool:
@@ -93,10 +94,11 @@ class Way:
 
 def ways_of(app: Any) -> Iterator[Way]:
     """Return the ways that the router of *app* tries, in its order."""
+    router = getattr(app, "router", app)
     for route in app.routes if app is not None else ():
         odd = _is_odd(getattr(route, "original_router", None))
-        yield from (Way(context, is_sure=not odd) for context in _tried(route))
-    yield from (Way(context, is_sure=False) for context in _tried_last(app))
+        yield from (Way(context, router, is_sure=not odd) for context in _tried(route))
+    yield from (Way(context, router, is_sure=False) for context in _tried_last(app))
 
 
 def _tried(*routes: Any) -> Iterator[Any]:
@@ -179,10 +181,13 @@ def match(app: Any, ways: Iterable[Way], scope: Scope) -> tuple[Way | None, Mapp
 
 
 def left_by(way: Way) -> dict[str, Any]:
-    """Return what routers leave in the scope of a request to *way*, beside the values in its path."""
-    route = way.context.original_route
-    left = {"endpoint": way.context.endpoint}
-    return left | {"route": route} if isinstance(route, APIRoute) else left
+    """Return what routers leave in the scope of a request to *way*, beside the values in its path.
+
+    A router of FastAPI leaves the route where that is one of its own, one of Starlette whichever it is.
+    """
+    route, left = way.context.original_route, {"endpoint": way.context.endpoint}
+    is_left = isinstance(route, APIRoute) or not isinstance(way.router, APIRouter)
+    return left | {"route": route} if is_left else left
 
 
 def _is_endpoint(context: Any) -> bool:
@@ -241,33 +246,37 @@ def out_of_reach(app: Any) -> Iterator[tuple[Any, str]]:
     """Return the decorated routes of *app* whose policy is never met, each with what stands before it."""
     odd = ""
     for way in ways_of(app):
+        route = way.context.original_route
+        named = repr(way.path or getattr(route, "host", "") or type(route).__name__)
         if not way.is_sure and not odd:
-            odd = f"{way.path or way.context.original_route!r} matches in a way of its own"
+            odd = f"{named} matches in a way of its own"
         inner = None if odd else _inner(way.context)
         if inner is not None:
             yield from out_of_reach(inner)
         elif odd or not _is_endpoint(way.context):
-            mounts = isinstance(way.context.original_route, Mount | Host)
-            what = f"what is mounted at {way.path!r}" if mounts else "the route"
-            yield from (
-                (each, odd or f"{what} has middleware, or a handler of its own")
-                for each in _decorated(way.context)
-            )
+            what = f"what is mounted at {named}" if isinstance(route, Mount | Host) else "the route"
+            because = odd or f"{what} has middleware, or a handler of its own"
+            yield from ((each, because) for each in _decorated(way.context, set()))
 
 
-def _decorated(context: Any) -> Iterator[Any]:
+def _decorated(context: Any, seen: set[int]) -> Iterator[Any]:
     """Return the routes with a policy that *context* may lead to, but for those that another cache answers."""
-    mounted = _mounted(context) if isinstance(context.original_route, Mount | Host) else None
+    route = context.original_route
+    mounted = _mounted(context) if isinstance(route, Mount | Host) else None
     if mounted is None:
-        yield from [context] if recorded(context)[0] is not None else ()
-    elif not _has_cache(context.app):
+        is_http = not isinstance(route, WebSocketRoute | APIWebSocketRoute)
+        yield from [context] if is_http and recorded(context)[0] is not None else ()
+    elif not _has_cache(context.app) and id(mounted) not in seen:
+        seen.add(id(mounted))
         for each in (*_tried(*mounted.routes), *_tried_last(mounted)):
-            yield from _decorated(each)
+            yield from _decorated(each, seen)
 
 
 def _has_cache(app: Any) -> bool:
     """Return whether *app* has a cache among its middleware, or is wrapped in one."""
-    layers = [each.cls for layer in _wrapped(app) for each in getattr(layer, "user_middleware", ())]
+    added = [each for layer in _wrapped(app) for each in getattr(layer, "user_middleware", ())]
+    makers = [getattr(each, "cls", None) for each in added]
+    layers = [make.func if isinstance(make, functools.partial) else make for make in makers]
     return any(getattr(layer, "is_response_cache", False) for layer in (*_wrapped(app), *layers))
 
 

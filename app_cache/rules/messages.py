@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -184,6 +185,16 @@ def connection_options(headers: Headers) -> frozenset[bytes]:
 def end_to_end(headers: Headers) -> Headers:
     """Return the fields that are stored and sent on: not those of one connection (RFC 9111 §3.1)."""
     return without(headers, HOP_BY_HOP | connection_options(headers))
+
+
+def plain_answer(status: int) -> tuple[int, Headers, bytes]:
+    """Return status, fields and content of an answer that says nothing but its *status*."""
+    try:
+        text = HTTPStatus(status).phrase.encode("ascii")
+    except ValueError:
+        return plain_answer(status // 100 * 100)
+    fields = ((b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(text)))
+    return status, fields, text
 
 
 def without(headers: Headers, names: frozenset[bytes]) -> Headers:

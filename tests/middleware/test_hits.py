@@ -617,6 +617,12 @@ async def guarded_item(item: int) -> int:
     return item
 
 
+@cache(timeout=60)
+async def by_hand(request: Request) -> Response:
+    """Answer what is in the path, as an endpoint of Starlette."""
+    return PlainTextResponse(str(request.path_params["item"]))
+
+
 def routed(*, cached: bool) -> tuple[FastAPI, list[Any]]:
     """Return an application with routes of all kinds, and what middleware around it finds as answers begin."""
     app, included, mounted, found = FastAPI(), APIRouter(), FastAPI(), list[Any]()
@@ -626,6 +632,8 @@ def routed(*, cached: bool) -> tuple[FastAPI, list[Any]]:
     app.include_router(included, prefix="/included/{place}")
     mounted.get("/{item}")(item_of)
     app.mount("/mounted/{place}", mounted)
+    app.mount("/starlette/{place}", Starlette(routes=[Route("/{item:int}", by_hand)]))
+    app.router.routes.append(Route("/by-hand/{item:int}", by_hand))
     if cached:
         put_cache(app)
 
@@ -636,7 +644,8 @@ def routed(*, cached: bool) -> tuple[FastAPI, list[Any]]:
         async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
             async def note(message: Any) -> None:
                 if message["type"] == "http.response.start":
-                    found.append((scope["route"].path, scope["endpoint"], scope["path_params"]))
+                    route = getattr(scope.get("route"), "path", None)
+                    found.append((route, scope["endpoint"], scope["path_params"]))
                 await send(message)
 
             await self.app(scope, receive, note)
@@ -645,7 +654,9 @@ def routed(*, cached: bool) -> tuple[FastAPI, list[Any]]:
     return app, found
 
 
-@pytest.mark.parametrize("path", ["/plain/7", "/guarded/7", "/included/here/7", "/mounted/here/7"])
+@pytest.mark.parametrize(
+    "path", ["/plain/7", "/guarded/7", "/included/here/7", "/mounted/here/7", "/starlette/here/7", "/by-hand/7"]
+)
 @pytest.mark.parametrize("headers", [{}, {"cookie": "a=b"}], ids=["shared", "not shared"])
 async def test_route_around_the_cache(path: str, headers: dict[str, str]) -> None:
     """Middleware around the cache finds route, endpoint and values of the path as without one, on hits too."""

@@ -319,7 +319,36 @@ class OfItsOwn:
     """A session that is no mapping."""
 
 
-@pytest.mark.parametrize("make", [UserDict, NotLoaded, OfItsOwn])
+class Lazy(UserDict[str, Any]):
+    """A session that notes that it was read, and says that it was modified."""
+
+    modified = False
+    read = 0
+
+    def __getitem__(self, name: str) -> Any:
+        self.read += 1
+        return super().__getitem__(name)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        super().__setitem__(name, value)
+        self.modified = True
+
+
+class Unread(UserDict[str, Any]):
+    """A session whose values cannot be read yet."""
+
+    def __iter__(self) -> Any:
+        raise RuntimeError("the session is not loaded")
+
+
+class Unsized(UserDict[str, Any]):
+    """A session of which nobody can tell whether there is anything in it."""
+
+    def __len__(self) -> int:
+        raise RuntimeError("the session is not loaded")
+
+
+@pytest.mark.parametrize("make", [UserDict, NotLoaded, OfItsOwn, Lazy, Unread, Unsized])
 async def test_a_session_of_any_kind(make: Callable[[], Any]) -> None:
     """What begins a session is not stored, whatever holds that; what loads one finds it in the request."""
     app, names = FastAPI(), count()
@@ -352,6 +381,48 @@ async def test_a_session_of_any_kind(make: Callable[[], Any]) -> None:
         answers = [await client.get("/") for _ in range(3)]
     assert [(each.status_code, each.json()) for each in answers] == [(200, f"visitor {n}") for n in range(3)]
     assert not any(told(each) == "hit" for each in answers)
+
+
+async def test_a_session_that_is_not_read() -> None:
+    """A session that tells of its changes itself is not read by the cache, and what leaves it alone is stored."""
+    app, sessions = FastAPI(), list[Lazy]()
+    app.get("/")(cache(timeout=60, exclude_headers=["Cookie"])(lambda: "text"))
+    put_cache(app)
+
+    @app.middleware("http")
+    async def load(request: Request, call_next: Any) -> Any:
+        session = Lazy()
+        session.data["who"] = "alice"
+        sessions.append(session)
+        request.scope["session"] = session
+        return await call_next(request)
+
+    async with client_of(app) as client:
+        answers = [told(await client.get("/", headers={"cookie": "id=1"})) for _ in range(3)]
+    assert answers == ["fwd=uri-miss; stored", "hit", "hit"]
+    assert [each.read for each in sessions] == [0, 0, 0]
+
+
+async def test_a_session_that_cannot_be_looked_at_and_a_post() -> None:
+    """The answer to a POST with a session that cannot be looked at is not for later GETs."""
+    app = FastAPI()
+
+    @app.api_route("/doc", methods=["GET", "POST"])
+    async def doc(request: Request) -> Response:
+        fields = {"cache-control": "max-age=60", "content-location": "/doc"}
+        return Response(f"for {request.session}", headers=fields)
+
+    put_cache(app, default_policy=CachePolicy.http(store_set_cookie=False))
+
+    @app.middleware("http")
+    async def begin(request: Request, call_next: Any) -> Any:
+        request.scope["session"] = OfItsOwn() if request.method == "POST" else None
+        return await call_next(request)
+
+    async with client_of(app) as client:
+        await client.post("/doc")
+        answer = await client.get("/doc")
+    assert (answer.text, told(answer)) == ("for None", "fwd=uri-miss; stored")
 
 
 async def test_a_session_that_cannot_be_compared() -> None:

@@ -591,10 +591,10 @@ async def test_failing_answer() -> None:
     ],
 )
 async def test_failing_answer_of_ones_own(fields: dict[str, str]) -> None:
-    """A failure that is one client's own is a plain 500 for those who wait."""
+    """Of a failure that is one client's own those who wait get the status alone."""
     app = Gated(lambda request: Response("mine", 503, headers=fields))
     answers = await app.waves(await app.ask(10))
-    assert [(a.status_code, a.text) for a in answers] == [(503, "mine"), *[(500, "Internal Server Error")] * 9]
+    assert [(a.status_code, a.text) for a in answers] == [(503, "mine"), *[(503, "Service Unavailable")] * 9]
     assert [a for a in answers[1:] if fields.keys() & a.headers.keys()] == []
 
 

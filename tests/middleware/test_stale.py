@@ -10,7 +10,7 @@ import anyio
 import pytest
 from dependency_injector import providers
 from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, Request, Response
-from fastapi.responses import StreamingResponse
+from fastapi.responses import PlainTextResponse, StreamingResponse
 from starlette.background import BackgroundTask
 
 from app_cache import CacheMiddleware, CachePolicy, MemoryBackend, cache
@@ -315,6 +315,32 @@ async def test_handler_timeout_without_a_stale_answer(clock: FakeClock) -> None:
     app.gate.set()
     assert {(await each)[:2] for each in asked} == {(200, "one")}
     assert (await app.get(), app.runs) == ((200, "one", "hit"), 1)
+
+
+async def test_failure_whose_body_does_not_come(clock: FakeClock) -> None:
+    """The stale answer stands in for a failure as soon as that starts: its body may never come."""
+    app, gate = FastAPI(), asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"down"
+        await gate.wait()
+
+    answers = iter([PlainTextResponse("one"), StreamingResponse(body(), 503)])
+
+    @app.get("/")
+    @cache(timeout=60, stale_if_error=30)
+    async def answer() -> Response:
+        return next(answers)
+
+    put_cache(app, clock)
+    async with client_of(app) as client:
+        await client.get("/")
+        clock.advance(61)
+        async with asyncio.timeout(10):
+            rescued = await client.get("/")
+    assert (rescued.text, told(rescued)) == ("one", "fwd=stale; fwd-status=503")
+    gate.set()
+    await all_blocked()
 
 
 async def test_handler_timeout_beyond_the_window(clock: FakeClock) -> None:

@@ -34,6 +34,7 @@ from app_cache.rules.decisions import (
     Refusal,
     answers_others,
     asked_by,
+    can_be_validated,
     select,
     unshared_credential,
     why_pass,
@@ -575,8 +576,8 @@ class Exchange:
     def _validating_headers(self) -> Headers | None:
         """Return the request's fields with the conditions that validate what is stored, None if nothing can be."""
         stored = self.found.entry
-        if stored is None or self.request.method not in VALIDATED or stored.status != 200:
-            return None  # a 304 says that there is a 200 (RFC 9110 §15.4.5)
+        if stored is None or self.request.method not in VALIDATED or not can_be_validated(stored.status):
+            return None
         made = entity_tag_of(stored.body, stored.headers).decode("ascii")
         return validating_headers(self.request.headers, stored.headers, made)
 

@@ -358,15 +358,20 @@ def stale_windows(response: ResponseHead, said: ResponseDirectives, policy: Cach
 
 
 def keep_for(response: ResponseHead, lifetime: float, windows: tuple[float, float], policy: CachePolicy) -> float:
-    """Return the seconds that the backend holds an entry: its freshness and the *windows* that may follow it.
-
-    A 200 can be validated then (RFC 9110 §15.4.5).
-    """
+    """Return the seconds that the backend holds an entry: its freshness and the *windows* that may follow it."""
     stands_in = policy.stale_on_failure and response.status < 400
     has_validator = entity_tag(response.headers) or has_field(response.headers, b"last-modified")
-    if stands_in or (has_validator and response.status == 200):
+    if stands_in or (has_validator and can_be_validated(response.status)):
         return lifetime + max(*windows, VALIDATED_FOR)
     return lifetime + max(windows)
+
+
+def can_be_validated(status: int) -> bool:
+    """Return whether a 304 may be about a stored response of that *status*.
+
+    It says that the request would be answered well, so what is not is no longer so (RFC 9110 §13.2.1, §15.4.5).
+    """
+    return 200 <= status < 300
 
 
 def to_invalidate(method: str, target: str, status: int, headers: Headers) -> tuple[str, ...]:

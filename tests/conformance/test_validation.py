@@ -39,10 +39,20 @@ async def test_a_304_about_another_response(stored: str, update: str) -> None:
     assert len(origin.asked) == 3
 
 
+async def test_non_authoritative_is_validated() -> None:
+    """What a proxy has changed may be validated as what it has not (§4.3.1)."""
+    origin = Origin().says(FRESH, 'ETag: "a"', status=203).says(FRESH, status=304, body=b"")
+    async with origin.cached() as client:
+        await client.get(URL)
+        origin.clock.advance(61)
+        answer = await client.get(URL)
+    assert (answer.status_code, told(answer)) == (203, "fwd=stale; fwd-status=304; stored")
+
+
 @pytest.mark.parametrize("status", [404, 410, 301, 503])
 @pytest.mark.parametrize("validator", ['ETag: "build 7"', "Last-Modified: {now-99}"], ids=["tag", "date"])
-async def test_what_is_no_200_is_not_validated(status: int, validator: str) -> None:
-    """A 304 says that there is a 200: what is stored with another status is asked for anew (RFC 9110 §15.4.5)."""
+async def test_what_is_no_2xx_is_not_validated(status: int, validator: str) -> None:
+    """A 304 says that all is well: what is stored with another status is asked for anew (RFC 9110 §15.4.5)."""
     origin = Origin().says(FRESH, validator, status=status).says(FRESH, validator, body=b"the page")
     async with origin.cached() as client:
         await client.get(URL)

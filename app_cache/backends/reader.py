@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 MAX_KEYS = 256
 """Keys in one command; those of one look-up stay together however many they are."""
-MAX_BYTES = 4 * 1024 * 1024
+FEW_KEYS = 8
+"""Keys of a command that says nothing of the next: it is for one look-up, or hardly more."""
+MAX_BYTES = 8 * 1024 * 1024
 """Bytes that the answer to one command is expected to have at most: who waits for it waits for all of them."""
 LANES = 2
 """Commands under way at once; while both are, what is asked gathers in the next."""
@@ -115,15 +117,22 @@ class _Batch:
             self.timer.cancel()
 
     def parts(self, most: Callable[[], int]) -> Iterator[_Batch]:
-        """Yield what is still awaited in batches without a timer, each of *most* keys at most, or one look-up."""
-        keys, part = [*self.keys], _Batch(self.served)
+        """Yield what is still awaited in batches without a timer, each of *most* keys at most, or one look-up.
+
+        Look-ups of the same keys stay together.
+        """
+        same: dict[tuple[int, ...], list[asyncio.Future[Answer]]] = {}
         for future, places in self.waiting:
-            own = [keys[place] for place in places]
-            if part.keys and len(part.keys) + len(own) > most():
+            same.setdefault(tuple(places), []).append(future)
+        keys, part = [*self.keys], _Batch(self.served)
+        for wanted, futures in same.items():
+            own = [keys[place] for place in wanted]
+            if part.keys and len({*part.keys, *own}) > most():
                 yield part
                 part = _Batch(self.served)
-            if not future.done():
-                part.add(own, future)
+            for future in futures:
+                if not future.done():
+                    part.add(own, future)
         if part.keys:
             yield part
 
@@ -158,7 +167,9 @@ class Reader:
         self._newest = _Batch(0)
         self._newest.end()
         self._room = MAX_KEYS
-        """Keys for which the next command asks: half of those that one asked in vain, more after each answer."""
+        """Keys for which a command may ask: half of those that one asked in vain, more after one that was full."""
+        self._bytes_per_key = 0.0
+        """Of the latest answers with many, on average."""
 
     def ask(self, keys: Sequence[str]) -> asyncio.Future[Answer]:
         """Return a future of the bytes under each of *keys*, read at one instant, or of why they are not known."""
@@ -205,7 +216,8 @@ class Reader:
             self._queue.remove(batch)
         else:
             lane.cancel()
-            self._room = max(1, min(self._room, keys) // 2)
+            if keys > FEW_KEYS:
+                self._room = max(FEW_KEYS, min(self._most_keys(), keys) // 2)
 
     def _open_lane(self) -> None:
         """Begin a lane, if there may be one more; what is asked for in this turn of the loop still joins it."""
@@ -249,10 +261,10 @@ class Reader:
     async def _fetch(self, batch: _Batch, line: Line) -> None:
         """Ask *line* for all of *batch*, in parts where there is no room for it in one command."""
         batch.open = False
-        if len(batch.keys) <= self._room:
+        if len(batch.keys) <= self._most_keys():
             await self._ask(batch, line)
             return
-        for part in batch.parts(lambda: self._room):
+        for part in batch.parts(self._most_keys):
             await self._ask(part, line)
         batch.end()
 
@@ -261,18 +273,27 @@ class Reader:
         try:
             values = await line.ask([*batch.keys])
         except RefusedError as refused:
-            if len(batch.waiting) == 1:
+            each = [*batch.parts(lambda: 0)]
+            if [alone.keys for alone in each] == [batch.keys]:
                 batch.fail(refused.why)
                 return
-            for alone in batch.parts(lambda: 0):
+            for alone in each:
                 await self._ask(alone, line)
             batch.end()
         else:
             batch.answer(values)
-            self._make_room(values)
+            self._learn(values)
 
-    def _make_room(self, values: Values) -> None:
-        """Let the next command ask for twice as many keys, if they fit into it as large as those of *values*."""
+    def _most_keys(self) -> int:
+        """Return for how many keys the next command asks at most, as far as there are more look-ups than one."""
+        return max(1, min(self._room, int(MAX_BYTES / max(1.0, self._bytes_per_key))))
+
+    def _learn(self, values: Values) -> None:
+        """Learn from *values*, the answer to a command, how many keys the next may ask for."""
+        if len(values) <= FEW_KEYS < self._most_keys():
+            return
         size = sum([len(value) for value in values if value is not None])
-        fit = MAX_BYTES * len(values) // max(1, size)
-        self._room = max(1, min(MAX_KEYS, 2 * self._room, fit))
+        weight = max(0.25, len(values) / MAX_KEYS)
+        self._bytes_per_key += weight * (size / len(values) - self._bytes_per_key)
+        if 2 * len(values) > self._room:
+            self._room = min(MAX_KEYS, 2 * self._room)

@@ -116,15 +116,66 @@ async def test_commands_are_bounded(reader: Reader, wire: Wire) -> None:
 
 
 async def test_answers_are_bounded(reader: Reader, wire: Wire) -> None:
-    """Where values are large, what was asked in one turn is several commands, each for as many as 4 MiB hold."""
+    """Where values are large, what was asked in one turn is several commands, each for as many as 8 MiB hold."""
     wire.size = MAX_BYTES // 8
-    await answers(reader.ask(["first"]))
     keys = [f"{number}" for number in range(20)]
-    found = await answers(*(reader.ask([key]) for key in keys))
-    assert found == [[key.encode().ljust(wire.size)] for key in keys]
-    assert wire.asked[1:] == [keys[:8], keys[8:16], keys[16:]]
+    for _ in range(8):
+        found = await answers(*(reader.ask([key]) for key in keys))
+        assert found == [[key.encode().ljust(wire.size)] for key in keys]
+    assert wire.asked[0] == keys
+    assert wire.asked[-3:] == [keys[:8], keys[8:16], keys[16:]]
     await answers(reader.ask([*keys, *keys]))
     assert wire.asked[-1] == keys
+    wire.size = 0
+    for _ in range(8):
+        await answers(*(reader.ask([key]) for key in keys))
+    assert wire.asked[-1] == keys
+
+
+async def test_many_of_one_large_value(wire: Wire) -> None:
+    """Look-ups of the same keys are one command, however large the value is, and after one in vain too."""
+    reader = Reader(wire.lend, BUDGET_S)
+    wire.size = MAX_BYTES
+    others = [[f"{number}", "clock"] for number in range(10)]
+    wire.gate.clear()
+    await answers(*(reader.ask(keys) for keys in others))
+    await reader.settle()
+    wire.gate.set()
+    await answers(*(reader.ask(keys) for keys in others))
+    wire.asked.clear()
+    for _ in range(3):
+        found = await answers(*(reader.ask(["large", "clock"]) for _ in range(64)))
+        assert [len(each[0]) for each in found] == [MAX_BYTES] * 64
+    assert wire.asked == [["large", "clock"]] * 3
+
+
+async def test_one_large_value_among_small_ones(reader: Reader, wire: Wire) -> None:
+    """That one look-up got much, or nothing in time, does not take many others apart."""
+    many = [[f"{number}", "clock"] for number in range(64)]
+    wire.size = MAX_BYTES
+    await answers(reader.ask(["large", "clock", "stamp"]))
+    wire.size = 0
+    await answers(*(reader.ask(keys) for keys in many))
+    assert len(wire.asked) == 2
+
+
+async def test_refused_to_who_has_left(wire: Wire) -> None:
+    """That a key is refused to who has left is not told to who stayed."""
+    reader = Reader(wire.lend, SOON_S)
+    wire.forbidden = frozenset({"secret"})
+    wire.gate.clear()
+    leaves, stays = reader.ask(["secret"]), reader.ask(["open"])
+    await wire.holds(1)
+    leaves.cancel()
+    wire.gate.set()
+    assert await answers(stays) == [[b"open"]]
+
+
+async def test_refused_to_several_of_the_same(reader: Reader, wire: Wire) -> None:
+    """Who asks for the same as another, and both for what is refused, is told as well."""
+    wire.forbidden = frozenset({"secret"})
+    found = await answers(reader.ask(["secret"]), reader.ask(["secret"]), reader.ask(["open"]))
+    assert [type(each) for each in found] == [BackendError, BackendError, list]
 
 
 async def test_asked_in_vain(wire: Wire) -> None:

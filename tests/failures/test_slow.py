@@ -61,6 +61,7 @@ async def test_slower_to_connect_than_a_call(
                     await call(backend)
                 break
             (client,) = backend._clients.values()
+            await client.reader.settle()
             while client._lender._left:  # noqa: ASYNC110 - nobody is told that it is made
                 await asyncio.sleep(0.01)
     await backend.close()

@@ -157,7 +157,14 @@ def _result(task: asyncio.Task[T]) -> T:
 async def _ended_in_time(work: Coroutine[Any, Any, T], timeout: float) -> T:
     """As `in_time`, for *work* that ends as soon as it is cancelled, and so needs no task of its own."""
     loop, timer = asyncio.get_running_loop(), asyncio.timeout(None)
-    last_look = loop.call_later(timeout, lambda: timer.reschedule(loop.time() + LAST_LOOK_S + REPORT_S))
+
+    def look_once_more() -> None:
+        timers.append(loop.call_later(LAST_LOOK_S + REPORT_S, end))
+
+    def end() -> None:
+        timer.reschedule(loop.time())  # ends it a turn later: what the backend has told in this one is heard
+
+    timers = [loop.call_later(timeout, look_once_more)]
     try:
         async with timer:
             return await work
@@ -166,7 +173,7 @@ async def _ended_in_time(work: Coroutine[Any, Any, T], timeout: float) -> T:
             raise BackendError(f"no answer within {timeout:g} s") from None
         raise
     finally:
-        last_look.cancel()
+        timers[-1].cancel()
 
 
 def _give_up(task: asyncio.Future[T]) -> None:

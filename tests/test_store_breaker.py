@@ -14,7 +14,7 @@ from app_cache.backends.memory import MemoryBackend
 from app_cache.backends.redis import RedisBackend
 from app_cache.breaker import OPENS_AFTER, PROBE_EVERY_S, Breaker, State
 from app_cache.clock.base import Order, tag_stamp
-from app_cache.errors import STALLED_S, BackendError, Fault
+from app_cache.errors import LAST_LOOK_S, STALLED_S, BackendError, Fault
 from app_cache.orders import MAX_OWED
 from app_cache.store import StoredResponses
 from app_cache.testing import FakeClock
@@ -133,6 +133,25 @@ async def test_many_at_once_are_one_failure() -> None:
         assert breaker_of(store).state is State.CLOSED, wave
         await asyncio.gather(*(look_up(store, PAGE) for _ in range(50)))
     assert breaker_of(store).state is State.OPEN
+
+
+async def test_what_is_told_at_the_last_moment() -> None:
+    """Why a backend gives up is heard though the loop was busy then, and its time has ended meanwhile."""
+    store = StoredResponses(RedisBackend("redis://127.0.0.1:1", operation_timeout=BUDGET_S))
+
+    async def gives_up() -> None:
+        loop = asyncio.get_running_loop()
+        told: asyncio.Future[None] = loop.create_future()
+
+        def give_up() -> None:
+            loop.call_later(LAST_LOOK_S, told.set_exception, BackendError("no connection", fault=Fault.BUSY))
+            loop.call_soon(time.sleep, 3 * LAST_LOOK_S)
+
+        loop.call_later(BUDGET_S, give_up)
+        await told
+
+    await store.calls.attempt("look_up", gives_up(), ends_at_once=True)
+    assert store.stats["failed_busy"] == 1
 
 
 async def test_one_probe_each_second(backend: Unsteady, store: StoredResponses, clock: FakeClock) -> None:

@@ -24,7 +24,8 @@ def has_user(scope: Mapping[str, Any]) -> bool:
 def is_readable(session: object) -> bool:
     """Return whether *session* can be looked at; what stands in for one that is not loaded yet cannot."""
     try:
-        return session is None or (isinstance(session, Mapping) and _is_filled(session) is not None)
+        _ = bool(session), _is_modified(session)
+        return session is None or isinstance(session, Mapping)
     except Exception:  # noqa: BLE001  a class of anybody's
         return False
 
@@ -39,7 +40,7 @@ def begins_session(scope: Mapping[str, Any]) -> bool:
     if session is None or not is_readable(session):
         return session is not None
     has_cookie = any(name.lower() == b"cookie" for name, _ in scope["headers"])
-    return _is_filled(session) and (_is_modified(session) or not has_cookie)
+    return bool(session) and (_is_modified(session) or not has_cookie)
 
 
 def session_watch(scope: Mapping[str, Any]) -> Callable[[], bool] | None:
@@ -63,11 +64,6 @@ def session_watch(scope: Mapping[str, Any]) -> Callable[[], bool] | None:
             return True
 
     return is_changed
-
-
-def _is_filled(session: Mapping[str, Any]) -> bool:
-    _is_modified(session)
-    return bool(session)
 
 
 def _is_modified(session: object) -> bool:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 Headers = tuple[tuple[bytes, bytes], ...]
 """Field lines in order, duplicates kept; names in any case, as the application sent them."""
 
+KNOWN_STATUSES = frozenset(HTTPStatus)
 _MARK = re.compile('[,"]')
 _QUOTED_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -188,11 +189,12 @@ def end_to_end(headers: Headers) -> Headers:
 
 
 def plain_answer(status: int) -> tuple[int, Headers, bytes]:
-    """Return status, fields and content of an answer that says nothing but its *status*."""
-    try:
-        text = HTTPStatus(status).phrase.encode("ascii")
-    except ValueError:
-        return plain_answer(status // 100 * 100)
+    """Return status, fields and content of a failure that says nothing but its *status*.
+
+    The content of one that nobody knows is that of a 500 (RFC 9110 §15).
+    """
+    known = status if status in KNOWN_STATUSES else HTTPStatus.INTERNAL_SERVER_ERROR
+    text = HTTPStatus(known).phrase.encode("ascii")
     fields = ((b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(text)))
     return status, fields, text
 

@@ -20,6 +20,7 @@ from app_cache.rules.messages import (
     fields_of,
     has_field,
     list_members,
+    plain_answer,
     without,
 )
 from app_cache.rules.structured import strings
@@ -147,6 +148,21 @@ def test_time(value: str) -> None:
 def test_end_to_end(lines: list[str], kept: list[str]) -> None:
     """All fields are stored, in order, but those of one connection and of proxies (RFC 9111 §3.1)."""
     assert [name.decode() for name, _ in end_to_end(fields(*lines))] == kept
+
+
+@pytest.mark.parametrize(
+    ("status", "text"),
+    [
+        (500, b"Internal Server Error"),
+        (503, b"Service Unavailable"),
+        (599, b"Internal Server Error"),
+        (700, b"Internal Server Error"),
+    ],
+)
+def test_plain_answer(status: int, text: bytes) -> None:
+    """A failure that says nothing but its status says that in words, and as a 500 where it is unknown (§15)."""
+    fields = ((b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(text)))
+    assert plain_answer(status) == (status, fields, text)
 
 
 def test_without() -> None:

@@ -159,6 +159,17 @@ async def test_one_large_value_among_small_ones(reader: Reader, wire: Wire) -> N
     assert len(wire.asked) == 2
 
 
+async def test_one_look_up_in_vain(wire: Wire) -> None:
+    """That one look-up alone got nothing in time says nothing of how many others fit into a command."""
+    reader = Reader(wire.lend, BUDGET_S)
+    wire.gate.clear()
+    await answers(reader.ask(["alone", "clock"]))
+    await reader.settle()
+    wire.gate.set()
+    await answers(*(reader.ask([f"{number}", "clock"]) for number in range(64)))
+    assert len(wire.asked) == 2
+
+
 async def test_refused_to_who_has_left(wire: Wire) -> None:
     """That a key is refused to who has left is not told to who stayed."""
     reader = Reader(wire.lend, SOON_S)

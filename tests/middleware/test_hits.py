@@ -19,6 +19,7 @@ from starlette.routing import Route
 from app_cache import CacheMiddleware, CachePolicy, DefaultKeyGenerator, MemoryBackend, cache
 from app_cache.codec import Entry, decode, encode, from_text, to_text
 from app_cache.fastapi import Backend, Invalidation
+from tests.clients import all_blocked
 from tests.middleware.apps import client_of, lasting, messages_of, put_cache, scope_of, served, told
 from tests.stored import FourMethods, written
 
@@ -669,6 +670,55 @@ async def test_route_around_the_cache(path: str, headers: dict[str, str]) -> Non
     assert found == expected * 4
 
 
+async def test_route_around_what_is_no_hit() -> None:
+    """So it does where a guard refuses a hit, and where one waits for a run that fails."""
+    app, found, begun, gate = FastAPI(), list[Any](), asyncio.Event(), asyncio.Event()
+
+    def guard(request: Request) -> None:
+        if "x-refused" in request.headers:
+            raise HTTPException(403)
+
+    app.get("/guarded/{item}", dependencies=[Depends(guard)])(guarded_item)
+
+    @app.get("/failing/{item}")
+    @cache(timeout=60)
+    async def fail(item: int) -> Response:
+        begun.set()
+        await gate.wait()
+        return PlainTextResponse("down", 503)
+
+    put_cache(app)
+
+    class Notes:
+        def __init__(self, app: Any) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            async def note(message: Any) -> None:
+                if message["type"] == "http.response.start":
+                    found.append((message["status"], scope["route"].path, scope["path_params"]))
+                await send(message)
+
+            await self.app(scope, receive, note)
+
+    app.add_middleware(Notes)
+    async with client_of(app) as client:
+        await client.get("/guarded/7")
+        await client.get("/guarded/7", headers={"x-refused": "1"})
+        leader = asyncio.create_task(client.get("/failing/7"))
+        await begun.wait()
+        follower = asyncio.create_task(client.get("/failing/7"))
+        await all_blocked()
+        gate.set()
+        assert {told(await each) for each in (leader, follower)} == {
+            "fwd=uri-miss; detail=status",
+            "fwd=uri-miss; collapsed",
+        }
+    guarded, failing = "/guarded/{item}", "/failing/{item}"
+    expected = [(200, guarded), (403, guarded), (503, failing), (503, failing)]
+    assert found == [(status, path, {"item": "7"}) for status, path in expected]
+
+
 @pytest.mark.parametrize("window", [None, 60], ids=["no window", "refreshed"])
 async def test_state_of_the_application(window: int | None, clock: FakeClock) -> None:
     """What the application keeps as ``state.cache`` itself stays there, on misses, hits and refreshes."""
@@ -689,14 +739,14 @@ async def test_state_of_the_application(window: int | None, clock: FakeClock) ->
         return response
 
     async with client_of(app) as client:
-        texts = [(await client.get("/")).json() for _ in range(2)]
+        texts = [(await client.get("/")).json() for _ in range(3)]
         clock.advance(15)
         texts.append((await client.get("/")).json())
         await container.store().close()
         texts.append((await client.get("/")).json())
     fresh = 0 if window else 1
-    assert texts == [f"{number} its own" for number in (0, 0, fresh, 1)]
-    assert seen == ["its own"] * 4
+    assert texts == [f"{number} its own" for number in (0, 0, 0, fresh, 1)]
+    assert seen == ["its own"] * 5
 
 
 async def test_context_around_the_endpoint() -> None:

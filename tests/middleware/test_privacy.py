@@ -383,6 +383,24 @@ async def test_a_session_of_any_kind(make: Callable[[], Any]) -> None:
     assert not any(told(each) == "hit" for each in answers)
 
 
+async def test_a_session_that_is_not_loaded_and_a_remembered_hit() -> None:
+    """A request whose session cannot be looked at is passed by, though others are given hits again and again."""
+    app = FastAPI()
+    app.get("/")(cache(timeout=60, exclude_headers=["Cookie"])(lambda: "text"))
+    put_cache(app)
+
+    @app.middleware("http")
+    async def load(request: Request, call_next: Any) -> Any:
+        if "x-lazy" in request.headers:
+            request.scope["session"] = NotLoaded()
+        return await call_next(request)
+
+    async with client_of(app) as client:
+        plain = [told(await client.get("/")) for _ in range(3)]
+        lazy = told(await client.get("/", headers={"x-lazy": "1"}))
+    assert (plain[1:], lazy) == (["hit", "hit"], "fwd=bypass; detail=cookie")
+
+
 async def test_a_session_that_is_not_read() -> None:
     """A session that tells of its changes itself is not read by the cache, and what leaves it alone is stored."""
     app, sessions = FastAPI(), list[Lazy]()

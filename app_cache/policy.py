@@ -5,14 +5,13 @@ The middleware finds them again through the route that would run; see `app_cache
 
 from __future__ import annotations
 
-import string
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Never, TypeAlias, TypeVar, overload
 
 from app_cache.errors import ConfigurationError
+from app_cache.templates import template_names
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
@@ -312,55 +311,6 @@ def kind_of(value: object) -> str:
 def is_header_name(text: str) -> bool:
     """Return whether *text* can be the name of a field (RFC 9110 §5.1)."""
     return bool(text) and all(c.isascii() and (c.isalnum() or c in "!#$%&'*+-.^_`|~") for c in text)
-
-
-TemplatePart = tuple[str, str | None, str, str | None]
-"""Text, the name of what follows it or None, and its format specification and conversion."""
-
-
-@lru_cache(maxsize=4096)
-def template_parts(template: str) -> tuple[TemplatePart, ...]:
-    """Return the parts of *template*.
-
-    Raises:
-        ConfigurationError: If a brace is open, or what stands in one is not a plain name, perhaps with a
-            conversion and a plain format.
-    """
-    try:
-        parts = tuple(
-            (text, name, spec or "", conversion)
-            for text, name, spec, conversion in string.Formatter().parse(template)
-        )
-    except ValueError as error:
-        raise ConfigurationError(
-            f"template {template!r} cannot be read: {error}; write {{{{ for a brace"
-        ) from None
-    for _, name, spec, conversion in parts:
-        wrong = None if name is None else _why_not_filled_in(name, spec, conversion)
-        if wrong is not None:
-            raise ConfigurationError(f"template {template!r} has {wrong}")
-    return parts
-
-
-def _why_not_filled_in(name: str, spec: str, conversion: str | None) -> str | None:
-    """Return what stands between braces and cannot, with what can, or None if it can."""
-    if not name.isidentifier():
-        return f"{{{name}}}: only plain names of parameters are filled in"
-    if conversion not in (None, "r", "s", "a"):
-        return f"!{conversion} after {name}: a conversion is !r, !s or !a"
-    if "{" in spec:
-        return f"{spec!r} in the format of {name}: a format has no braces"
-    return None
-
-
-@lru_cache(maxsize=4096)
-def template_names(*templates: str) -> frozenset[str]:
-    """Return the names between the braces of *templates*.
-
-    Raises:
-        ConfigurationError: As `template_parts` does.
-    """
-    return frozenset(name for each in templates for _, name, _, _ in template_parts(each) if name is not None)
 
 
 def _recorded(target: Endpoint, attribute: str, value: object, decorator: str) -> Endpoint:

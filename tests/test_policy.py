@@ -32,10 +32,10 @@ from app_cache.policy import (
     checked_tag,
     checked_tags,
     invalidates,
-    template_names,
 )
 from app_cache.routes.policies import Fallbacks
 from app_cache.routes.table import RouteTable
+from app_cache.templates import template_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable

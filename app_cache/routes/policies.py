@@ -14,9 +14,10 @@ from app_cache.errors import ConfigurationError
 from app_cache.guards import guarded
 from app_cache.keys import full_path, root_paths, without_root
 from app_cache.logger_config import logger
-from app_cache.policy import CACHEABLE_METHODS, CachePolicy, template_names
+from app_cache.policy import CACHEABLE_METHODS, CachePolicy
 from app_cache.routes.parameters import ANY
 from app_cache.rules.glob import compile_glob
+from app_cache.templates import template_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable

@@ -19,7 +19,6 @@ from starlette.routing import Host
 
 from app_cache.errors import ConfigurationError
 from app_cache.keys import root_paths
-from app_cache.policy import template_names, template_parts
 from app_cache.routes.parameters import ANY, NO_PARAMETERS
 from app_cache.routes.policies import (
     guard_as_asked,
@@ -50,6 +49,7 @@ from app_cache.routes.ways import (
     ways_of,
 )
 from app_cache.rules.decisions import SAFE_METHODS
+from app_cache.templates import template_names, template_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -17,13 +17,14 @@ from starlette.responses import Response
 
 from app_cache.backends.base import CacheBackend, SizedBackend, capability
 from app_cache.backends.wrapper import shown
+from app_cache.checks import checked_tag
 from app_cache.clock.base import Order, tag_stamp
 from app_cache.errors import ConfigurationError
 from app_cache.health import CHECK_TIMEOUT_S, HealthCheck
 from app_cache.invalidation import InvalidationService, result_of, stamp_of_url
 from app_cache.keys import origin_of
 from app_cache.logger_config import logger
-from app_cache.policy import checked_tag, never_cached
+from app_cache.policy import never_cached
 from app_cache.rules.glob import checked_pattern
 from app_cache.services import services_of
 from app_cache.values import ValueCache

@@ -9,6 +9,7 @@ from urllib.parse import quote
 import msgspec
 from starlette.requests import Request
 
+from app_cache.checks import checked_tags, kind_of
 from app_cache.clock.base import Subject, key_stamp, root_stamp, tag_stamp, url_stamp
 from app_cache.keys import (
     POLICY,
@@ -24,7 +25,6 @@ from app_cache.keys import (
     storage_key,
     without_root,
 )
-from app_cache.policy import checked_tags, kind_of
 from app_cache.rules.decisions import Refusal
 
 if TYPE_CHECKING:

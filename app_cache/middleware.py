@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
+from app_cache.checks import CACHEABLE_METHODS
 from app_cache.clock.base import Order, group_stamp, tag_stamp, url_stamp
 from app_cache.errors import ConfigurationError
 from app_cache.exchange import Exchange
@@ -25,7 +26,6 @@ from app_cache.guards import Guarding, in_force
 from app_cache.identity import tags_of, target_of
 from app_cache.invalidation import result_of, stamp_of_url
 from app_cache.keys import DefaultKeyGenerator, KeyGenerator, full_path, origin_of
-from app_cache.policy import CACHEABLE_METHODS
 from app_cache.posted import PostedAnswer
 from app_cache.routes.policies import Fallbacks
 from app_cache.routes.table import RouteTable, escape_for_glob, escape_for_url, plan_of_change

@@ -5,13 +5,14 @@ The middleware finds them again through the route that would run; see `app_cache
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Never, TypeAlias, TypeVar, overload
 
+from app_cache import checks
+from app_cache.checks import checked_tag, keep_checked, option, optional
 from app_cache.errors import ConfigurationError
-from app_cache.templates import template_names
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
@@ -32,20 +33,10 @@ LATE_TAGS = "app_cache.late_tags"
 
 DEFAULT_TIMEOUT = 300.0
 """Seconds that `@cache` without a timeout keeps an answer fresh."""
-MAX_SECONDS = 2**31
-"""Seconds that a cache reckons with at most (RFC 9111 §1.2.2)."""
-MAX_PATTERN = 256
-"""Characters of a pattern."""
 ERROR_TIMEOUT = 10.0
 """Seconds at most that a status of 400 and above lives which `statuses` names without a time of its own."""
-NEVER_STORED = frozenset({428, 429, 431, 511})
-"""Statuses about one request or client alone, which no cache stores (RFC 6585 §3 to §6)."""
-MOST_EAGER = 100
-"""The largest `early_refresh`: a hundred times the time that the handler took."""
 MAX_BODY = 1024 * 1024
 """Bytes of body beyond which a response is passed on and not stored, and a POST is not cached."""
-CACHEABLE_METHODS = frozenset({"GET", "POST", "QUERY"})
-_INTERNAL = frozenset({"http_only", "store_set_cookie", "stale_on_failure"})
 
 TagsOf: TypeAlias = Callable[[Request], Collection[str] | Awaitable[Collection[str]]]
 TextOf: TypeAlias = Callable[[Request], str | Awaitable[str | None] | None]
@@ -96,32 +87,41 @@ class CachePolicy:
         ConfigurationError: If a value cannot work; the message names it.
     """
 
-    timeout: float | None = DEFAULT_TIMEOUT
-    cache_control: bool = True
-    include_headers: tuple[str, ...] = ()
-    exclude_headers: tuple[str, ...] = ()
-    tags: tuple[str, ...] | TagsOf = ()
-    statuses: Mapping[int, float | None] = field(default_factory=dict)
-    stale_while_revalidate: float | None = None
-    stale_if_error: float | None = None
-    methods: frozenset[str] | None = None
-    key: KeyGenerator | None = None
-    vary_by: TextOf | None = None
-    include_query: frozenset[str] | None = None
-    exclude_query: frozenset[str] = frozenset()
-    max_body: int = MAX_BODY
-    client_max_age: int | None = None
-    handler_timeout: float | None = None
-    guarded: bool = False
-    early_refresh: float = 0.0
-    jitter: float = 0.0
-    http_only: bool = False
-    store_set_cookie: bool = False
-    stale_on_failure: bool = False
+    timeout: float | None = option(optional(checks.seconds), default=DEFAULT_TIMEOUT)
+    cache_control: bool = option(checks.flag, default=True)
+    include_headers: tuple[str, ...] = option(
+        checks.headers("Accept-Language", rather="the headers that the response depends on"), default=()
+    )
+    exclude_headers: tuple[str, ...] = option(
+        checks.headers("Cookie", rather="the headers that it does not depend on"), default=()
+    )
+    tags: tuple[str, ...] | TagsOf = option(checks.tags, default=())
+    statuses: Mapping[int, float | None] = field(default_factory=dict, metadata={"check": checks.statuses})
+    stale_while_revalidate: float | None = option(optional(checks.seconds), default=None)
+    stale_if_error: float | None = option(optional(checks.seconds), default=None)
+    methods: frozenset[str] | None = option(optional(checks.methods), default=None)
+    key: KeyGenerator | None = option(optional(checks.key_generator), default=None)
+    vary_by: TextOf | None = option(optional(checks.callable_of_request), default=None)
+    include_query: frozenset[str] | None = option(
+        optional(checks.query("page", rather="the parameters that it depends on, or leave the option out")),
+        default=None,
+    )
+    exclude_query: frozenset[str] = option(
+        checks.query("utm_source", rather="the parameters that it does not depend on, or give include_query=[]"),
+        default=frozenset(),
+    )
+    max_body: int = option(checks.byte_count, default=MAX_BODY)
+    client_max_age: int | None = option(optional(checks.whole_seconds), default=None)
+    handler_timeout: float | None = option(optional(checks.seconds), default=None)
+    guarded: bool = option(checks.flag, default=False)
+    early_refresh: float = option(checks.eagerness, default=0.0)
+    jitter: float = option(checks.fraction, default=0.0)
+    http_only: bool = option(checks.flag, default=False, of_http=True)
+    store_set_cookie: bool = option(checks.flag, default=False, of_http=True)
+    stale_on_failure: bool = option(checks.flag, default=False, of_http=True)
 
     def __post_init__(self) -> None:
-        for name, check in _CHECKED:
-            object.__setattr__(self, name, check(name, getattr(self, name)))
+        keep_checked(self, CachePolicy)
         both = {*self.include_headers} & {*self.exclude_headers}
         if both:
             raise ConfigurationError(
@@ -157,14 +157,12 @@ class CachePolicy:
 class Invalidates:
     """What is invalidated once an endpoint has answered well; `@invalidates(…)` takes the same options."""
 
-    tags: tuple[str, ...] | TagsOf = ()
-    patterns: tuple[str, ...] = ()
-    urls: tuple[str, ...] = ()
+    tags: tuple[str, ...] | TagsOf = option(checks.tags, default=())
+    patterns: tuple[str, ...] = option(checks.patterns, default=())
+    urls: tuple[str, ...] = option(checks.urls, default=())
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "tags", _tags("tags", self.tags))
-        object.__setattr__(self, "patterns", _patterns("patterns", self.patterns))
-        object.__setattr__(self, "urls", _urls("urls", self.urls))
+        keep_checked(self, Invalidates)
         if not (self.tags or self.patterns or self.urls):
             raise ConfigurationError("@invalidates needs tags, patterns or urls")
 
@@ -209,13 +207,12 @@ def cache(endpoint: Any = None, /, **options: Any) -> Any:
     """
     if endpoint is not None and not callable(endpoint):
         raise ConfigurationError(f"@cache takes options by name, such as timeout=300, not {endpoint!r}")
-    if internal := _INTERNAL & options.keys():
-        raise ConfigurationError(
-            f"{min(internal)} is no option of @cache; use CachePolicy.http() as default_policy"
-        )
+    of_http = {each.name for each in fields(CachePolicy) if each.metadata.get("of_http")}
+    if wrong := of_http & options.keys():
+        raise ConfigurationError(f"{min(wrong)} is no option of @cache; use CachePolicy.http() as default_policy")
     if options.get("timeout", DEFAULT_TIMEOUT) is None:
         raise ConfigurationError("timeout must be a positive number of seconds or a timedelta, not None")
-    known = {each.name for each in fields(CachePolicy)} - _INTERNAL
+    known = {each.name for each in fields(CachePolicy)} - of_http
     for name in options:
         if name not in known:
             raise TypeError(f"@cache has no option {name!r}; there are {', '.join(sorted(known))}")
@@ -278,41 +275,6 @@ def add_tags(request: HTTPConnection, *tags: str) -> None:
         late.update(tags)
 
 
-def checked_tag(tag: object) -> str:
-    """Return *tag* if it is a name.
-
-    Raises:
-        ConfigurationError: If it is not a string, or is empty.
-    """
-    if not isinstance(tag, str) or not tag:
-        raise ConfigurationError(f"a tag must be a string that is not empty, not {kind_of(tag)}")
-    return tag
-
-
-def checked_tags(tags: object) -> list[str]:
-    """Return *tags* as a list if they are names.
-
-    Raises:
-        ConfigurationError: If they are no list, or one string, which would be taken letter by letter, or one is no
-            name.
-    """
-    if isinstance(tags, str) or not isinstance(tags, Iterable):
-        raise ConfigurationError(f"tags must be a list of names, such as ['users'], not {kind_of(tags)}")
-    return [checked_tag(tag) for tag in tags]
-
-
-def kind_of(value: object) -> str:
-    """Return what an error says of a *value* that may be a secret of a request: no more than its type."""
-    if value is None:
-        return "None"
-    return "an empty one" if isinstance(value, str) and not value else type(value).__name__
-
-
-def is_header_name(text: str) -> bool:
-    """Return whether *text* can be the name of a field (RFC 9110 §5.1)."""
-    return bool(text) and all(c.isascii() and (c.isalnum() or c in "!#$%&'*+-.^_`|~") for c in text)
-
-
 def _recorded(target: Endpoint, attribute: str, value: object, decorator: str) -> Endpoint:
     if attribute in getattr(target, "__dict__", {}):
         raise ConfigurationError(
@@ -323,224 +285,3 @@ def _recorded(target: Endpoint, attribute: str, value: object, decorator: str) -
     except AttributeError:
         raise ConfigurationError(f"{decorator} cannot mark {target!r}; decorate the function itself") from None
     return target
-
-
-def checked_seconds(name: str, value: object) -> float:
-    """Return the seconds of *value*, a number or a timedelta.
-
-    Raises:
-        ConfigurationError: If it is neither, is not positive, or is more than a cache can keep to.
-    """
-    seconds = value.total_seconds() if isinstance(value, timedelta) else value
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= MAX_SECONDS:
-        raise ConfigurationError(
-            f"{name} must be a positive number of seconds or a timedelta, at most {MAX_SECONDS}, not {value!r}"
-        )
-    return seconds
-
-
-def _optional_seconds(name: str, value: object) -> float | None:
-    return None if value is None else checked_seconds(name, value)
-
-
-def _whole_seconds(name: str, value: object) -> int | None:
-    if value is None:
-        return None
-    seconds = value.total_seconds() if isinstance(value, timedelta) else value
-    if (
-        isinstance(seconds, bool)
-        or not isinstance(seconds, int | float)
-        or not 0 <= seconds < 2**31
-        or seconds != int(seconds)
-    ):
-        raise ConfigurationError(f"{name} must be a whole number of seconds from 0, not {value!r}")
-    return int(seconds)
-
-
-def _flag(name: str, value: object) -> bool:
-    if not isinstance(value, bool):
-        raise ConfigurationError(f"{name} must be True or False, not {value!r}")
-    return value
-
-
-def _names(name: str, value: Any) -> tuple[str, ...]:
-    if isinstance(value, str) or not isinstance(value, Collection):
-        raise _is_no_list(name, value)
-    for each in value:
-        if not isinstance(each, str) or not each.strip():
-            raise ConfigurationError(f"{name} must hold names, not {each!r}")
-    return tuple(dict.fromkeys(value))
-
-
-_EXAMPLES = {
-    "include_headers": "Accept-Language",
-    "exclude_headers": "Cookie",
-    "tags": "users",
-    "patterns": "/users/*",
-    "urls": "/users",
-    "methods": "GET",
-    "include_query": "page",
-    "exclude_query": "utm_source",
-}
-
-
-def _is_no_list(name: str, value: object) -> ConfigurationError:
-    example = value if isinstance(value, str) and value else _EXAMPLES.get(name, "name")
-    return ConfigurationError(f"{name} must be a list of names, such as [{example!r}], not {value!r}")
-
-
-_ALL = {
-    "include_headers": "the headers that the response depends on",
-    "exclude_headers": "the headers that it does not depend on",
-    "include_query": "the parameters that it depends on, or leave the option out",
-    "exclude_query": "the parameters that it does not depend on, or give include_query=[]",
-}
-"""What to name where somebody has named all, by option."""
-
-
-def _names_alone(name: str, value: Any) -> tuple[str, ...]:
-    """Return the names in *value*, none of which stands for others."""
-    names = _names(name, value)
-    if "*" in names:
-        raise ConfigurationError(f"{name} must hold names, not '*': name {_ALL[name]}")
-    return names
-
-
-def _headers(name: str, value: Any) -> tuple[str, ...]:
-    names = _names_alone(name, value)
-    for each in names:
-        if not is_header_name(each):
-            raise ConfigurationError(f"{name} must hold header names, not {each!r}")
-    return tuple(dict.fromkeys(each.lower() for each in names))
-
-
-def _templates(name: str, value: Any) -> tuple[str, ...]:
-    names = _names(name, value)
-    for each in names:
-        template_names(each)
-    return names
-
-
-def _patterns(name: str, value: Any) -> tuple[str, ...]:
-    patterns = _templates(name, value)
-    for each in patterns:
-        if len(each) > MAX_PATTERN:
-            raise ConfigurationError(
-                f"{name} may have {MAX_PATTERN} characters each, not {len(each)}: {each[:40]!r}…"
-            )
-    return patterns
-
-
-def _urls(name: str, value: Any) -> tuple[str, ...]:
-    urls = _templates(name, value)
-    for each in urls:
-        if not each.startswith(("/", "http://", "https://", "{")) or each.startswith("//"):
-            raise ConfigurationError(f"{name} must be absolute (https://host/path) or paths (/path), not {each!r}")
-    return urls
-
-
-def _tags(name: str, value: Any) -> Any:
-    return value if callable(value) else _templates(name, value)
-
-
-def _methods(name: str, value: Any) -> frozenset[str] | None:
-    if value is None:
-        return None
-    methods = frozenset(each.upper() for each in _names(name, value)) - {"HEAD"}
-    wrong = methods - CACHEABLE_METHODS
-    if wrong:
-        raise ConfigurationError(f"{name} may hold GET, QUERY and POST, not {min(wrong)!r}")
-    if not methods:
-        raise ConfigurationError(f"{name} must hold GET, QUERY or POST, not {value!r}")
-    return methods
-
-
-def _statuses(name: str, value: Any) -> dict[int, float | None]:
-    if isinstance(value, str | bytes) or not isinstance(value, Collection):
-        raise ConfigurationError(
-            f"{name} must be a list of statuses or a mapping of status to seconds, not {value!r}"
-        )
-    for status in value:
-        if (
-            isinstance(status, bool)
-            or not isinstance(status, int)
-            or not 200 <= status <= 599
-            or status in (206, 304)
-        ):
-            raise ConfigurationError(
-                f"{name} must hold final statuses from 200 to 599 but 206 and 304, not {status!r}"
-            )
-    never = NEVER_STORED.intersection(value)
-    if never and (isinstance(value, Mapping) or never.issuperset(value)):
-        raise ConfigurationError(
-            f"{name} must not hold {min(never)}: it is about one client, and no cache may store it (RFC 6585)"
-        )
-    if isinstance(value, Mapping):
-        return {s: None if v is None else checked_seconds(f"{name}[{s}]", v) for s, v in value.items()}
-    return dict.fromkeys(status for status in value if status not in NEVER_STORED)
-
-
-def _query(name: str, value: Any) -> frozenset[str]:
-    return frozenset(_names_alone(name, value))
-
-
-def _optional_query(name: str, value: Any) -> frozenset[str] | None:
-    return None if value is None else _query(name, value)
-
-
-def _bytes(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
-        raise ConfigurationError(f"{name} must be a positive number of bytes, not {value!r}")
-    return value
-
-
-def _fraction(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-        raise ConfigurationError(f"{name} must be a fraction from 0 to below 1, not {value!r}")
-    return float(value)
-
-
-def _eagerness(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MOST_EAGER:
-        raise ConfigurationError(f"{name} must be a number from 0 to {MOST_EAGER}, not {value!r}")
-    return float(value)
-
-
-def _callable(name: str, value: Any) -> Any:
-    if value is not None and not callable(value):
-        raise ConfigurationError(f"{name} must be a callable of the request, not {value!r}")
-    return value
-
-
-def _key_generator(name: str, value: Any) -> Any:
-    if value is not None and (isinstance(value, type) or not callable(getattr(value, "generate_cache_key", None))):
-        raise ConfigurationError(f"{name} must be a KeyGenerator (with generate_cache_key), not {value!r}")
-    return value
-
-
-_CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    "timeout": _optional_seconds,
-    "cache_control": _flag,
-    "include_headers": _headers,
-    "exclude_headers": _headers,
-    "tags": _tags,
-    "statuses": _statuses,
-    "stale_while_revalidate": _optional_seconds,
-    "stale_if_error": _optional_seconds,
-    "methods": _methods,
-    "key": _key_generator,
-    "vary_by": _callable,
-    "include_query": _optional_query,
-    "exclude_query": _query,
-    "max_body": _bytes,
-    "client_max_age": _whole_seconds,
-    "handler_timeout": _optional_seconds,
-    "guarded": _flag,
-    "early_refresh": _eagerness,
-    "jitter": _fraction,
-    "http_only": _flag,
-    "store_set_cookie": _flag,
-    "stale_on_failure": _flag,
-}
-_CHECKED = [(each.name, _CHECKS[each.name]) for each in fields(CachePolicy)]
-"""The options, each with its check."""

@@ -21,12 +21,13 @@ import anyio.to_thread
 from anyio import CapacityLimiter
 from anyio.lowlevel import RunVar
 
+from app_cache import checks
+from app_cache.checks import checked_tags, kind_of
 from app_cache.clock.base import Order, Subject, key_stamp, tag_stamp
 from app_cache.codec import Mark, Value
 from app_cache.errors import ConfigurationError, EncodingError
 from app_cache.flight import FILL_TIMEOUT_S, Run
 from app_cache.keys import digest, prefix
-from app_cache.policy import checked_seconds, checked_tags, kind_of
 from app_cache.rules.freshness import is_ahead
 from app_cache.typed import decode_value, encode_value, function_of, name_of, returned_by, settled
 
@@ -174,7 +175,7 @@ class ValueCache:
             ConfigurationError: If *key*, *timeout* or a tag cannot work.
             EncodingError: If *value* cannot be encoded.
         """
-        subject, terms = self._subject(key, tags), _Terms(checked_seconds("timeout", timeout))
+        subject, terms = self._subject(key, tags), _Terms(checks.seconds("timeout", timeout))
         content = encode_value(value)
         await self.store.invalidate(Order(tags=(key_stamp(key),)))
         turn = self.store.next_turn()
@@ -266,7 +267,7 @@ class ValueCache:
         """
         _check_factory(factory)
         terms = _Terms(
-            checked_seconds("timeout", timeout),
+            checks.seconds("timeout", timeout),
             _window("stale_while_revalidate", stale_while_revalidate),
             _window("stale_if_error", stale_if_error),
         )
@@ -574,4 +575,4 @@ def _check_factory(factory: object) -> None:
 
 
 def _window(name: str, value: float | timedelta | None) -> float:
-    return 0.0 if value is None else checked_seconds(name, value)
+    return 0.0 if value is None else checks.seconds(name, value)

@@ -12,8 +12,8 @@ from fastapi.security.base import SecurityBase
 from pydantic import AliasChoices, AliasPath, BaseModel
 from starlette.requests import Request
 
+from app_cache.checks import is_header_name
 from app_cache.guards import is_generator
-from app_cache.policy import is_header_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from starlette.endpoints import HTTPEndpoint
 
+from app_cache.checks import CACHEABLE_METHODS
 from app_cache.errors import ConfigurationError
 from app_cache.guards import guarded
 from app_cache.keys import full_path, root_paths, without_root
 from app_cache.logger_config import logger
-from app_cache.policy import CACHEABLE_METHODS, CachePolicy
+from app_cache.policy import CachePolicy
 from app_cache.routes.parameters import ANY
 from app_cache.rules.glob import compile_glob
 from app_cache.templates import template_names

@@ -12,7 +12,8 @@ from enum import Enum
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urljoin, urlsplit
 
-from app_cache.policy import ERROR_TIMEOUT, NEVER_STORED
+from app_cache.checks import NEVER_STORED
+from app_cache.policy import ERROR_TIMEOUT
 from app_cache.rules.directives import (
     DECIDING,
     NOTHING_ASKED,

@@ -17,8 +17,8 @@ from itertools import accumulate, takewhile
 from operator import xor
 from typing import TYPE_CHECKING
 
+from app_cache.checks import MAX_PATTERN
 from app_cache.errors import ConfigurationError
-from app_cache.policy import MAX_PATTERN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -9,8 +9,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from app_cache.checks import MAX_PATTERN
 from app_cache.errors import ConfigurationError
-from app_cache.policy import MAX_PATTERN, CachePolicy
+from app_cache.policy import CachePolicy
 from app_cache.rules.cache_status import NAME, CacheStatus
 from app_cache.rules.decisions import (
     Forward,

@@ -1,4 +1,4 @@
-"""Writes to the backend that nobody waits for, one after the other of each key.
+"""Writes to the backend that nobody waits for, deletions among them, one after the other of each key.
 
 A backend in this process is written to at once: what is stored there can be hit before the answer is sent. With
 another, a write on its way stands in for what the backend will hold.
@@ -10,7 +10,7 @@ import asyncio
 import weakref
 from collections import OrderedDict
 from contextlib import suppress
-from contextvars import Context
+from contextvars import Context, ContextVar
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -37,17 +37,31 @@ MAX_PENDING_BYTES = 32 * 1024 * 1024
 WRITERS = 4
 """Writes on their way to the backend at once."""
 
+_deletes: ContextVar[bool] = ContextVar("app_cache_deletes", default=False)
+"""Whether it is the cache itself that deletes a key: that is no reason to forget what is on its way there."""
+
 
 @dataclass(slots=True)
 class _Pending:
-    """A write on its way; *value* stands in for what the backend will hold, None while its mark is not sealed."""
+    """A write on its way to *key*.
 
-    record: Record
-    subject: Subject | None
-    keep_for: float
+    Args:
+        key: Where it goes.
+        since: When it began to wait.
+        record: What is written; None: the key is deleted.
+        subject: What an invalidation may name it by; None: nothing can.
+        keep_for: Seconds that the backend holds it.
+        value: Stands in for what the backend will hold; None while its mark is not sealed.
+        size: Bytes of it.
+    """
+
+    key: str
     since: float
-    value: bytes | None
-    size: int
+    record: Record | None = None
+    subject: Subject | None = None
+    keep_for: float = PENDING_S
+    value: bytes | None = None
+    size: int = 0
     sent: bool = False
     on_end: Callable[[], object] | None = None
     """Is called when it is written, or will not be."""
@@ -90,7 +104,6 @@ class Writes:
         self._monotonic = monotonic
         self._at_once = capability(backend, LocalBackend) is not None
         self._pending_bytes = 0
-        self._doomed: list[str] = []
         self._writers: set[asyncio.Task[None]] = set()
         self._writing: set[tuple[asyncio.AbstractEventLoop, str]] = set()
         watched = capability(backend, WatchedBackend)
@@ -106,8 +119,9 @@ class Writes:
             keep_for: Seconds that the backend holds it.
         """
         if self._at_once:
-            if self._doomed:
-                await self._delete_doomed()
+            self.drop(record.key)
+            if self.pending:
+                await self._write_pending()  # deletions: what is kept stays within its bounds
             await self._calls.attempt("store", self._write(record, subject, keep_for, encode(record)))
             return
         unsealed = (
@@ -115,16 +129,9 @@ class Writes:
             and not isinstance(record, Variants)
             and self._clock.needs_seal(record.mark, subject)
         )
-        self.drop(record.key)
-        value = encode(record)
-        self.pending[record.key] = _Pending(
-            record, subject, keep_for, self._monotonic(), None if unsealed else value, len(value)
-        )
-        self._pending_bytes += len(value)
-        while len(self.pending) > MAX_PENDING or self._pending_bytes > MAX_PENDING_BYTES:
-            self.drop(next(iter(self.pending)))
-            self._stats["store_dropped"] += 1
-        self._start_writer()
+        value, now = encode(record), self._monotonic()
+        stands_in = None if unsealed else value
+        self._queue(_Pending(record.key, now, record, subject, keep_for, stands_in, len(value)))
 
     def value(self, key: str) -> bytes | None:
         """Return the bytes that are on their way to *key*, or None."""
@@ -157,9 +164,7 @@ class Writes:
 
     def doom(self, key: str) -> None:
         """Take what stands under *key* out of the backend beside the requests."""
-        self.drop(key)
-        self._doomed.append(key)
-        self._start_writer()
+        self._queue(_Pending(key, self._monotonic()))
 
     async def close(self) -> None:
         """Wait a bounded time for what is under way in the running loop, then end it."""
@@ -176,11 +181,25 @@ class Writes:
             await self._clock.store(record.key, value, keep_for, record.mark, subject)
 
     async def _delete(self, key: str) -> None:
-        await self._backend.delete(key)
+        before = _deletes.set(True)
+        try:
+            await self._backend.delete(key)
+        finally:
+            _deletes.reset(before)
 
-    async def _delete_doomed(self) -> None:
-        while self._doomed:
-            await self._calls.attempt("delete", self._delete(self._doomed.pop()))
+    def _queue(self, pending: _Pending) -> None:
+        """Put *pending* in the place of what is on its way to its key, behind all others."""
+        self.drop(pending.key)
+        self.pending[pending.key] = pending
+        self._pending_bytes += pending.size
+        while len(self.pending) > MAX_PENDING or self._pending_bytes > MAX_PENDING_BYTES:
+            oldest = next(iter(self.pending.values()))
+            self._count_dropped(oldest)
+            self.drop(oldest.key)
+        self._start_writer()
+
+    def _count_dropped(self, pending: _Pending) -> None:
+        self._stats["delete_dropped" if pending.record is None else "store_dropped"] += 1
 
     def _start_writer(self) -> None:
         loop = asyncio.get_running_loop()
@@ -191,18 +210,15 @@ class Writes:
 
     async def _write_pending(self) -> None:
         loop = asyncio.get_running_loop()
-        await self._delete_doomed()
         while (pending := self._next_pending(loop)) is not None:
-            key = pending.record.key
             pending.sent = True
-            self._writing.add((loop, key))
+            self._writing.add((loop, pending.key))
             try:
-                await self._delete_doomed()
                 await self._write_one(pending)
             finally:
-                self._writing.discard((loop, key))
-                if self.pending.get(key) is pending:
-                    self.drop(key)
+                self._writing.discard((loop, pending.key))
+                if self.pending.get(pending.key) is pending:
+                    self.drop(pending.key)
 
     def _next_pending(self, loop: asyncio.AbstractEventLoop) -> _Pending | None:
         """Return the oldest that nobody sends yet; of one key, one after the other, so that the newest wins."""
@@ -215,12 +231,15 @@ class Writes:
         waited = self._monotonic() - pending.since
         left = pending.keep_for - waited
         if waited >= PENDING_S or left <= 0:
-            self._stats["store_dropped"] += 1
-            return
-        await self._calls.attempt("store", self._seal_and_write(pending, left), PENDING_S - waited)
+            self._count_dropped(pending)
+        elif pending.record is None:
+            await self._calls.attempt("delete", self._delete(pending.key))
+        else:
+            work = self._seal_and_write(pending, pending.record, left)
+            await self._calls.attempt("store", work, PENDING_S - waited)
 
-    async def _seal_and_write(self, pending: _Pending, left: float) -> None:
-        record, value = pending.record, pending.value
+    async def _seal_and_write(self, pending: _Pending, record: Record, left: float) -> None:
+        value = pending.value
         if value is None and not isinstance(record, Variants) and pending.subject is not None:
             mark = await self._clock.seal(record.mark, pending.subject)
             if mark is None:
@@ -242,7 +261,7 @@ def _watch(backend: WatchedBackend, writes: Writes) -> None:
     alive = weakref.ref(writes)
 
     def told(key: str) -> None:
-        if (here := alive()) is not None:
+        if (here := alive()) is not None and not _deletes.get():
             here.drop(key)
 
     backend.watch(told)

@@ -513,6 +513,84 @@ async def test_few_writes_at_once() -> None:
     assert len(backend.entries) == 3 * WRITERS
 
 
+class SlowToDelete(FourMethods):
+    """Tells who watches of each key that is set or deleted; a deletion waits until it may go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_delete = asyncio.Event()
+        self.told: list[Callable[[str], None]] = []
+
+    async def set(self, key: str, value: str, timeout: int) -> None:
+        await super().set(key, value, timeout)
+        if not value.startswith("app-cache:"):
+            self._tell(key)
+
+    async def delete(self, key: str) -> None:
+        await self.may_delete.wait()
+        await super().delete(key)
+        self._tell(key)
+
+    def watch(self, told: Callable[[str], None]) -> None:
+        """Call *told* with each key that is set or deleted directly."""
+        self.told.append(told)
+
+    def _tell(self, key: str) -> None:
+        for told in self.told:
+            told(key)
+
+
+async def turn(times: int) -> None:
+    """Let what is under way go on."""
+    for _ in range(times):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("before", [0, 1, 20])
+@pytest.mark.parametrize("after", [0, 1, 20])
+async def test_stored_again_while_it_is_deleted(before: int, after: int) -> None:
+    """What is stored after a deletion of its key was asked for is there in the end, wherever that has got to."""
+    backend = SlowToDelete()
+    store = StoredResponses(backend)
+    await fill(store, PAGE, b"first")
+    await written(store)
+    store.drop(PAGE.key, store.next_turn())
+    await turn(before)
+    await fill(store, PAGE, b"second")
+    await turn(after)
+    backend.may_delete.set()
+    await written(store)
+    assert await body_of(StoredResponses(backend), PAGE) == b"second"
+
+
+async def test_deletion_of_what_is_set_directly() -> None:
+    """A deletion that has not begun takes nothing away that was set directly since."""
+    backend = SlowToDelete()
+    store = StoredResponses(backend)
+    await fill(store, PAGE)
+    await written(store)
+    store.drop(PAGE.key, store.next_turn())
+    await backend.set(PAGE.key, "theirs", 60)
+    backend.may_delete.set()
+    await written(store)
+    assert backend.values[PAGE.key] == "theirs"
+
+
+async def test_overflow_of_deletions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deletions that wait are bounded as writes are: the oldest is given up, and counted."""
+    monkeypatch.setattr("app_cache.writes.MAX_PENDING", WRITERS)
+    backend = SlowToDelete()
+    store = StoredResponses(backend)
+    keys = [Page(f"/{number}").key for number in range(3 * WRITERS)]
+    for key in keys:
+        backend.values[key] = "old"
+        store.drop(key, store.next_turn())
+    assert ([*store.writes.pending], store.stats["delete_dropped"]) == (keys[-WRITERS:], 2 * WRITERS)
+    backend.may_delete.set()
+    await written(store)
+    assert [key for key in keys if key in backend.values] == keys[:-WRITERS]
+
+
 asker: ContextVar[str] = ContextVar("asker")
 
 

@@ -284,7 +284,6 @@ class World:
                 store.writes.pending,
                 store.writes._writers,
                 store.writes._writing,
-                store.writes._doomed,
                 store.writes._pending_bytes,
             ]
             left += [flight._runs, flight._few, flight._tasks]

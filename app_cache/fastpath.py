@@ -8,6 +8,7 @@ that both ways answer alike, byte for byte.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from functools import lru_cache
 from operator import itemgetter
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from app_cache.answers import answer_of
 from app_cache.backends.base import InstantBackend, capability
 from app_cache.keys import DefaultKeyGenerator
+from app_cache.logger_config import SparingLogger
 from app_cache.offers import EXTENSION, Offer
 from app_cache.rules.cache_status import CacheStatus
 from app_cache.rules.decisions import unshared_credential
@@ -327,6 +329,7 @@ class FastPath:
         self.cache = cache
         self.era = object()
         """Another object after each change of what hits were learned with."""
+        self._log = SparingLogger(time.monotonic)
         self._table = table
         self._ready: dict[Key, Ready] = {}
         self._hit_once = Doorkeeper(MAX_REQUESTS)
@@ -371,6 +374,10 @@ class FastPath:
         if "extensions" in scope:
             self._offer(scope, found, unchanged=bool(tag))
         return found.given(scope, now, tag)
+
+    def failed(self, error: Exception) -> None:
+        """Say that what is remembered could not be given again, since what was asked for it raised *error*."""
+        self._log.failed("cache.hit_failed", "remembered hits", error)
 
     def _offer(self, scope: Scope, ready: Ready, *, unchanged: bool) -> None:
         """Offer the hit *ready* to the server, if that takes offers."""

@@ -164,7 +164,8 @@ class CacheMiddleware:
             return None
         try:
             hit = self._fast.answer(scope, self._services or self.services())
-        except Exception:  # noqa: BLE001  a provider of the application's own: what answers the rest meets it too
+        except Exception as error:  # noqa: BLE001  providers and clocks of the application's own are asked
+            self._fast.failed(error)
             hit = None
         if hit is None:
             scope[ASKED_IN_VAIN] = False

@@ -52,6 +52,7 @@ class Offer:
         try:
             if fast.has_changed(fast.cache.services()) or not ready.holds(now := ready.store.now()):
                 return None
-        except Exception:  # noqa: BLE001  a provider or a backend of the application's own: the middleware meets it too
+        except Exception as error:  # noqa: BLE001  providers and clocks of the application's own are asked
+            fast.failed(error)
             return None
         return ready.lines(now), ready.answers[self.unchanged][2]

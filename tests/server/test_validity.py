@@ -219,6 +219,17 @@ async def test_provider_of_a_container() -> None:
     assert server.answered == before
 
 
+async def test_container_that_is_gone(caplog: pytest.LogCaptureFixture) -> None:
+    """A provider of a container that raises is answered as ever, and that it did is said."""
+    containers, app = [CacheContainer()], shop()
+    install(app, lambda: containers[0])
+    line = Unserved(app).connected()
+    await line.learn(ITEM)
+    containers.clear()
+    assert (await line.ask(ITEM)).status == 500
+    assert "cache.hit_failed" in caplog.text
+
+
 async def test_provider_that_raises(served: Served) -> None:
     """What a provider of the application's own raises is answered as ever, and what comes after it too."""
 

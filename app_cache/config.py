@@ -4,6 +4,8 @@ Nothing here is read at import. `CacheSettings` takes the variables when it is m
 `ConfigurationError`. An environment is a value of `ENVIRONMENTS`; add one by giving a mapping of your own:
 
     {**ENVIRONMENTS, "canary": Environment("canary", BACKENDS["redis"], namespace="canary")}
+
+Ours differ in what stands in for variables that are not given: the arguments of `memory_backend`, `redis_backend`.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +23,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from app_cache.backends.memory import MemoryBackend
 from app_cache.backends.redis import RedisBackend
+from app_cache.backends.redis_url import DEFAULT_URL
 from app_cache.errors import ConfigurationError
 from app_cache.keys import checked_namespace
 from app_cache.logger_config import escaped, logger, without_secrets
@@ -27,29 +31,21 @@ from app_cache.logger_config import escaped, logger, without_secrets
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from pydantic.fields import FieldInfo
+
     from app_cache.backends.base import CacheBackend
     from app_cache.invalidation import InvalidationService
     from app_cache.keys import KeyGenerator
     from app_cache.store import StoredResponses
 
-_RIGHT = {
-    "environment": "a name",
-    "cache_backend": "memory or redis",
-    "cache_namespace": "text",
-    "use_redis": "true or false",
-    "redis_url": "a URL",
-    "redis_max_connections": "a positive whole number",
-    "redis_ssl": "true or false",
-    "redis_ssl_ca_certs": "the path of a file",
-}
-_SHOWN = _RIGHT.keys() - {"redis_url"}
+    BackendBuilder = Callable[["CacheSettings"], CacheBackend]
 
 
 class CacheSettings(BaseSettings):
     """The variables that choose and shape the backend; each field is named like its variable, in lower case.
 
     A variable that is unset, empty or blank is *not given*: None, never False. A keyword argument goes before the
-    variable of its name. The password in ``redis_url`` is not shown by ``repr``.
+    variable of its name. A field is described by what would be right; what holds a secret is not in its ``repr``.
 
     Args:
         environ: Where the variables are read; ``os.environ`` if not given.
@@ -62,21 +58,21 @@ class CacheSettings(BaseSettings):
         frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True
     )
 
-    environment: str = "development"
+    environment: str = Field(default="development", description="a name")
     """``ENVIRONMENT``: a name in the mapping of environments."""
-    cache_backend: Literal["memory", "redis"] | None = None
+    cache_backend: Literal["memory", "redis"] | None = Field(default=None, description="memory or redis")
     """``CACHE_BACKEND``: the backend to use, in place of that of the environment."""
-    cache_namespace: str | None = None
+    cache_namespace: str | None = Field(default=None, description="text")
     """``CACHE_NAMESPACE``: stands in place of the namespace of the environment."""
-    use_redis: bool | None = None
+    use_redis: bool | None = Field(default=None, description="true or false")
     """``USE_REDIS``: whether development uses Redis; other environments do not ask."""
-    redis_url: str | None = Field(default=None, repr=False)
+    redis_url: str | None = Field(default=None, repr=False, description="a URL")
     """``REDIS_URL``."""
-    redis_max_connections: PositiveInt | None = None
+    redis_max_connections: PositiveInt | None = Field(default=None, description="a positive whole number")
     """``REDIS_MAX_CONNECTIONS``: the size of the pool, in place of that of the environment."""
-    redis_ssl: bool | None = None
+    redis_ssl: bool | None = Field(default=None, description="true or false")
     """``REDIS_SSL``: whether to connect by TLS; if not given, the URL says it."""
-    redis_ssl_ca_certs: str | None = None
+    redis_ssl_ca_certs: str | None = Field(default=None, description="the path of a file")
     """``REDIS_SSL_CA_CERTS``: the path of a file of certificates to trust."""
 
     def __init__(self, environ: Mapping[str, str] | None = None, **values: Any) -> None:
@@ -87,7 +83,7 @@ class CacheSettings(BaseSettings):
         try:
             super().__init__(**_given(fields, os.environ if environ is None else environ) | values)
         except ValidationError as error:
-            raise ConfigurationError(_what_is_wrong(error)) from None
+            raise ConfigurationError(_what_is_wrong(error, fields)) from None
 
     if not TYPE_CHECKING:  # or a type checker lets anything be set
 
@@ -110,6 +106,45 @@ class CacheSettings(BaseSettings):
         return init_settings, dotenv_settings, file_secret_settings
 
 
+def memory_backend(_: CacheSettings, max_size: int | None = None) -> MemoryBackend:
+    """Return a backend in memory, of *max_size* entries, or of its own default."""
+    return MemoryBackend() if max_size is None else MemoryBackend(max_size=max_size)
+
+
+def redis_backend(settings: CacheSettings, url: str | None = None, max_connections: int = 50) -> RedisBackend:
+    """Return a backend in Redis, as ``REDIS_URL`` and the other ``REDIS_`` variables that are given say.
+
+    Args:
+        settings: The variables.
+        url: Stands in where ``REDIS_URL`` is not given; None: it must be.
+        max_connections: Stands in where ``REDIS_MAX_CONNECTIONS`` is not given.
+
+    Raises:
+        ConfigurationError: If the URL is required and not given, `RedisBackend` refuses what is, or there are no
+            certificates where ``REDIS_SSL_CA_CERTS`` says.
+    """
+    if url is None and settings.redis_url is None:
+        raise ConfigurationError(
+            f"REDIS_URL must be given with ENVIRONMENT={escaped(without_secrets(settings.environment))}: "
+            "a URL such as rediss://cache.example.com:6379"
+        )
+    options = {"url": url, "max_connections": max_connections} | _given_options(settings)
+    try:
+        backend = RedisBackend(**options)
+    except ConfigurationError as error:
+        raise ConfigurationError(_by_variables(str(error))) from None
+    if settings.redis_ssl_ca_certs is not None:
+        _check_certificates(settings.redis_ssl_ca_certs)
+    return backend
+
+
+BACKENDS: Mapping[str, BackendBuilder] = MappingProxyType({"memory": memory_backend, "redis": redis_backend})
+"""What ``CACHE_BACKEND`` may name; also ready to be the backend of an `Environment` of your own.
+
+To give one other defaults: ``partial(redis_backend, url="redis://canary:6379", max_connections=20)``.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Environment:
     """What differs between development, production and their like.
@@ -119,7 +154,7 @@ class Environment:
     """
 
     name: str
-    backend: Callable[[CacheSettings], CacheBackend]
+    backend: BackendBuilder
     """Builds the backend; connects to nothing."""
     key_generator: Callable[[], KeyGenerator] | None = None
     """Makes the key generator; the default one if None."""
@@ -127,6 +162,8 @@ class Environment:
     """Stands before all keys unless ``CACHE_NAMESPACE`` is given."""
     invalidation: Callable[[StoredResponses], InvalidationService] | None = None
     """Makes the invalidation service; the default one if None."""
+    backends: Mapping[str, BackendBuilder] = field(default_factory=lambda: BACKENDS)
+    """What builds a backend in place of *backend* where ``CACHE_BACKEND`` names it."""
 
     def __post_init__(self) -> None:
         for part, right in _MAKES.items():
@@ -144,71 +181,34 @@ _MAKES = {
 """What the parts of an `Environment` must be."""
 
 
-def memory_backend(settings: CacheSettings) -> MemoryBackend:
-    """Return a backend in memory: of 100 entries in development, 50 in testing, else of its own default."""
-    max_size = _MEMORY_SIZES.get(settings.environment)
-    return MemoryBackend() if max_size is None else MemoryBackend(max_size=max_size)
-
-
-def redis_backend(settings: CacheSettings) -> RedisBackend:
-    """Return a backend in Redis, as ``REDIS_URL`` and the other ``REDIS_`` variables that are given say.
-
-    What is not given depends on the environment: ``redis://localhost:6379`` and 5 connections in development and
-    testing, ``redis://staging-redis:6379`` and 10 in staging. In production, and in an environment that is none of
-    the four, the URL is required, and there are 50 connections.
-
-    Raises:
-        ConfigurationError: If the URL is required and not given, `RedisBackend` refuses what is, or there are no
-            certificates where ``REDIS_SSL_CA_CERTS`` says.
-    """
-    options = _REDIS_OPTIONS.get(settings.environment, _PRODUCTION_OPTIONS) | _given_options(settings)
-    if "url" not in options:
-        raise ConfigurationError(
-            f"REDIS_URL must be given with ENVIRONMENT={escaped(without_secrets(settings.environment))}: "
-            "a URL such as rediss://cache.example.com:6379"
-        )
-    try:
-        backend = RedisBackend(**options)
-    except ConfigurationError as error:
-        raise ConfigurationError(_by_variables(str(error))) from None
-    if settings.redis_ssl_ca_certs is not None:
-        _check_certificates(settings.redis_ssl_ca_certs)
-    return backend
-
-
 def development_backend(settings: CacheSettings) -> CacheBackend:
     """Return a backend in Redis if ``USE_REDIS`` is true, else in memory, and say so of a URL alone."""
     if settings.use_redis is None and settings.redis_url is not None:
         logger.warning(
             "cache.redis_unused", because="REDIS_URL is given, and development uses it with USE_REDIS=true"
         )
-    return redis_backend(settings) if settings.use_redis else memory_backend(settings)
+    return _IN_DEVELOPMENT["redis" if settings.use_redis else "memory"](settings)
 
 
-BACKENDS: Mapping[str, Callable[[CacheSettings], CacheBackend]] = MappingProxyType(
-    {"memory": memory_backend, "redis": redis_backend}
+_LOCAL_REDIS = partial(redis_backend, url=DEFAULT_URL, max_connections=5)
+_STAGING_REDIS = partial(redis_backend, url="redis://staging-redis:6379", max_connections=10)
+_IN_DEVELOPMENT: Mapping[str, BackendBuilder] = MappingProxyType(
+    {"memory": partial(memory_backend, max_size=100), "redis": _LOCAL_REDIS}
 )
-"""What ``CACHE_BACKEND`` may name; also ready to be the backend of an `Environment` of your own."""
+_IN_TESTING: Mapping[str, BackendBuilder] = MappingProxyType(
+    {"memory": partial(memory_backend, max_size=50), "redis": _LOCAL_REDIS}
+)
+_IN_STAGING: Mapping[str, BackendBuilder] = MappingProxyType({**BACKENDS, "redis": _STAGING_REDIS})
 
 ENVIRONMENTS: Mapping[str, Environment] = MappingProxyType(
     {
-        "development": Environment("development", development_backend),
-        "testing": Environment("testing", memory_backend),
-        "staging": Environment("staging", redis_backend),
+        "development": Environment("development", development_backend, backends=_IN_DEVELOPMENT),
+        "testing": Environment("testing", _IN_TESTING["memory"], backends=_IN_TESTING),
+        "staging": Environment("staging", _IN_STAGING["redis"], backends=_IN_STAGING),
         "production": Environment("production", redis_backend),
     }
 )
 """What ``ENVIRONMENT`` may name."""
-
-_VARIABLES = {"ssl_ca_certs": "REDIS_SSL_CA_CERTS", "ssl=True": "REDIS_SSL=true", "ssl=False": "REDIS_SSL=false"}
-"""What `RedisBackend` calls by the names of its options, as their variables say it."""
-_MEMORY_SIZES = {"development": 100, "testing": 50}
-_REDIS_OPTIONS: Mapping[str, dict[str, Any]] = {
-    "development": {"url": "redis://localhost:6379", "max_connections": 5},
-    "testing": {"url": "redis://localhost:6379", "max_connections": 5},
-    "staging": {"url": "redis://staging-redis:6379", "max_connections": 10},
-}
-_PRODUCTION_OPTIONS: dict[str, Any] = {"max_connections": 50}
 
 
 def choose_environment(
@@ -268,15 +268,19 @@ def choose_namespace(settings: CacheSettings, environment: Environment) -> str:
 def build_backend(settings: CacheSettings, environments: Mapping[str, Environment] = ENVIRONMENTS) -> CacheBackend:
     """Return the backend that ``CACHE_BACKEND`` names if it is given, else that of the environment.
 
-    With ``CACHE_BACKEND`` the environment still says the sizes: see `memory_backend` and `redis_backend`. Nothing
-    is connected to.
+    With ``CACHE_BACKEND`` the environment still says the sizes, by its `backends`. Nothing is connected to.
 
     Raises:
         ConfigurationError: If the environment is unknown, or a value that its backend needs is missing or wrong.
     """
     environment = choose_environment(settings, environments)
-    build = BACKENDS[settings.cache_backend] if settings.cache_backend else environment.backend
-    return build(settings)
+    named = settings.cache_backend
+    if named is None:
+        return environment.backend(settings)
+    if named not in environment.backends:
+        has = ", ".join(environment.backends) or "none"
+        raise ConfigurationError(f"CACHE_BACKEND={named}: backends of Environment({environment.name!r}) has {has}")
+    return environment.backends[named](settings)
 
 
 class CacheConfig:
@@ -338,6 +342,10 @@ def _given_options(settings: CacheSettings) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
+_VARIABLES = {"ssl_ca_certs": "REDIS_SSL_CA_CERTS", "ssl=True": "REDIS_SSL=true", "ssl=False": "REDIS_SSL=false"}
+"""What `RedisBackend` calls by the names of its options, as their variables say it."""
+
+
 def _by_variables(message: str) -> str:
     """Return what `RedisBackend` refused, in the words of who set variables; of the URL it names the variable."""
     if message.startswith("REDIS_URL"):
@@ -357,11 +365,12 @@ def _check_certificates(path: str) -> None:
         ) from error
 
 
-def _what_is_wrong(error: ValidationError) -> str:
-    """Return a clause for each value that pydantic refused: its variable, what is right, and what it is."""
+def _what_is_wrong(error: ValidationError, fields: Mapping[str, FieldInfo]) -> str:
+    """Return a clause for each of *fields* that pydantic refused: its variable, what is right, what it is."""
     clauses = []
     for detail in error.errors(include_url=False, include_context=False):
-        field = str(detail["loc"][0]) if detail["loc"] else "settings"
-        shown = f", not {without_secrets(repr(detail['input']))}" if field in _SHOWN else ""
-        clauses.append(f"{field.upper()} must be {_RIGHT.get(field, 'valid')}{shown}")
+        name = str(detail["loc"][0]) if detail["loc"] else "settings"
+        field = fields.get(name)
+        shown = f", not {without_secrets(repr(detail['input']))}" if field is not None and field.repr else ""
+        clauses.append(f"{name.upper()} must be {(field and field.description) or 'valid'}{shown}")
     return "; ".join(clauses)

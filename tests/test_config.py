@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import certifi
@@ -24,6 +25,7 @@ from app_cache.config import (
     build_backend,
     choose_environment,
     choose_namespace,
+    memory_backend,
 )
 from app_cache.errors import AppCacheError, ConfigurationError
 from app_cache.keys import DefaultKeyGenerator
@@ -318,6 +320,23 @@ class TestChoice:
         settings = CacheSettings({"ENVIRONMENT": "canary"})
         assert built(build_backend(settings, {**ENVIRONMENTS, "canary": canary})) == 7
         assert choose_environment(settings, {"canary": canary}) is canary
+
+    @pytest.mark.parametrize("settings", [{}, {"CACHE_BACKEND": "memory"}, {"CACHE_BACKEND": "redis"}])
+    @pytest.mark.parametrize("like", ["development", "testing", "staging"])
+    def test_environment_by_another_name(self, like: str, settings: dict[str, str]) -> None:
+        """An environment is the same by whatever name it stands in the mapping."""
+        environments = {"local": ENVIRONMENTS[like]}
+        there = build_backend(CacheSettings({"ENVIRONMENT": "local", **settings}), environments)
+        assert built(there) == built(build_backend(CacheSettings({"ENVIRONMENT": like, **settings})))
+
+    def test_backends_of_an_environment(self) -> None:
+        """An environment of the user says what ``CACHE_BACKEND`` means in it, as the others do."""
+        small = {"memory": partial(memory_backend, max_size=7)}
+        canary = {"canary": Environment("canary", BACKENDS["redis"], backends=small)}
+        asked = CacheSettings({"ENVIRONMENT": "canary", "CACHE_BACKEND": "memory"})
+        assert built(build_backend(asked, canary)) == 7
+        with pytest.raises(ConfigurationError, match=r"^CACHE_BACKEND=redis: .*'canary'\) has memory$"):
+            build_backend(asked.model_copy(update={"cache_backend": "redis"}), canary)
 
     @pytest.mark.parametrize(
         "choose", [choose_environment, build_backend], ids=["choose_environment", "build_backend"]

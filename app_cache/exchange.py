@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, cast
@@ -65,9 +66,11 @@ if TYPE_CHECKING:
     from app_cache.rules.messages import Headers, StoredResponse
     from app_cache.store import StoredResponses
 
-    Give = Callable[[Send], Awaitable[None]]
+    Give = Callable[[], Awaitable[None]]
     Learn = Callable[["Exchange", StoredResponse, Hit], None]
 
+ASKED_IN_VAIN = "app_cache.asked_in_vain"
+"""Is in the scope of a request that no remembered hit answers: whether the backend failed when asked for one."""
 COPIED_BACK = ("route", "endpoint", "path_params", "router")
 """What the router leaves in the scope, for middleware further out."""
 NOT_LOOKED_UP = Found("")
@@ -94,8 +97,10 @@ class Exchange:
         plan: What the route table says of the request.
         policy: The plan's.
         keys: The key generator in force.
-        scope: The request's.
         learn: Told of each hit.
+        scope: The request's.
+        receive: Gives what its client sends.
+        send: Takes what its client gets.
     """
 
     def __init__(
@@ -105,11 +110,15 @@ class Exchange:
         plan: Plan,
         policy: CachePolicy,
         keys: KeyGenerator,
-        scope: Scope,
         learn: Learn,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
     ) -> None:
         self.app = app
         self.learn = learn
+        self.receive = receive
+        self.send = send
         self.store = store
         self.plan = plan
         self.policy = policy
@@ -122,7 +131,7 @@ class Exchange:
             "session" in scope and begins_session(scope),
         )
         self.asked = asked_by(self.request, policy)
-        self.asked_in_vain = False
+        self.asked_in_vain: bool = scope.get(ASKED_IN_VAIN, False)
         """The backend was asked for this request, and failed: it is not asked again before the handler runs."""
         self.body: bytes | None = None
         self.known: Identity
@@ -134,36 +143,37 @@ class Exchange:
         self.earlier: Fill | None = None
         """The fill that was under way before the look-up, which may have ended since."""
 
-    async def answer(self, receive: Receive, send: Send) -> None:
+    async def answer(self) -> None:
         """Answer the request."""
         refusal = why_pass(self.request, self.asked)
         if refusal is None and "session" in self.scope and not is_readable(self.scope["session"]):
             refusal = Refusal.COOKIE  # it is loaded by who uses it, into the scope of the request itself
         if refusal is None and self.request.method in WITH_CONTENT:
-            receive, refusal = await self._read_content(receive)
+            refusal = await self._read_content()
         if refusal is None:
             refusal = await self._identify()
         if refusal is not None:
             self.decision = Forward(Fwd.BYPASS, refusal)
-            await self._forward_alone(receive, send)
-        elif not await self._answer_from_cache(receive, send):
-            await self._forward(receive, send)
+            await self._forward_alone()
+        elif not await self._answer_from_cache():
+            await self._forward()
 
-    async def _read_content(self, receive: Receive) -> tuple[Receive, Refusal | None]:
-        """Read the content that joins the key, up to `max_body`; return what gives it again, and why to pass."""
-        messages: list[Message] = []
+    async def _read_content(self) -> Refusal | None:
+        """Read the content that joins the key, up to `max_body`, and put it back; return why to pass, or None."""
+        messages: deque[Message] = deque()
+        receive, self.receive = self.receive, _replay(messages, self.receive)
         size = 0
         while True:
             message = await receive()
             messages.append(message)
             size += len(message.get("body", b""))
             if size > self.policy.max_body:
-                return _replay(messages, receive), Refusal.TOO_LARGE
+                return Refusal.TOO_LARGE
             if message["type"] != "http.request":
-                return _replay(messages, receive), Refusal.INCOMPLETE
+                return Refusal.INCOMPLETE
             if not message.get("more_body", False):
                 self.body = b"".join(each.get("body", b"") for each in messages)
-                return _replay(messages, receive), None
+                return None
 
     async def _identify(self) -> Refusal | None:
         found = await identify(self.request, self.plan, self.policy, self.keys, self.store, self.scope, self.body)
@@ -172,7 +182,7 @@ class Exchange:
         self.known = found
         return None
 
-    async def _answer_from_cache(self, receive: Receive, send: Send) -> bool:
+    async def _answer_from_cache(self) -> bool:
         """Look up, and serve what is found if it may answer (RFC 9111 §4)."""
         self.earlier = self.store.flight.under_way(self.known.key)
         self.found = await self._look_up()
@@ -194,7 +204,7 @@ class Exchange:
             if decision.fwd is Fwd.BYPASS:
                 self.found = msgspec.structs.replace(self.found, entry=None)
             return False
-        await self._give(response, partial(self._hit, response, decision), receive, send)
+        await self._give(response, partial(self._hit, response, decision))
         return True
 
     async def _look_up(self) -> Found:
@@ -203,20 +213,20 @@ class Exchange:
             return Found(self.known.key)
         return await self.store.look_up(self.known.key, self.known.subject, self.request.headers)
 
-    async def _hit(self, response: StoredResponse, hit: Hit, send: Send) -> None:
+    async def _hit(self, response: StoredResponse, hit: Hit) -> None:
         if hit.refresh:
             self._refresh()
         self.learn(self, response, hit)
-        await self._serve(send, response, hit.age, CacheStatus(hit=True, ttl=int(hit.ttl // 1)))
+        await self._serve(response, hit.age, CacheStatus(hit=True, ttl=int(hit.ttl // 1)))
 
-    async def _give(self, given: StoredResponse | Answer, give: Give, receive: Receive, send: Send) -> None:
+    async def _give(self, given: StoredResponse | Answer, give: Give) -> None:
         """Let *give* send what is *given* without a run for this request; a guarded endpoint is asked before.
 
         What stands around the endpoint takes it for what that returned. Where it answers with the same status, the
         request was let through, and *give* sends; anything else is the client's own.
         """
         if not self.policy.guarded:
-            await give(send)
+            await give()
             return
         guard = Guard(response_of(given))
         gave = False
@@ -225,27 +235,27 @@ class Exchange:
             nonlocal gave
             if message["type"] != "http.response.start":
                 if not gave:
-                    await send(message)
+                    await self.send(message)
                 return
             self._copy_back(scope)
             gave = guard.passed and message["status"] == given.status
             if gave:
-                await give(send)
+                await give()
             else:
                 status = self._tell(CacheStatus(fwd=Fwd.BYPASS, detail=Refusal.GUARD))
-                await self._pass_on(send, message, fields_of(message), status)
+                await self._pass_on(message, fields_of(message), status)
 
         self.scope.setdefault("state", {})
         scope = {**self.scope}
         try:
             with Guarding(guard):
-                await self.app(scope, receive, send_told)
+                await self.app(scope, self.receive, send_told)
         finally:
             self._copy_back(scope)
 
-    async def _give_rescue(self, failed_with: int, receive: Receive, send: Send) -> None:
+    async def _give_rescue(self, failed_with: int) -> None:
         response = cast("Entry", self.found.entry).response()
-        await self._give(response, partial(self._rescue, failed_with), receive, send)
+        await self._give(response, partial(self._rescue, failed_with))
 
     def _copy_back(self, scope: Scope) -> None:
         """Leave what the router found in the request's own scope."""
@@ -253,31 +263,31 @@ class Exchange:
             if name in scope:
                 self.scope[name] = scope[name]
 
-    async def _forward(self, receive: Receive, send: Send, *, waited: bool = False) -> None:
+    async def _forward(self, *, waited: bool = False) -> None:
         """Let the application answer, in a fill of its own or that of another request.
 
         *waited*: It has waited for another fill before, so that one under way began after this request came.
         """
         is_head = self.request.method == "HEAD"
         if is_head and self.decision.rescue and not self.asked.only_if_cached:
-            await self._forward_head(receive, send)
+            await self._forward_head()
         elif is_head or self.asked.only_if_cached:
-            await self._forward_alone(receive, send)
+            await self._forward_alone()
         elif self._keeps_to_itself():
-            await self._lead(receive, send, alone=True)
+            await self._lead(alone=True)
         elif (hung := self.store.flight.hung(self.found.key)) is not None:
-            await self._lead_as_one_of_few(hung, receive, send)
+            await self._lead_as_one_of_few(hung)
         elif (fill := self._joinable()) is None:
             asks_for_a_part = self.found.entry is None and has_field(self.request.headers, b"range")
-            await self._lead(receive, send, alone=asks_for_a_part)  # a range is no use for others
+            await self._lead(alone=asks_for_a_part)  # a range is no use for others
         else:
-            await self._follow(fill, receive, send, waited=waited)
+            await self._follow(fill, waited=waited)
 
-    async def _forward_alone(self, receive: Receive, send: Send) -> None:
+    async def _forward_alone(self) -> None:
         """Let the application answer, untouched but for Cache-Status and Vary; nothing new is stored."""
         status = self._tell(CacheStatus(fwd=self.decision.fwd, detail=self.decision.detail))
         if self.asked.only_if_cached:
-            await send_plain(send, self.request.method, TIMED_OUT, None)
+            await send_plain(self.send, self.request.method, TIMED_OUT, None)
             return
         guard = Guard() if self.policy.guarded else None
         learn = await self._learner(guard)
@@ -286,14 +296,14 @@ class Exchange:
             if message["type"] == "http.response.start":
                 headers = fields_of(message)
                 await learn(message["status"], headers)
-                await self._pass_on(send, message, headers, status)
+                await self._pass_on(message, headers, status)
             else:
-                await send(message)
+                await self.send(message)
 
         with Guarding(guard):
-            await self.app(self.scope, receive, send_told)
+            await self.app(self.scope, self.receive, send_told)
 
-    async def _forward_head(self, receive: Receive, send: Send) -> None:
+    async def _forward_head(self) -> None:
         """Let the application answer a HEAD, and what is stored stand in where it fails (RFC 5861 §4)."""
         guard = Guard() if self.policy.guarded else None
         learn, is_rescued = await self._learner(guard), False
@@ -305,28 +315,30 @@ class Exchange:
                 self.started = True
             if starts and admitted and message["status"] in FAILURES and self._rescues():
                 is_rescued = True
-                await self._rescue(message["status"], send)
+                await self._rescue(message["status"])
             elif starts:
                 headers = fields_of(message)
                 await learn(message["status"], headers)
                 detail = self.decision.detail if admitted else Refusal.GUARD
                 status = self._tell(CacheStatus(fwd=self.decision.fwd, detail=detail))
-                await self._pass_on(send, message, headers, status)
+                await self._pass_on(message, headers, status)
             elif not is_rescued:
-                await send(message)
+                await self.send(message)
 
         try:
             with Guarding(guard):
-                await self.app(self.scope, receive, send_told)
+                await self.app(self.scope, self.receive, send_told)
         except Exception as error:
             if self.started or (guard is not None and not guard.passed) or not self._rescues():
                 raise
             self.store.log.failed("cache.rescued", self.plan.route, error)
-            await self._rescue(RAISED, send)
+            await self._rescue(RAISED)
 
-    async def _pass_on(self, send: Send, start: Message, headers: Headers, status: CacheStatus) -> None:
+    async def _pass_on(self, start: Message, headers: Headers, status: CacheStatus) -> None:
         """Send the *start* of the application's own answer, which may depend on what joins the key too."""
-        await send_start(send, start["status"], announced(headers, self.policy.include_headers), status, start)
+        await send_start(
+            self.send, start["status"], announced(headers, self.policy.include_headers), status, start
+        )
 
     async def _learner(self, guard: Guard | None) -> Callable[[int, Headers], Awaitable[None]]:
         """Return what learns from the answer to a HEAD of what is stored (RFC 9111 §4.3.5).
@@ -366,60 +378,58 @@ class Exchange:
         )
         return fill if valid else None
 
-    async def _follow(self, fill: Fill, receive: Receive, send: Send, *, waited: bool) -> None:
+    async def _follow(self, fill: Fill, *, waited: bool) -> None:
         """Wait for the answer that another request leads; go alone if it cannot be shared."""
         self.earlier = None
         outcome = await fill.follow(self._patience())
         if outcome is not None:
-            await self._use(fill, outcome, receive, send, waited=waited)
+            await self._use(fill, outcome, waited=waited)
         elif self._rescues():
-            await self._give_rescue(TIMED_OUT, receive, send)
+            await self._give_rescue(TIMED_OUT)
         else:
-            await self._lead_as_one_of_few(fill, receive, send, waited=waited)
+            await self._lead_as_one_of_few(fill, waited=waited)
 
-    async def _use(self, fill: Fill, outcome: Outcome, receive: Receive, send: Send, *, waited: bool) -> None:
+    async def _use(self, fill: Fill, outcome: Outcome, *, waited: bool) -> None:
         """Answer with the *outcome* of a fill of another request; go alone if it cannot be shared."""
         leader, entry = cast("Filling", fill.judge), outcome.entry
         if outcome is UNADMITTED and self.turned_away < MOST_TURNED_AWAY:
             self.turned_away += 1
-            await self._forward(receive, send, waited=waited)
+            await self._forward(waited=waited)
         elif entry is not None and await self._may_use(entry, leader, waited=waited):
-            await self._give(
-                entry.response(), partial(self._share, entry.response(), leader.status), receive, send
-            )
+            await self._give(entry.response(), partial(self._share, entry.response(), leader.status))
         elif entry is not None and not waited:
-            if not await self._answer_from_cache(receive, send):
+            if not await self._answer_from_cache():
                 if not answers_others(entry.response(), self.policy, self.store.now()):
                     self.store.flight.mark_unshared(self.found.key)
-                await self._forward(receive, send, waited=True)
+                await self._forward(waited=True)
         elif not outcome.failed:
-            await self._lead(receive, send, alone=True)
+            await self._lead(alone=True)
         elif self._rescues():
-            await self._give_rescue(leader.status or RAISED, receive, send)
+            await self._give_rescue(leader.status or RAISED)
         else:
             if outcome.failure is not None and not self._is_variant_of(leader, outcome.failure[1]):
                 outcome = Outcome(failed=True)
             failure = Answer(*(outcome.failure or (RAISED, (), b"")))
-            await self._give(failure, partial(self._fail, outcome), receive, send)
+            await self._give(failure, partial(self._fail, outcome))
 
-    async def _lead_as_one_of_few(self, hung: Fill, receive: Receive, send: Send, *, waited: bool = False) -> None:
+    async def _lead_as_one_of_few(self, hung: Fill, *, waited: bool = False) -> None:
         """Lead alone, when few others do who have waited for the same handler in vain; else give up.
 
         An answer that is there by then is given, whoever made it, that of the *hung* fill too.
         """
         async with self.store.flight.one_of_few(self.found.key, hung, FILL_TIMEOUT_S) as admitted:
             if admitted:
-                if not await self._answer_from_cache(receive, send):
-                    await self._lead(receive, send, alone=True)
+                if not await self._answer_from_cache():
+                    await self._lead(alone=True)
                 return
         if hung.shared is not None:
-            await self._use(hung, hung.shared, receive, send, waited=waited)
-        elif not await self._answer_from_cache(receive, send):
+            await self._use(hung, hung.shared, waited=waited)
+        elif not await self._answer_from_cache():
             if self._rescues():
-                await self._give_rescue(TIMED_OUT, receive, send)
+                await self._give_rescue(TIMED_OUT)
             else:
                 self._tell(CacheStatus(fwd=self.decision.fwd))
-                await send_plain(send, self.request.method, TIMED_OUT, None)
+                await send_plain(self.send, self.request.method, TIMED_OUT, None)
 
     def _patience(self) -> float:
         """Return the seconds that this request waits for the run of another."""
@@ -439,17 +449,17 @@ class Exchange:
         decision = select(self.request, self.asked, response, self.policy, then, marked_stale=marked)
         return isinstance(decision, Forward) and decision.rescue
 
-    async def _share(self, response: StoredResponse, came: int, send: Send) -> None:
+    async def _share(self, response: StoredResponse, came: int) -> None:
         """Serve the *response* that another's fill has made of an answer of the status that *came*."""
         age = current_age(response, self.store.now())
         forwarded = None if came == response.status else came
         status = CacheStatus(fwd=self.decision.fwd, fwd_status=forwarded, collapsed=True)
-        await self._serve(send, response, age, status)
+        await self._serve(response, age, status)
 
-    async def _fail(self, outcome: Outcome, send: Send) -> None:
+    async def _fail(self, outcome: Outcome) -> None:
         self.plan.leave_in(self.scope)
         status = self._tell(CacheStatus(fwd=self.decision.fwd, collapsed=True))
-        await send_failure(send, self.request.method, outcome, status)
+        await send_failure(self.send, self.request.method, outcome, status)
 
     async def _may_use(self, entry: Entry, leader: Filling, *, waited: bool) -> bool:
         """Return whether what another's fill gave may answer this request too (RFC 9111 §4).
@@ -471,46 +481,46 @@ class Exchange:
         own = variant_key(self.known.key, vary, self.request.headers)
         return own == variant_key(self.known.key, vary, leader.request.headers)
 
-    async def _lead(self, receive: Receive, send: Send, *, alone: bool = False) -> None:
+    async def _lead(self, *, alone: bool = False) -> None:
         """Run the application in a fill, and send on what it sends.
 
         A 304 that is about another response than the stored one gives no answer: then it is asked for the whole.
         """
-        filling, fill, scope = self._take_off(receive, alone=alone)
+        filling, fill, scope = self._take_off(alone=alone)
         patience = self._time_of_handler()
         try:
-            spoke = await fill.lead(self._dressed(filling, scope, send), patience)
+            spoke = await fill.lead(self._dressed(filling, scope), patience)
         except Exception as error:
             if self.started or not (filling.admitted and self._rescues()):
                 raise
             self.store.log.failed("cache.rescued", self.plan.route, error)
-            await self._rescue(RAISED, send)
+            await self._rescue(RAISED)
             return
         finally:
             if not self.started:
                 self._copy_back(scope)
         if not spoke:
             self.store.log.warning("cache.rescued", self.plan.route, timeout=patience)
-            await self._give_rescue(TIMED_OUT, receive, send)
+            await self._give_rescue(TIMED_OUT)
         elif not self.started:
-            await self._stand_in(filling, receive, send)
+            await self._stand_in(filling)
             await fill.end()
 
-    async def _stand_in(self, filling: Filling, receive: Receive, send: Send) -> None:
+    async def _stand_in(self, filling: Filling) -> None:
         """Send what takes the place of an answer that is withheld: what it validated, or what rescues it."""
         if filling.entry is not None:
             detail = filling.refusal or self.decision.detail
             status = CacheStatus(fwd=self.decision.fwd, fwd_status=304, stored=filling.stored, detail=detail)
             response = filling.entry.response()
             age = current_age(response, self.store.now()) if field_lines(response.headers, b"age") else None
-            await self._serve(send, response, age, status, offered=filling.is_offered(response.headers))
+            await self._serve(response, age, status, offered=filling.is_offered(response.headers))
         elif filling.conditional and filling.status == 304:
             self.found = msgspec.structs.replace(self.found, entry=None)
             self.decision = replace(self.decision, rescue=False)
-            await self._lead(receive, send, alone=True)
+            await self._lead(alone=True)
         elif filling.is_rescued:
             self.store.log.warning("cache.rescued", self.plan.route, status=filling.status)
-            await self._rescue(filling.status, send)
+            await self._rescue(filling.status)
 
     def _filling(
         self,
@@ -535,13 +545,13 @@ class Exchange:
             is_for=self.plan.is_for,
         )
 
-    def _take_off(self, receive: Receive | None, *, alone: bool) -> tuple[Filling, Fill, Scope]:
-        """Begin a run of the application; without *receive* it is a refresh, for which nothing stands in."""
+    def _take_off(self, *, alone: bool, refresh: bool = False) -> tuple[Filling, Fill, Scope]:
+        """Begin a run of the application; for a *refresh*, which no client waits for, nothing stands in."""
         validating = self._validating_headers()
-        rescues = self._rescues if self.decision.rescue and receive is not None else None
+        rescues = self._rescues if self.decision.rescue and not refresh else None
         guard = Guard() if self.policy.guarded else None
         headers = self._own_headers(alone=alone) if validating is None else validating
-        headers = self._without_wishes(headers) if receive is None else headers
+        headers = self._without_wishes(headers) if refresh else headers
         self.scope.setdefault("state", {})
         method = "GET" if self.request.method == "HEAD" else self.request.method  # HEAD has nothing to store
         scope = {**self.scope, "method": method, "headers": [*headers]}
@@ -550,8 +560,8 @@ class Exchange:
         fill = Fill(filling)
         fill.on_failure = partial(self.store.log.failed, "cache.fill_failed", self.plan.route)
         with Guarding(guard):
-            fill.start(self.app, scope, self.body or b"", receive)
-        self.store.flight.take_off(self.found.key, fill, alone=alone, refresh=receive is None)
+            fill.start(self.app, scope, self.body or b"", None if refresh else self.receive)
+        self.store.flight.take_off(self.found.key, fill, alone=alone, refresh=refresh)
         return filling, fill, scope
 
     def _own_headers(self, *, alone: bool) -> Headers:
@@ -584,9 +594,9 @@ class Exchange:
     def _refresh(self) -> None:
         """Fetch anew in the background, if nobody does, and it did not just fail (RFC 5861 §3)."""
         if self.store.flight.may_refresh(self.found.key):
-            self._take_off(None, alone=False)
+            self._take_off(alone=False, refresh=True)
 
-    def _dressed(self, filling: Filling, scope: Scope, send: Send) -> Send:
+    def _dressed(self, filling: Filling, scope: Scope) -> Send:
         """Return *send* for the leader: it adds what the cache says, and makes a 304 of what the client has.
 
         What stands further out then finds in the request's own scope what routers left in that of the run.
@@ -610,33 +620,33 @@ class Exchange:
                     )
                 )
                 if matched:
-                    await send_start(send, 304, fields_of_304(headers), status, message)
+                    await send_start(self.send, 304, fields_of_304(headers), status, message)
                 else:
-                    await send_start(send, message["status"], headers, status, message)
+                    await send_start(self.send, message["status"], headers, status, message)
             elif not matched or message["type"] not in BODIES:
-                await send(message)
+                await self.send(message)
             elif not message.get("more_body", False):
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                await self.send({"type": "http.response.body", "body": b"", "more_body": False})
 
         return send_dressed
 
-    async def _rescue(self, failed_with: int, send: Send) -> None:
+    async def _rescue(self, failed_with: int) -> None:
         """Serve the stale response in place of a failure of the status *failed_with* (RFC 5861 §4)."""
         response = cast("Entry", self.found.entry).response()
         now = self.store.now()
         age = current_age(response, now)
         ttl = int(freshness_left(response, age, now, marked_stale=self.found.marked_stale) // 1)
-        await self._serve(send, response, age, CacheStatus(fwd=self.decision.fwd, fwd_status=failed_with, ttl=ttl))
+        await self._serve(response, age, CacheStatus(fwd=self.decision.fwd, fwd_status=failed_with, ttl=ttl))
 
     async def _serve(
-        self, send: Send, response: StoredResponse, age: float | None, status: CacheStatus, *, offered: bool = True
+        self, response: StoredResponse, age: float | None, status: CacheStatus, *, offered: bool = True
     ) -> None:
         """Send what this client gets of *response*, and say which status the handler gave if that is another."""
         self.plan.leave_in(self.scope)
         answer = answer_of(self.request, self.policy, response, age, offered=offered)
         if status.fwd is not None and status.fwd_status is None and answer.status != response.status:
             status = replace(status, fwd_status=response.status)
-        await send_answer(send, answer, self._tell(status))
+        await send_answer(self.send, answer, self._tell(status))
 
     def _tell(self, status: CacheStatus) -> CacheStatus:
         """Say what happened, in one value: for the header, the application and the metrics."""
@@ -649,10 +659,10 @@ class Exchange:
         return status
 
 
-def _replay(messages: list[Message], receive: Receive) -> Receive:
-    left = [*reversed(messages)]
+def _replay(messages: deque[Message], receive: Receive) -> Receive:
+    """Return what gives *messages*, as many as there are by then, and then what *receive* does."""
 
     async def receive_again() -> Message:
-        return left.pop() if left else await receive()
+        return messages.popleft() if messages else await receive()
 
     return receive_again

@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 from app_cache.checks import CACHEABLE_METHODS
 from app_cache.clock.base import Order, group_stamp, tag_stamp, url_stamp
 from app_cache.errors import ConfigurationError
-from app_cache.exchange import Exchange
+from app_cache.exchange import ASKED_IN_VAIN, Exchange
 from app_cache.fastpath import FastPath, Question
 from app_cache.flight import BODIES
 from app_cache.guards import Guarding, in_force
@@ -52,8 +52,6 @@ if TYPE_CHECKING:
 
 ANNOUNCED_FOR = "app_cache.announced_for"
 """The routes whose cache is announced in the scope: another for the same routes, further in, is passed through."""
-ASKED_IN_VAIN = "app_cache.asked_in_vain"
-"""Is in the scope of a request that no remembered hit answers: whether the backend failed when asked for one."""
 HANDLED = "app_cache.handled"
 """Marks the scope of a request that a cache further out has taken on."""
 
@@ -211,9 +209,9 @@ class CacheMiddleware:
         scope[HANDLED] = True
         era = self._fast.current_era(services)
         keys = policy.key or self._own_keys or services.key_generator()
-        exchange = Exchange(self.app, services.store(), plan, policy, keys, scope, partial(self._fast.learn, era))
-        exchange.asked_in_vain = scope.get(ASKED_IN_VAIN, False)
-        await exchange.answer(receive, send)
+        learn = partial(self._fast.learn, era)
+        exchange = Exchange(self.app, services.store(), plan, policy, keys, learn, scope, receive, send)
+        await exchange.answer()
 
     async def _answer_to_a_change(
         self, services: CacheServices, plan: Plan | None, scope: Scope, receive: Receive, send: Send

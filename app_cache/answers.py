@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from starlette.responses import Response
 
-from app_cache.rules.messages import has_field, plain_answer, without
+from app_cache.rules.messages import Answer, has_field, plain_answer, without
 from app_cache.rules.ranges import ranged
 from app_cache.rules.validators import fields_of_304, not_modified
 from app_cache.rules.variants import announced
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from app_cache.asgi import Send
-    from app_cache.flight import Outcome
     from app_cache.policy import CachePolicy
     from app_cache.rules.cache_status import CacheStatus
     from app_cache.rules.messages import Headers, RequestHead, StoredResponse
@@ -25,14 +23,6 @@ if TYPE_CHECKING:
 
 _START: Mapping[str, Any] = {"type": "http.response.start"}
 _AGE = frozenset({b"age"})
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """What a client gets of a stored response."""
-
-    status: int
-    headers: Headers
-    body: bytes
 
 
 def answer_of(
@@ -65,7 +55,7 @@ def answer_of(
     if has_field(request.headers, b"range"):
         part = ranged(request, replace(response, headers=headers))
         if part is not None:
-            return Answer(part.status, part.headers, part.body)
+            return part
     return Answer(response.status, headers, b"" if request.method == "HEAD" else response.body)
 
 
@@ -95,19 +85,9 @@ async def send_start(
 
 async def send_plain(send: Send, method: str, status: int, told: CacheStatus | None) -> None:
     """Send an answer of the cache's own; None is *told* where no handler and nothing stored stands behind it."""
-    _, headers, body = plain_answer(status)
-    await send_start(send, status, headers, told)
-    await _send_body(send, b"" if method == "HEAD" else body)
-
-
-async def send_failure(send: Send, method: str, outcome: Outcome, told: CacheStatus) -> None:
-    """Send the failure of a fill to one who waited for it: as it was, or a plain 500 where that is not known."""
-    if outcome.failure is None:
-        await send_plain(send, method, 500, told)
-        return
-    status, headers, body = outcome.failure
-    await send_start(send, status, headers, told)
-    await _send_body(send, body)
+    plain = plain_answer(status)
+    await send_start(send, status, plain.headers, told)
+    await _send_body(send, b"" if method == "HEAD" else plain.body)
 
 
 async def _send_body(send: Send, body: bytes) -> None:

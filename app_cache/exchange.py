@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, cast
 import msgspec
 
 from app_cache.answers import (
-    Answer,
     answer_of,
     for_leader,
     response_of,
     send_answer,
-    send_failure,
     send_plain,
     send_start,
 )
@@ -42,7 +40,7 @@ from app_cache.rules.decisions import (
 )
 from app_cache.rules.directives import NOTHING_SAID
 from app_cache.rules.freshness import current_age, freshness_left
-from app_cache.rules.messages import RequestHead, field_lines, fields_of, has_field, without
+from app_cache.rules.messages import RequestHead, field_lines, fields_of, has_field, plain_answer, without
 from app_cache.rules.validators import (
     CONDITIONAL,
     OF_A_RANGE,
@@ -63,7 +61,7 @@ if TYPE_CHECKING:
     from app_cache.keys import KeyGenerator
     from app_cache.policy import CachePolicy
     from app_cache.routes.table import Plan
-    from app_cache.rules.messages import Headers, StoredResponse
+    from app_cache.rules.messages import Answer, Headers, StoredResponse
     from app_cache.store import StoredResponses
 
     Give = Callable[[], Awaitable[None]]
@@ -407,10 +405,10 @@ class Exchange:
         elif self._rescues():
             await self._give_rescue(leader.status or RAISED)
         else:
-            if outcome.failure is not None and not self._is_variant_of(leader, outcome.failure[1]):
-                outcome = Outcome(failed=True)
-            failure = Answer(*(outcome.failure or (RAISED, (), b"")))
-            await self._give(failure, partial(self._fail, outcome))
+            failure = outcome.failure
+            if failure is None or not self._is_variant_of(leader, failure.headers):
+                failure = plain_answer(RAISED)
+            await self._give(failure, partial(self._fail, failure))
 
     async def _lead_as_one_of_few(self, hung: Fill, *, waited: bool = False) -> None:
         """Lead alone, when few others do who have waited for the same handler in vain; else give up.
@@ -456,10 +454,10 @@ class Exchange:
         status = CacheStatus(fwd=self.decision.fwd, fwd_status=forwarded, collapsed=True)
         await self._serve(response, age, status)
 
-    async def _fail(self, outcome: Outcome) -> None:
+    async def _fail(self, failure: Answer) -> None:
         self.plan.leave_in(self.scope)
         status = self._tell(CacheStatus(fwd=self.decision.fwd, collapsed=True))
-        await send_failure(self.send, self.request.method, outcome, status)
+        await send_answer(self.send, failure, status)
 
     async def _may_use(self, entry: Entry, leader: Filling, *, waited: bool) -> bool:
         """Return whether what another's fill gave may answer this request too (RFC 9111 §4).

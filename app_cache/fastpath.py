@@ -32,7 +32,6 @@ from app_cache.sessions import begins_session, has_user, is_readable
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator
 
-    from app_cache.answers import Answer
     from app_cache.asgi import Scope
     from app_cache.backends.base import Lent
     from app_cache.clock.base import Basis, Gate
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
     from app_cache.policy import CachePolicy
     from app_cache.routes.table import RouteTable
     from app_cache.rules.decisions import Hit
-    from app_cache.rules.messages import Headers, StoredResponse
+    from app_cache.rules.messages import Answer, Headers, StoredResponse
     from app_cache.services import CacheServices
 
     Message = dict[str, Any]

@@ -23,7 +23,15 @@ from app_cache.rules.decisions import (
     withheld_fields,
 )
 from app_cache.rules.directives import NOTHING_SAID, delta_seconds, response_directives
-from app_cache.rules.messages import ResponseHead, combined, end_to_end, has_field, plain_answer, without
+from app_cache.rules.messages import (
+    Answer,
+    ResponseHead,
+    combined,
+    end_to_end,
+    has_field,
+    plain_answer,
+    without,
+)
 from app_cache.rules.structured import strings
 from app_cache.rules.validators import entity_tag, freshened, head_agrees, identifies, same_strongly
 from app_cache.rules.variants import announced, selecting_fields
@@ -241,11 +249,11 @@ class Filling:
         """Return the outcome of a handler that raised, or of what stands before it."""
         return Outcome(failed=True) if self.admitted else UNADMITTED
 
-    def _failure(self, body: bytes) -> tuple[int, Headers, bytes]:
+    def _failure(self, body: bytes) -> Answer:
         """Return the failure that those who wait may see: the status alone of one that is the leader's own."""
         if self.refusal not in (Refusal.STATUS, Refusal.NOT_FRESH) or self._said.no_cache:
             return plain_answer(self._head.status)
-        return self._head.status, announced(self._shared_fields(), self.policy.include_headers), body
+        return Answer(self._head.status, announced(self._shared_fields(), self.policy.include_headers), body)
 
     async def _keep(
         self, head: ResponseHead, said: ResponseDirectives, body: bytes, replaced: str | None

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from app_cache.asgi import App, Message, Receive, Scope, Send
     from app_cache.codec import Entry
-    from app_cache.rules.messages import Headers
+    from app_cache.rules.messages import Answer, Headers
 
 OutcomeT = TypeVar("OutcomeT")
 RunT = TypeVar("RunT", bound="Run[Any]")
@@ -67,18 +67,18 @@ class Share(Enum):
     """Nobody gets it: a stored response stands in."""
 
 
-class Outcome(msgspec.Struct, frozen=True):
-    """What those who wait for a fill get of it.
+class Outcome(msgspec.Struct, frozen=True, eq=False):
+    """What those who wait for a fill get of it; equal to itself alone, for `NOT_SHARED` is not `UNADMITTED`.
 
     Args:
         entry: What was stored; None if nothing was.
         failed: Whether the handler raised or answered 5xx.
-        failure: Status, fields and content of a failure that others may see, or None.
+        failure: A failure as others may see it, or None.
     """
 
     entry: Entry | None = None
     failed: bool = False
-    failure: tuple[int, Headers, bytes] | None = None
+    failure: Answer | None = None
 
 
 NOT_SHARED = Outcome()

@@ -11,6 +11,7 @@ import pytest
 
 from app_cache.codec import Mark
 from app_cache.flight import FEW, MARKER_S, NOT_SHARED, REST_S, Fill, Flight, Outcome, Share, land
+from app_cache.rules.messages import Answer
 from app_cache.testing import FakeClock
 from tests.stored import Page
 
@@ -52,7 +53,7 @@ class Answers:
 
     async def finished(self, body: bytes) -> Outcome:
         self.bodies.append(body)
-        return Outcome(failed=True, failure=(500, (), body)) if self.share is Share.FAIL else STORED
+        return Outcome(failed=True, failure=Answer(500, (), body)) if self.share is Share.FAIL else STORED
 
     def raised(self) -> Outcome:
         return FAILED
@@ -466,7 +467,8 @@ async def test_failing_answer_holds_its_end() -> None:
     scene = Scene(Answers(Share.FAIL))
     await scene.handler.send(START)
     await scene.handler.send(END)
-    assert await scene.outcomes() == [Outcome(failed=True, failure=(500, (), b"end"))] * 3
+    failures = [outcome and outcome.failure for outcome in await scene.outcomes()]
+    assert failures == [(500, (), b"end")] * 3
     await turns()
     assert [message["type"] for message in scene.client.got] == ["http.response.start"]
     await scene.handler.end()

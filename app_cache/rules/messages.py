@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -43,6 +43,14 @@ class ResponseHead:
 
     status: int
     headers: Headers
+
+
+class Answer(NamedTuple):
+    """What a client gets: status, fields and content."""
+
+    status: int
+    headers: Headers
+    body: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,15 +196,15 @@ def end_to_end(headers: Headers) -> Headers:
     return without(headers, HOP_BY_HOP | connection_options(headers))
 
 
-def plain_answer(status: int) -> tuple[int, Headers, bytes]:
-    """Return status, fields and content of a failure that says nothing but its *status*.
+def plain_answer(status: int) -> Answer:
+    """Return the answer of a failure that says nothing but its *status*.
 
     The content of one that nobody knows is that of a 500 (RFC 9110 §15).
     """
     known = status if status in KNOWN_STATUSES else HTTPStatus.INTERNAL_SERVER_ERROR
     text = HTTPStatus(known).phrase.encode("ascii")
     fields = ((b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(text)))
-    return status, fields, text
+    return Answer(status, fields, text)
 
 
 def without(headers: Headers, names: frozenset[bytes]) -> Headers:

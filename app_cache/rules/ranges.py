@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from app_cache.rules.freshness import date_value, single_date
-from app_cache.rules.messages import Headers, field_lines, list_members, without
+from app_cache.rules.messages import Answer, Headers, field_lines, list_members, without
 from app_cache.rules.validators import entity_tag
 
 if TYPE_CHECKING:
@@ -30,22 +29,14 @@ _RANGE_SPEC = re.compile(r"(?P<first>[0-9]+)-(?P<last>[0-9]*)|-(?P<suffix>[0-9]+
 _STRONG_TAG = re.compile(r'"[!#-~\x80-\xff]*"')
 
 
-@dataclass(frozen=True, slots=True)
-class Ranged:
-    """What is sent in place of a whole response: a part of it with 206, or a 416 without content."""
+def ranged(request: RequestHead, response: StoredResponse) -> Answer | None:
+    """Return the part of *response* that *request* asks for by its Range, or a 416 without content.
 
-    status: int
-    headers: Headers
-    body: bytes
-
-
-def ranged(request: RequestHead, response: StoredResponse) -> Ranged | None:
-    """Return what *request* gets of *response* by its Range, or None if it gets the whole (RFC 9110 §14.2).
-
-    Range counts in a GET, of a 200; preconditions other than If-Range are evaluated before (§13.2.2). A part has
-    all fields of the whole, even where If-Range shows that the client knows them (§15.3.7): some clients compare.
-    A 416 says by ETag and Vary what has the length that it states. It has no field that lets a cache store it: its
-    status is not cacheable without one (§15.1), and once stored it would answer requests for the whole.
+    None: it gets the whole (RFC 9110 §14.2). Range counts in a GET, of a 200; preconditions other than If-Range
+    are evaluated before (§13.2.2). A part has all fields of the whole, even where If-Range shows that the client
+    knows them (§15.3.7): some clients compare. A 416 says by ETag and Vary what has the length that it states; it
+    has no field that lets a cache store it, for its status is not cacheable without one (§15.1), and once stored
+    it would answer requests for the whole.
     """
     asked = field_lines(request.headers, b"range")
     if request.method != "GET" or response.status != 200 or len(asked) != 1:
@@ -61,13 +52,13 @@ def ranged(request: RequestHead, response: StoredResponse) -> Ranged | None:
         return None
     if wanted == UNSATISFIABLE:
         kept = tuple((name, value) for name, value in response.headers if name.lower() in _IN_A_416)
-        return Ranged(416, (*kept, (b"content-length", b"0"), (b"content-range", b"bytes */%d" % length)), b"")
+        return Answer(416, (*kept, (b"content-length", b"0"), (b"content-range", b"bytes */%d" % length)), b"")
     described = (
         (b"content-length", b"%d" % len(wanted)),
         (b"content-range", b"bytes %d-%d/%d" % (wanted[0], wanted[-1], length)),
     )
     headers = (*without(response.headers, _OF_THE_WHOLE), *described)
-    return Ranged(206, headers, response.body[wanted.start : wanted.stop])
+    return Answer(206, headers, response.body[wanted.start : wanted.stop])
 
 
 def wanted_range(value: str, length: int) -> range | None:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app_cache.rules.messages import field_lines
-from app_cache.rules.ranges import UNSATISFIABLE, Ranged, if_range_holds, ranged, wanted_range
+from app_cache.rules.messages import Answer, field_lines
+from app_cache.rules.ranges import UNSATISFIABLE, if_range_holds, ranged, wanted_range
 from tests.rules.samples import NOW, fields, http_date, request, stored
 from tests.timing import assert_within
 
@@ -235,7 +235,7 @@ WHOLE = replace(stored(*TAGGED, "Vary: X-B", "Cache-Control: max-age=60", "Conte
 def test_part(value: str, content_range: str, body: bytes) -> None:
     """A part is a 206 with all fields in order, its own length, and its place in the whole (§14.4, §15.3.7)."""
     part = ranged(request(f"Range: {value}"), WHOLE)
-    assert part == Ranged(
+    assert part == Answer(
         206,
         fields(
             *TAGGED,
@@ -254,14 +254,14 @@ def test_fields_of_all_the_content() -> None:
         "CONTENT-RANGE: x", "Content-Digest: x", "Repr-Digest: y", "content-length: 4", "Content-Length: 4"
     )
     part = ranged(request("Range: bytes=1-2"), response)
-    assert part == Ranged(206, fields("Repr-Digest: y", "content-length: 2", "content-range: bytes 1-2/4"), b"od")
+    assert part == Answer(206, fields("Repr-Digest: y", "content-length: 2", "content-range: bytes 1-2/4"), b"od")
 
 
 def test_unsatisfiable() -> None:
     """A 416 states the length, names the version, describes no content, and lets no cache store it (§15.5.17)."""
     response = replace(WHOLE, headers=(*WHOLE.headers, *fields("Expires: x", "Last-Modified: x", "Date: x")))
     refusal = ranged(request("Range: bytes=10000-"), response)
-    assert refusal == Ranged(
+    assert refusal == Answer(
         416, fields('ETag: "a"', "Vary: X-B", "content-length: 0", "content-range: bytes */10000"), b""
     )
 

@@ -21,6 +21,8 @@ __all__ = ["InvalidationResult", "InvalidationService"]
 
 _STORED = re.compile(r"cache:(?:.+:)?[0-9a-f]{64}", re.DOTALL)
 """What the key of an entry looks like."""
+_NOT_IN_URLS = re.compile(r"[\x00-\x20\x7f]")
+"""What a path may have when it is decoded, and `urlsplit` leaves out."""
 
 
 class InvalidationService:
@@ -124,10 +126,11 @@ def stamp_of_url(url: str | URL) -> str:
         ConfigurationError: If it is neither an absolute http(s) URL nor a path, or has a user or
             a port that cannot be.
     """
-    text = url if isinstance(url, str) else str(url)
+    text = _NOT_IN_URLS.sub(lambda octet: f"%{ord(octet[0]):02X}", str(url))
     try:
         parts = urlsplit(text)
         is_plain = parts.username is None and parts.port != 0
+        netloc = parts.netloc if parts.netloc.isascii() else parts.netloc.encode("idna").decode("ascii")
     except ValueError:
         raise _wrong_url(url) from None
     path = unquote(parts.path)
@@ -135,7 +138,7 @@ def stamp_of_url(url: str | URL) -> str:
         return url_stamp(path)
     if parts.scheme not in ("http", "https") or not parts.netloc or not is_plain:
         raise _wrong_url(url)
-    return url_stamp(path or "/", origin(parts.scheme, parts.netloc))
+    return url_stamp(path or "/", origin(parts.scheme, netloc))
 
 
 def _wrong_url(url: object) -> ConfigurationError:

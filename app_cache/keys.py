@@ -175,7 +175,9 @@ def raw_path(scope: Mapping[str, Any]) -> bytes:
 def full_path(scope: Mapping[str, Any]) -> str:
     """Return the decoded path with the root path before it, as the client's URL has it; it can be encoded."""
     path: str = scope["path"]
-    root: str = scope.get("root_path", "").rstrip("/")
+    if path[:1] not in ("", "/"):
+        path = f"/{path}"  # of a root path that was given without its slash
+    root = _rooted(scope.get("root_path", ""))
     whole = path if not root or _is_under(root, path) else root + path
     return whole if whole.isascii() else encodable(whole)
 
@@ -185,13 +187,19 @@ def root_paths(scope: Mapping[str, Any], own: str = "") -> list[str]:
     given = {scope.get("root_path", ""), scope.get("app_root_path", ""), own}
     if given == {""}:
         return []
-    whole, roots = full_path(scope), {encodable(root.rstrip("/")) for root in given}
+    whole, roots = full_path(scope), {encodable(_rooted(root)) for root in given}
     return sorted(root for root in roots if root and _is_under(root, whole))
 
 
 def without_root(path: str, root: str) -> str:
     """Return a *path* that begins with the root path *root* as the application's routes have it."""
     return path.removeprefix(root) or "/"
+
+
+def _rooted(root: str) -> str:
+    """Return a root path as it stands in a path, whatever slashes it was given with."""
+    inner = root.strip("/")
+    return f"/{inner}" if inner else ""
 
 
 def _is_under(root: str, path: str) -> bool:

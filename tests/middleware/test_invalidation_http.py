@@ -738,6 +738,39 @@ async def test_under_a_root_path(backend: Any, prefix: str, user: str, way: str)
         )
 
 
+@pytest.mark.parametrize("prefix", ["api", ""], ids=["left in the path", "taken out"])
+@pytest.mark.parametrize("way", WAYS)
+async def test_under_a_root_path_without_its_slash(way: str, prefix: str) -> None:
+    """It does so too where the server was given the root path without the slash, and puts that before the path."""
+    app = with_users()
+    put_cache(app)
+
+    async def served(scope: Any, receive: Any, send: Any) -> None:
+        await app({**scope, "root_path": "api", "path": prefix + scope["path"]}, receive, send)
+
+    assert await forgotten(served, "POST", f"/{way}/7", "/users/7", "/users/8") == ["/users/7"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "host", "named"),
+    [
+        pytest.param("/users/a%09b", "test", "/users/a\tb", id="tab"),
+        pytest.param("/users/a%0D%0A", "test", "/users/a\r\n", id="end of line"),
+        pytest.param("/users/a%0A", "test", "http://test/users/a\n", id="in a whole URL"),
+        pytest.param("/users/7", "xn--bcher-kva.example", "https://bücher.example/users/7", id="host"),
+    ],
+)
+async def test_url_that_is_not_ascii(asked: str, host: str, named: str) -> None:
+    """A URL may be named with what is encoded when it is sent."""
+    app = with_users()
+    service = put_cache(app).invalidation()
+    transport, scheme = httpx.ASGITransport(app), "https" if named.startswith("https") else "http"
+    async with httpx.AsyncClient(transport=transport, base_url=f"{scheme}://{host}") as client:
+        assert [told(await client.get(asked)) for _ in range(2)] == [MISS, "hit"]
+        await service.by_url(named)
+        assert told(await client.get(asked)) == MISS
+
+
 @pytest.mark.parametrize("url", ["/users/7", "/sub/users/7", "/api/sub/users/7"])
 @pytest.mark.parametrize("method", ["by_url", "by_pattern"])
 async def test_in_a_mounted_application(method: str, url: str) -> None:

@@ -301,9 +301,10 @@ async def _size_of(backend: CacheBackend) -> int | None:
         return None
     try:
         async with asyncio.timeout(CHECK_TIMEOUT_S):
-            return await sized.size()
+            size: object = await sized.size()
     except Exception:  # noqa: BLE001  a backend may be anybody's code
         return None
+    return size if isinstance(size, int) else None
 
 
 @never_cached

@@ -423,6 +423,16 @@ class TestStats:
             response = await get(app_with(backend=Away()), "/cache-stats")
         assert (response.status_code, response.json()["size"]) == (200, None)
 
+    async def test_size_that_is_none(self) -> None:
+        """Nor does a backend that gives something else than a number as its size keep anything back."""
+
+        class Vague(MemoryBackend):
+            async def size(self) -> Any:
+                return "some"
+
+        response = await get(app_with(backend=Vague()), "/cache-stats")
+        assert (response.status_code, response.json()["size"]) == (200, None)
+
     async def test_breaker(self, start_server: StartServer) -> None:
         """Whether the backend is asked is told as well: not any more, once it lets nobody in."""
         server = start_server(password="s3cret")

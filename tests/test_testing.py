@@ -281,6 +281,34 @@ def test_contracts_explain_their_failures(tmp_path: Path) -> None:
     assert (ran.returncode, "assert 'never' is None" in ran.stdout) == (1, True)
 
 
+MIXES_KEYS = """
+from app_cache import MemoryBackend
+from app_cache.testing import BackendContract
+
+
+class Mixing(MemoryBackend):
+    async def get(self, key):
+        return await super().get({mixed})
+
+    async def set(self, key, value, timeout=None):
+        await super().set({mixed}, value, timeout)
+
+
+class TestMixing(BackendContract):
+    def make_backend(self):
+        return Mixing()
+"""
+
+
+@pytest.mark.parametrize("mixed", ["key.lower()", "key[:100]", "key.strip()"])
+def test_contract_of_keys(tmp_path: Path, mixed: str) -> None:
+    """A backend that takes one key for another breaks the contract."""
+    (tmp_path / "test_mixing.py").write_text(MIXES_KEYS.format(mixed=mixed))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "test_keys", str(tmp_path)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (ran.returncode, "assert 'other' == 'value'" in ran.stdout) == (1, True)
+
+
 @pytest.mark.parametrize("name", app_cache.testing.__all__)
 def test_every_name(name: str) -> None:
     """Each name of the kit is imported from one place, whichever module defines it."""

@@ -117,11 +117,12 @@ class BackendContract:
 
     @pytest.mark.parametrize("name", KEYS)
     async def test_keys(self, backend: CacheBackend, name: str) -> None:
-        """A key may have any characters and is told from all others."""
-        key = new_key()
-        await backend.set(key + name, "value", 60)
-        await backend.set(key, "other", 60)
-        assert await backend.get(key + name) == "value"
+        """A key may have any characters and is told from all others: by each of them, by case, by its end."""
+        key = new_key() + name
+        await backend.set(key, "value", 60)
+        for other in (key[:-1], f"{key[:-1]}x", f"{key}x", f"{key} ", key.upper()):
+            await backend.set(other, "other", 60)
+        assert await backend.get(key) == "value"
 
     async def test_replaces(self, backend: CacheBackend) -> None:
         """A value takes the place of the one that was set before."""

@@ -11,7 +11,7 @@ from app_cache.backends.base import CacheBackend
 from app_cache.backends.compressed import CompressedBackend, CompressedMemoryBackend
 from app_cache.backends.memory import MemoryBackend
 from app_cache.backends.metrics import MetricsBackend
-from app_cache.backends.redis import RedisBackend
+from app_cache.backends.redis.backend import RedisBackend
 from app_cache.backends.router import BackendRouter
 from app_cache.clock.base import Order
 from app_cache.config import ENVIRONMENTS, CacheConfig, CacheSettings, Environment

@@ -22,8 +22,8 @@ from pydantic import Field, PositiveInt, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from app_cache.backends.memory import MemoryBackend
-from app_cache.backends.redis import RedisBackend
-from app_cache.backends.redis_url import DEFAULT_URL
+from app_cache.backends.redis.backend import RedisBackend
+from app_cache.backends.redis.url import DEFAULT_URL
 from app_cache.errors import ConfigurationError
 from app_cache.keys import checked_namespace
 from app_cache.logger_config import escaped, logger, without_secrets

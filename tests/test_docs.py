@@ -45,7 +45,7 @@ import app_cache.testing
 import containers
 from app_cache import CachePolicy, CacheSettings, RedisBackend
 from app_cache.backends.base import OPERATION_TIMEOUT_S, VERBS
-from app_cache.backends.redis_options import DEFAULTS, RULES
+from app_cache.backends.redis.options import DEFAULTS, RULES
 from app_cache.breaker import OPENS_AFTER
 from app_cache.clock.script import ScriptClock
 from app_cache.clock.tokens import TokenClock

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from app_cache.backends.reader import LANES, MAX_BYTES, MAX_KEYS, Reader, RefusedError
 from app_cache.backends.redis import RedisBackend
+from app_cache.backends.redis.reader import LANES, MAX_BYTES, MAX_KEYS, Reader, RefusedError
 from app_cache.errors import STALLED_S, BackendError, Fault
 
 if TYPE_CHECKING:

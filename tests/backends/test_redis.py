@@ -25,7 +25,8 @@ from app_cache.backends.base import (
     WatchedBackend,
     capability,
 )
-from app_cache.backends.redis import KEYS_PER_SCAN, RedisBackend
+from app_cache.backends.redis import RedisBackend
+from app_cache.backends.redis.backend import KEYS_PER_SCAN
 from app_cache.errors import BackendError, Fault
 from app_cache.testing import BackendContract
 from tests.servers import free_port
@@ -375,7 +376,7 @@ async def test_read_only_server_is_let_go(
     start_server: StartServer, connect: Connect, monkeypatch: pytest.MonkeyPatch, every_s: int, connections: int
 ) -> None:
     """Once in a while a refused write has connections made anew; reads never do (F9)."""
-    monkeypatch.setattr("app_cache.backends.redis.LET_GO_EVERY_S", every_s)
+    monkeypatch.setattr("app_cache.backends.redis.lending.LET_GO_EVERY_S", every_s)
     server = start_server()
     backend = connect(server.url)
     await backend.set("key", "value", 60)
@@ -525,7 +526,7 @@ def test_repr(url: str, text: str) -> None:
 
 async def test_full_pool(redis_server: Server, connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
     """A call that finds no connection free waits its turn for a bounded time, and says what it waited for."""
-    monkeypatch.setattr("app_cache.backends.redis.MAX_WAIT_S", 0.2)
+    monkeypatch.setattr("app_cache.backends.redis.lending.MAX_WAIT_S", 0.2)
     backend = connect(redis_server.url, max_connections=1, socket_timeout=0.2, retry_on_timeout=True)
     await backend.ping()
     redis_server.pause()

@@ -16,7 +16,7 @@ from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 
 from app_cache.backends.redis import RedisBackend
-from app_cache.backends.redis_options import RedisOptions, keepalive_options
+from app_cache.backends.redis.options import RedisOptions, keepalive_options
 from app_cache.errors import BackendError, ConfigurationError, Fault
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Said:
 def said(monkeypatch: pytest.MonkeyPatch) -> Said:
     """What the backend logs."""
     kept = Said()
-    monkeypatch.setattr("app_cache.backends.redis.logger", kept)
+    monkeypatch.setattr("app_cache.backends.redis.servers.logger", kept)
     return kept
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app_cache.backends.redis_url import RedisUrl, agreed, parse_redis_url, shown
+from app_cache.backends.redis.url import RedisUrl, agreed, parse_redis_url, shown
 from app_cache.errors import ConfigurationError
 
 READ = [

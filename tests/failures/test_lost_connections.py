@@ -12,7 +12,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from app_cache.backends.redis import LOST, RedisBackend
+from app_cache.backends.redis import RedisBackend
+from app_cache.backends.redis.faults import LOST
 from app_cache.errors import BackendError, Fault
 from tests.failures.proxy import FaultProxy, Pass, Reset
 

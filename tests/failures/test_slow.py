@@ -84,7 +84,7 @@ async def test_nobody_waits_for_a_connection(proxy: FaultProxy) -> None:
 
 async def test_one_connection_that_hangs(proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that is never made keeps nobody from others for long, however long an attempt may take (F3)."""
-    monkeypatch.setattr("app_cache.backends.redis.MAKING_S", 0.5)
+    monkeypatch.setattr("app_cache.backends.redis.lending.MAKING_S", 0.5)
     proxy.mode = Drop()
     backend = RedisBackend(proxy.url, socket_timeout=None, socket_connect_timeout=30)
     with pytest.raises(BackendError):

@@ -14,13 +14,20 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from enum import Enum
 from types import MappingProxyType
 from typing import Any, TypedDict
 
-from app_cache.backends.redis_url import UNIX, RedisUrl, agreed
+from app_cache.backends.redis.url import UNIX, RedisUrl, agreed
 from app_cache.errors import ConfigurationError
 
 FilePath = str | os.PathLike[str]
+
+
+class NotGiven(Enum):
+    """Stands for an argument that was left out, which is something else than None."""
+
+    NOT_GIVEN = "not given"
 
 
 class RedisOptions(TypedDict, total=False):

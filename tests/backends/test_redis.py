@@ -27,7 +27,8 @@ from app_cache.backends.base import (
 )
 from app_cache.backends.redis import RedisBackend
 from app_cache.backends.redis.backend import KEYS_PER_SCAN
-from app_cache.errors import BackendError, Fault
+from app_cache.backends.redis.servers import RELIED_UPON
+from app_cache.errors import BackendError, ConfigurationError, Fault
 from app_cache.testing import BackendContract
 from tests.servers import free_port
 
@@ -519,6 +520,15 @@ def test_repr(url: str, text: str) -> None:
     """As text a backend is its address, without user and password."""
     assert repr(RedisBackend(url)) == text
     assert repr(RedisBackend(url, db=0)) == text
+
+
+@pytest.mark.parametrize(("kind", "name"), RELIED_UPON)
+def test_another_redis_py(monkeypatch: pytest.MonkeyPatch, kind: type, name: str) -> None:
+    """A redis-py without what is relied upon is refused when a backend is made, not at each call."""
+    for cls in [cls for cls in kind.__mro__ if name in vars(cls)]:
+        monkeypatch.delattr(cls, name)
+    with pytest.raises(ConfigurationError, match=rf"redis 8\..* {kind.__name__} has no {name}: install"):
+        RedisBackend()
 
 
 # Connections: turns, loops, processes

@@ -6,10 +6,11 @@ Nothing here connects: it makes the `Client` of an event loop, which does so wit
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from redis.asyncio import ConnectionPool, Redis, Sentinel
-from redis.asyncio.connection import SSLConnection
+from redis.asyncio.connection import AbstractConnection, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import NoBackoff
@@ -36,6 +37,13 @@ if TYPE_CHECKING:
     from app_cache.backends.redis.connections import SharedTlsContext
     from app_cache.backends.redis.lending import Closing
     from app_cache.backends.redis.options import ConnectionPlan, RedisOptions
+
+RELIED_UPON: Final = (
+    (ConnectionPool, "_get_free_connections"),
+    (ConnectionPool, "_get_in_use_connections"),
+    (AbstractConnection, "_connect"),
+)
+"""What `lending` and `connections` use of redis-py though it promises none of it."""
 
 
 class Server(Protocol):
@@ -154,8 +162,9 @@ def server_of(url: str | NotGiven, url_source: str | None, options: RedisOptions
         options: How to connect, each checked by itself.
 
     Raises:
-        ConfigurationError: If nothing can be connected to so.
+        ConfigurationError: If nothing can be connected to so, or not with the redis-py that is installed.
     """
+    _check_redis_py()
     pool = options.get("connection_pool")
     if pool is None:
         if "max_connections" in options and "max_connections_per_pool" in options:
@@ -168,6 +177,15 @@ def server_of(url: str | NotGiven, url_source: str | None, options: RedisOptions
         raise ConfigurationError(f"connection_pool must be a ConnectionPool of redis.asyncio, not a {kind}")
     check_pool_stands_alone(options if url is NotGiven.NOT_GIVEN else {"url": url, **options})
     return _GivenPool(pool)
+
+
+def _check_redis_py() -> None:
+    for kind, name in RELIED_UPON:
+        if not hasattr(kind, name):
+            raise ConfigurationError(
+                f"redis {version('redis')} cannot be used, for its {kind.__name__} has no {name}: "
+                "install one that app-cache asks for"
+            )
 
 
 def _address(pool: ConnectionPool) -> RedisUrl:

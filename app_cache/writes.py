@@ -257,11 +257,11 @@ def _settle(future: asyncio.Future[None]) -> None:
 
 
 def _watch(backend: WatchedBackend, writes: Writes) -> None:
-    """Drop a pending write when its key is set or deleted directly, as long as *writes* live."""
+    """Drop a pending write when its key is set or deleted directly; watch as long as *writes* live."""
     alive = weakref.ref(writes)
 
     def told(key: str) -> None:
         if (here := alive()) is not None and not _deletes.get():
             here.drop(key)
 
-    backend.watch(told)
+    weakref.finalize(writes, backend.watch(told)).atexit = False

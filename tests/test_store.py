@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from app_cache.backends.compressed import CompressedBackend
 from app_cache.backends.memory import MemoryBackend
+from app_cache.backends.metrics import MetricsBackend
 from app_cache.backends.redis import RedisBackend
+from app_cache.backends.router import BackendRouter
+from app_cache.backends.watchers import Watchers
 from app_cache.clock.base import Order, tag_stamp
 from app_cache.codec import Variants, decode, from_text
 from app_cache.errors import BackendError, ConfigurationError
@@ -163,6 +167,27 @@ async def test_direct_access_drops_what_is_pending(redis_server: Server, verb: s
     assert await body_of(store, PAGE) is None
     await store.close()
     await backend.close()
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        pytest.param(lambda backend: backend, id="itself"),
+        pytest.param(CompressedBackend, id="compressed"),
+        pytest.param(lambda backend: MetricsBackend(backend, cast("Any", None)), id="with metrics"),
+        pytest.param(lambda backend: BackendRouter({"data": backend}), id="routed"),
+    ],
+)
+def test_dropped_store_watches_no_more(wrapped: Callable[[CacheBackend], CacheBackend]) -> None:
+    """However many stores a backend has had, it tells those that still live, and no others."""
+    within = RedisBackend()
+    backend = wrapped(within)
+    stores = [StoredResponses(backend) for _ in range(3)]
+    watched = [each._watchers for each in (within, backend) if isinstance(each, RedisBackend | CompressedBackend)]
+    before = {len(watchers) for watchers in watched}
+    del stores[1:]
+    gc.collect()
+    assert (before, {len(watchers) for watchers in watched}) == ({3}, {1})
 
 
 @pytest.mark.parametrize(
@@ -519,25 +544,21 @@ class SlowToDelete(FourMethods):
     def __init__(self) -> None:
         super().__init__()
         self.may_delete = asyncio.Event()
-        self.told: list[Callable[[str], None]] = []
+        self.watchers = Watchers()
 
     async def set(self, key: str, value: str, timeout: int) -> None:
         await super().set(key, value, timeout)
         if not value.startswith("app-cache:"):
-            self._tell(key)
+            self.watchers.tell(key)
 
     async def delete(self, key: str) -> None:
         await self.may_delete.wait()
         await super().delete(key)
-        self._tell(key)
+        self.watchers.tell(key)
 
-    def watch(self, told: Callable[[str], None]) -> None:
+    def watch(self, told: Callable[[str], None]) -> Callable[[], object]:
         """Call *told* with each key that is set or deleted directly."""
-        self.told.append(told)
-
-    def _tell(self, key: str) -> None:
-        for told in self.told:
-            told(key)
+        return self.watchers.add(told)
 
 
 async def turn(times: int) -> None:

@@ -167,8 +167,12 @@ class InstantBackend(Protocol):
 class WatchedBackend(Protocol):
     """Tells who asks of each key that is set or deleted directly."""
 
-    def watch(self, told: Callable[[str], None]) -> None:
-        """Call *told* with the key at each later `set` and `delete`, before it is sent."""
+    def watch(self, told: Callable[[str], None]) -> Callable[[], object]:
+        """Call *told* with the key at each later `set` and `delete`, before it is sent.
+
+        Returns what ends that. It may be called more than once, in any thread, and while others are being told:
+        the cache does so when a store of it is collected as garbage.
+        """
         ...
 
 

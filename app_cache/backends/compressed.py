@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from app_cache.backends.memory import MemoryBackend
 from app_cache.backends.text import as_bytes, as_text, no_text
+from app_cache.backends.watchers import Watchers
 from app_cache.backends.wrapper import Offered, Wrapper, seconds_for
 from app_cache.errors import BackendError, ConfigurationError
 
@@ -72,7 +73,7 @@ class CompressedBackend(Wrapper):
             _checked_int("min_size", min_size, least=0),
             _checked_int("max_decompressed", max_decompressed, least=1),
         )
-        self._told: list[Callable[[str], None]] = []
+        self._watchers = Watchers()
 
     async def get(self, key: str) -> str | None:
         """Return the value kept under *key*, or None; what cannot be decompressed is absent.
@@ -98,8 +99,7 @@ class CompressedBackend(Wrapper):
         if "set_bytes" not in self._verbs:
             await super().set(key, self._packing.packed_text(value), timeout)
             return
-        for told in self._told:
-            told(key)
+        self._watchers.tell(key)
         await self._set_bytes(key, as_bytes(value), timeout)
 
     @Offered
@@ -143,10 +143,19 @@ class CompressedBackend(Wrapper):
         await cast("CombinedBackend", self.backend).set_and_run(key, packed, timeout, script, keys, args)
 
     @Offered
-    def watch(self, told: Callable[[str], None]) -> None:
-        """Call *told* with the key at each later `set` and `delete`, here or directly in the backend within."""
-        cast("WatchedBackend", self.backend).watch(told)
-        self._told.append(told)
+    def watch(self, told: Callable[[str], None]) -> Callable[[], object]:
+        """Call *told* with the key at each later `set` and `delete`, here or directly in the backend within.
+
+        Returns what ends that.
+        """
+        end_within = cast("WatchedBackend", self.backend).watch(told)
+        end_here = self._watchers.add(told)
+
+        def end() -> None:
+            end_here()
+            end_within()
+
+        return end
 
     async def _get_bytes(self, key: str) -> bytes | None:
         kept = await cast("BytesBackend", self.backend).get_bytes(key)

@@ -143,10 +143,15 @@ class BackendRouter(Composite):
         return sum([await cast("SizedBackend", backend).size() for backend in self._parts()])
 
     @Offered
-    def watch(self, told: Callable[[str], None]) -> None:
-        """Call *told* with the key at each later `set` and `delete` in any backend."""
-        for backend in self._parts():
-            cast("WatchedBackend", backend).watch(told)
+    def watch(self, told: Callable[[str], None]) -> Callable[[], object]:
+        """Call *told* with the key at each later `set` and `delete` in any backend; return what ends that."""
+        ends = [cast("WatchedBackend", backend).watch(told) for backend in self._parts()]
+
+        def end_all() -> None:
+            for end in ends:
+                end()
+
+        return end_all
 
     def _decides_otherwise(self) -> bool:
         return type(self)._get_backend_for_key is not BackendRouter._get_backend_for_key  # noqa: SLF001 - its own

@@ -345,6 +345,33 @@ class WatchContract:
         await backend.delete(second)
         assert told == [first, second]
 
+    async def test_watch_that_has_ended(self, backend: CacheBackend) -> None:
+        """Who has ended a watch, once or twice, is told of nothing more; others still are."""
+        told: list[str] = []
+        others: list[str] = []
+        able, key = having(backend, WatchedBackend), new_key()
+        end = able.watch(told.append)
+        able.watch(others.append)
+        end()
+        end()
+        await backend.set(key, "value", 60)
+        await backend.delete(key)
+        assert (told, others) == ([], [key, key])
+
+    async def test_watch_that_ends_meanwhile(self, backend: CacheBackend) -> None:
+        """A watch that ends while it is told keeps nothing from others."""
+        told: list[str] = []
+        able, key = having(backend, WatchedBackend), new_key()
+
+        def ends(key: str) -> None:
+            del key
+            end()
+
+        end = able.watch(ends)
+        able.watch(told.append)
+        await backend.set(key, "value", 60)
+        assert told == [key]
+
 
 @pytest.mark.anyio
 class TimeoutContract:

@@ -24,6 +24,7 @@ from app_cache.backends.base import (
 )
 from app_cache.backends.compressed import MARK, CompressedBackend, CompressedMemoryBackend
 from app_cache.backends.memory import MemoryBackend
+from app_cache.backends.watchers import Watchers
 from app_cache.backends.wrapper import ALL_VERBS
 from app_cache.errors import ConfigurationError
 from app_cache.testing import FakeClock
@@ -65,20 +66,18 @@ class WatchedTextBackend(TextBackend):
 
     def __init__(self) -> None:
         super().__init__()
-        self.told: list[Callable[[str], None]] = []
+        self.watchers = Watchers()
 
     async def set(self, key: str, value: str, timeout: int) -> None:
-        for told in self.told:
-            told(key)
+        self.watchers.tell(key)
         await super().set(key, value, timeout)
 
     async def delete(self, key: str) -> None:
-        for told in self.told:
-            told(key)
+        self.watchers.tell(key)
         await super().delete(key)
 
-    def watch(self, told: Callable[[str], None]) -> None:
-        self.told.append(told)
+    def watch(self, told: Callable[[str], None]) -> Callable[[], object]:
+        return self.watchers.add(told)
 
 
 class ServerBackend(MemoryBackend):
@@ -86,16 +85,14 @@ class ServerBackend(MemoryBackend):
 
     def __init__(self) -> None:
         super().__init__()
-        self.told: list[Callable[[str], None]] = []
+        self.watchers = Watchers()
 
     async def set(self, key: str, value: str, timeout: float | None = None) -> None:
-        for told in self.told:
-            told(key)
+        self.watchers.tell(key)
         await super().set(key, value, timeout)
 
     async def delete(self, key: str) -> None:
-        for told in self.told:
-            told(key)
+        self.watchers.tell(key)
         await super().delete(key)
 
     async def get_bytes(self, key: str) -> bytes | None:
@@ -125,8 +122,8 @@ class ServerBackend(MemoryBackend):
         await self.run_script(script, keys, args)
         await self.set_bytes(key, value, timeout)
 
-    def watch(self, told: Callable[[str], None]) -> None:
-        self.told.append(told)
+    def watch(self, told: Callable[[str], None]) -> Callable[[], object]:
+        return self.watchers.add(told)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -316,16 +313,19 @@ async def test_get_many() -> None:
 
 @pytest.mark.parametrize("inner", [ServerBackend, WatchedTextBackend])
 async def test_watch(inner: Callable[[], CacheBackend]) -> None:
-    """Who watches is told once of what is set or deleted through the wrapper, and of what is set within."""
+    """Until the end, who watches is told once of what is set or deleted through the wrapper, or is set within."""
     kept_in = inner()
     backend = CompressedBackend(kept_in)
     told: list[str] = []
     able = capability(backend, WatchedBackend)
     assert able is not None
-    able.watch(told.append)
+    end = able.watch(told.append)
     await backend.set("set", "value", 60)
     await backend.delete("deleted")
     await kept_in.set("within", "value", 60)
+    end()
+    await backend.set("later", "value", 60)
+    await kept_in.set("later within", "value", 60)
     assert told == ["set", "deleted", "within"]
 
 

@@ -24,6 +24,7 @@ from app_cache.backends.redis.options import (
 )
 from app_cache.backends.redis.servers import server_of
 from app_cache.backends.text import no_text
+from app_cache.backends.watchers import Watchers
 from app_cache.errors import BackendError, Fault
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class RedisBackend(CacheBackend):
         self._default_timeout = default_timeout
         self._operation_timeout = operation_timeout
         self._server = server_of(url, url_source, options)
-        self._told: list[Callable[[str], None]] = []
+        self._watchers = Watchers()
         self._clients: dict[tuple[asyncio.AbstractEventLoop, int], Client] = {}
         self._clients_lock = threading.Lock()
 
@@ -129,7 +130,7 @@ class RedisBackend(CacheBackend):
             raise BackendError(
                 f"set was given text that cannot be written in {self._encoding}", fault=Fault.REFUSED
             ) from error
-        self._tell(key)
+        self._watchers.tell(key)
         await self._ask("set", "SET", key, encoded, *expiry)
 
     async def delete(self, key: str) -> None:
@@ -138,7 +139,7 @@ class RedisBackend(CacheBackend):
         Raises:
             BackendError: If the server does not answer or refuses.
         """
-        self._tell(key)
+        self._watchers.tell(key)
         await self._ask("delete", "UNLINK", key)
 
     async def close(self) -> None:
@@ -185,8 +186,8 @@ class RedisBackend(CacheBackend):
             cursor, keys = await self._ask(
                 "delete_pattern", "SCAN", cursor or 0, "MATCH", pattern, "COUNT", KEYS_PER_SCAN
             )
-            for key in keys if self._told else ():
-                self._tell(key.decode("utf-8", "surrogateescape"))
+            for key in keys if self._watchers else ():
+                self._watchers.tell(key.decode("utf-8", "surrogateescape"))
             if keys:
                 deleted += await self._ask("delete_pattern", "UNLINK", *keys)
         return deleted
@@ -266,13 +267,12 @@ class RedisBackend(CacheBackend):
             "set", lambda client: with_script(client, script, lambda: in_one_round_trip(client, commands))
         )
 
-    def watch(self, told: Callable[[str], None]) -> None:
-        """Call *told* with the key at each later `set` and `delete`, and with those of `delete_pattern`."""
-        self._told.append(told)
+    def watch(self, told: Callable[[str], None]) -> Callable[[], object]:
+        """Call *told* with the key at each later `set` and `delete`, and with those of `delete_pattern`.
 
-    def _tell(self, key: str) -> None:
-        for told in self._told:
-            told(key)
+        Returns what ends that.
+        """
+        return self._watchers.add(told)
 
     def _expiry(self, timeout: float | None) -> tuple[str, int]:
         seconds = checked_timeout(self._default_timeout if timeout is None else timeout)

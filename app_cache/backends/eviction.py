@@ -1,7 +1,8 @@
 """Which entry goes when one more does not fit: the newest, or one that was not read, by counts and by bets.
 
-The entries stand on a clock; its hand passes over those that were read since it last came by. When one more comes
-and does not fit, the newest until then meets the first that the hand finds unread, and takes its place if
+The entries stand in a ring, which a hand goes around: it passes over those that were read since it last came by.
+When one more comes and does not fit, the newest until then meets the first that the hand finds unread, and takes
+its place if
 
 - it was asked for more often: an entry counts the rounds of the hand in which it was read, and the times that it
   had to be kept again after it went, which a table of hashes remembers; or if
@@ -54,7 +55,7 @@ class Resident(msgspec.Struct, gc=False):
     bet: int = NO_BET
     """What it is watched as until the hand comes round."""
     place: int = 0
-    """Its index on the clock."""
+    """Its index in the ring."""
 
     @property
     def cost(self) -> int:
@@ -70,8 +71,8 @@ class Eviction(Generic[R]):
 
     def __init__(self) -> None:
         self._newest: R | None = None
-        """The one that came last, until another comes or it has to go; it is not on the clock."""
-        self._clock: list[R] = []
+        """The one that came last, until another comes or it has to go; it is not in the ring."""
+        self._ring: list[R] = []
         self._hand = 0
         self._rates = [0.5] * 24
         """By bet and count: how often such a bet was won of late. Those of `NO_BET` mean nothing."""
@@ -79,13 +80,13 @@ class Eviction(Generic[R]):
 
     def enter(self, resident: R) -> None:
         """Take in *resident*, whose key is not there, after what had to go has gone."""
-        newest, clock = self._newest, self._clock
+        newest, ring = self._newest, self._ring
         if newest is not None:
-            newest.place = len(clock)
-            clock.append(newest)
-            if 2 * len(clock) > self._gone.places:
+            newest.place = len(ring)
+            ring.append(newest)
+            if 2 * len(ring) > self._gone.places:
                 self._gone = _Gone(2 * self._gone.places, self._rates)
-        count = self._gone.recall(resident.key, len(clock))
+        count = self._gone.recall(resident.key, len(ring))
         if count:
             resident.count = count
         self._newest = resident
@@ -96,7 +97,7 @@ class Eviction(Generic[R]):
         if old is self._newest:
             self._newest = new
         else:
-            self._clock[old.place] = new
+            self._ring[old.place] = new
 
     def leave(self, resident: R) -> None:
         """Let go of *resident*, and remember how often it was asked for."""
@@ -125,30 +126,30 @@ class Eviction(Generic[R]):
             self._gone.remember(new, ON_NEW)
             return new
         new.place, new.bet = weaker.place, ON_NEW
-        self._clock[new.place] = new
+        self._ring[new.place] = new
         self._gone.remember(weaker, ON_SETTLED)
         return weaker
 
     def each(self) -> Iterator[R]:
         """Give each resident that is there now, unless it has gone when its turn comes; some may come twice.
 
-        Others may come and go meanwhile: the clock is gone through from its end, from where gaps are filled.
+        Others may come and go meanwhile: the ring is gone through from its end, from where gaps are filled.
         """
         if self._newest is not None:
             yield self._newest
-        place = len(self._clock)
-        while place := min(place, len(self._clock)):
+        place = len(self._ring)
+        while place := min(place, len(self._ring)):
             place -= 1
-            yield self._clock[place]
+            yield self._ring[place]
 
     def _weaker_than(self, new: R, *, by_bytes: bool) -> R | None:
         """Let *new* meet those that the hand finds unread, one more than it counts; return whom it drives out."""
-        clock, rates = self._clock, self._rates
+        ring, rates = self._ring, self._rates
         worth, rate = new.count + 1, rates[ON_NEW + new.count]
         to_meet = worth
-        for _ in STEPS if clock else ():
-            settled = clock[self._hand]
-            self._hand = (self._hand + 1) % len(clock)
+        for _ in STEPS if ring else ():
+            settled = ring[self._hand]
+            self._hand = (self._hand + 1) % len(ring)
             if self._decide(settled):
                 continue
             size = new.cost / settled.cost if by_bytes else 1
@@ -164,13 +165,13 @@ class Eviction(Generic[R]):
         """Move the hand on, and return the one of least worth that it finds unread, or where it stops."""
         unread = []
         for _ in STEPS:
-            settled = self._clock[self._hand]
-            self._hand = (self._hand + 1) % len(self._clock)
+            settled = self._ring[self._hand]
+            self._hand = (self._hand + 1) % len(self._ring)
             if not self._decide(settled):
                 settled.bet = NO_BET
                 unread.append(settled)
         if not unread:
-            return self._clock[self._hand]
+            return self._ring[self._hand]
         return min(unread, key=lambda settled: (settled.count + 1) / (settled.cost if by_bytes else 1))
 
     def _decide(self, resident: R) -> bool:
@@ -187,12 +188,12 @@ class Eviction(Generic[R]):
         return True
 
     def _close_gap(self, place: int) -> None:
-        """Take out who stands at *place* of the clock; the last one moves there."""
-        last = self._clock.pop()
+        """Take out who stands at *place* of the ring; the last one moves there."""
+        last = self._ring.pop()
         if last.place != place:
             last.place = place
-            self._clock[place] = last
-        if self._hand >= len(self._clock):
+            self._ring[place] = last
+        if self._hand >= len(self._ring):
             self._hand = 0
 
 
@@ -226,7 +227,7 @@ class _Gone:
 
         Args:
             key: What comes anew.
-            settled: How many stand on the clock.
+            settled: How many stand in the ring.
         """
         digest = hash(key)
         place = digest & self._mask

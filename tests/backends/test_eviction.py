@@ -182,8 +182,8 @@ def test_places_are_true() -> None:
             del cache.kept[cache.eviction.choose(by_bytes=True).key]
         else:
             cache.ask(f"{int(chance.paretovariate(0.5))}")
-        clock = cache.eviction._clock
-        assert [resident.place for resident in clock] == list(range(len(clock)))
+        ring = cache.eviction._ring
+        assert [resident.place for resident in ring] == list(range(len(ring)))
         assert {resident.key for resident in cache.eviction.each()} == set(cache.kept)
 
 

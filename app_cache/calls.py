@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from app_cache.backends.base import LocalBackend, budget_of, capability
+from app_cache.backends.base import LAST_LOOK_S, STALLED_S, LocalBackend, budget_of, capability
 from app_cache.backends.wrapper import shown
 from app_cache.breaker import ENDINGS, Breaker, Ending, Troubles, fault_of
-from app_cache.errors import LAST_LOOK_S, STALLED_S, BackendError, Fault
+from app_cache.errors import BackendError, Fault
 
 if TYPE_CHECKING:
     from collections import Counter

@@ -42,13 +42,6 @@ class Fault(Enum):
     """The event loop of this process stood still meanwhile: whether the backend is there is not known."""
 
 
-STALLED_S = 0.05
-"""Seconds past the end of its time after which an operation that ends was held up by this process."""
-LAST_LOOK_S = 0.005
-"""Seconds past the end of its time in which an operation may still end: what came while the event loop stood still
-is read after its timers have run."""
-
-
 class EncodingError(AppCacheError, TypeError):
     """A value cannot be kept in a `ValueCache` so that it comes back as it is; the message names its type."""
 

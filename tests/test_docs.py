@@ -44,12 +44,11 @@ import app_cache.server
 import app_cache.testing
 import containers
 from app_cache import CachePolicy, CacheSettings, RedisBackend
-from app_cache.backends.base import OPERATION_TIMEOUT_S, VERBS
+from app_cache.backends.base import LAST_LOOK_S, OPERATION_TIMEOUT_S, VERBS
 from app_cache.backends.redis.options import DEFAULTS, RULES
 from app_cache.breaker import OPENS_AFTER
 from app_cache.clock.script import ScriptClock
 from app_cache.clock.tokens import TokenClock
-from app_cache.errors import LAST_LOOK_S
 from app_cache.flight import FILL_TIMEOUT_S
 from app_cache.logger_config import unconfigure_logger
 from app_cache.orders import MAX_OWED

@@ -23,6 +23,11 @@ T = TypeVar("T")
 
 OPERATION_TIMEOUT_S = 0.25
 """Seconds that one operation of a backend may take which names no ``operation_timeout`` of its own."""
+STALLED_S = 0.05
+"""Seconds past the end of its time after which an operation that ends was held up by this process."""
+LAST_LOOK_S = 0.005
+"""Seconds past the end of its time in which an operation may still end: what came while the event loop stood still
+is read after its timers have run."""
 
 
 class CacheBackend(ABC):

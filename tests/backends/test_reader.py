@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from app_cache.backends.base import STALLED_S
 from app_cache.backends.redis import RedisBackend
 from app_cache.backends.redis.reader import LANES, MAX_BYTES, MAX_KEYS, Reader, RefusedError
-from app_cache.errors import STALLED_S, BackendError, Fault
+from app_cache.errors import BackendError, Fault
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 
 from app_cache import cache
+from app_cache.backends.base import LAST_LOOK_S
 from app_cache.breaker import OPENS_AFTER, State
-from app_cache.errors import LAST_LOOK_S
 from app_cache.fastapi import cache_router
 from containers import CacheContainer, install
 from tests.clients import HIT, client_of, told

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 import redis
 
+from app_cache.backends.base import STALLED_S
 from app_cache.backends.redis import RedisBackend
 from app_cache.breaker import OPENS_AFTER, State
-from app_cache.errors import STALLED_S
 from app_cache.store import StoredResponses
 from tests.clients import HIT
 from tests.failures.proxy import Delay, FaultProxy

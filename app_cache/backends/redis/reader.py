@@ -13,7 +13,8 @@ from collections import deque
 from contextvars import Context
 from typing import TYPE_CHECKING, Protocol
 
-from app_cache.errors import LAST_LOOK_S, STALLED_S, BackendError, Fault
+from app_cache.backends.base import LAST_LOOK_S, STALLED_S
+from app_cache.errors import BackendError, Fault
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence

@@ -17,7 +17,7 @@ from app_cache.answers import (
     send_plain,
     send_start,
 )
-from app_cache.clock.base import other_url
+from app_cache.clock.names import other_url
 from app_cache.codec import entity_tag_of
 from app_cache.filling import Filling
 from app_cache.flight import BODIES, FILL_TIMEOUT_S, UNADMITTED, Fill, Outcome

@@ -18,7 +18,8 @@ from starlette.responses import Response
 from app_cache.backends.base import CacheBackend, SizedBackend, capability
 from app_cache.backends.wrapper import shown
 from app_cache.checks import checked_tag
-from app_cache.clock.base import Order, tag_stamp
+from app_cache.clock.base import Order
+from app_cache.clock.names import tag_stamp
 from app_cache.errors import ConfigurationError
 from app_cache.health import CHECK_TIMEOUT_S, HealthCheck
 from app_cache.invalidation import InvalidationService, result_of, stamp_of_url

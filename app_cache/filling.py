@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from app_cache.clock.base import group_stamp, is_group_stamp, tag_stamp
+from app_cache.clock.names import group_stamp, is_group_stamp, tag_stamp
 from app_cache.codec import Entry, Mark, compact, entity_tag_of
 from app_cache.flight import NOT_SHARED, UNADMITTED, Outcome, Share
 from app_cache.rules.decisions import (

@@ -10,7 +10,7 @@ import msgspec
 from starlette.requests import Request
 
 from app_cache.checks import checked_tags, kind_of
-from app_cache.clock.base import Subject, key_stamp, root_stamp, tag_stamp, url_stamp
+from app_cache.clock.names import Subject, key_stamp, root_stamp, tag_stamp, url_stamp
 from app_cache.keys import (
     POLICY,
     DefaultKeyGenerator,

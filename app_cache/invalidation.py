@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Literal
 from urllib.parse import unquote, urlsplit
 
 from app_cache.checks import checked_tag, kind_of
-from app_cache.clock.base import InvalidationResult, Order, key_stamp, tag_stamp, url_stamp
+from app_cache.clock.base import InvalidationResult, Order
+from app_cache.clock.names import key_stamp, tag_stamp, url_stamp
 from app_cache.errors import ConfigurationError
 from app_cache.keys import origin
 from app_cache.rules.glob import checked_pattern

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from app_cache.checks import CACHEABLE_METHODS
-from app_cache.clock.base import Order, group_stamp, tag_stamp, url_stamp
+from app_cache.clock.base import Order
+from app_cache.clock.names import group_stamp, tag_stamp, url_stamp
 from app_cache.errors import ConfigurationError
 from app_cache.exchange import ASKED_IN_VAIN, Exchange
 from app_cache.fastpath import FastPath, Question

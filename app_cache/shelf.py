@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from app_cache.backends.base import BytesBackend, capability, given_text
 from app_cache.codec import from_text, to_text
 
 if TYPE_CHECKING:
     from app_cache.backends.base import CacheBackend
-    from app_cache.clock.base import Shelf
+
+
+class Shelf(Protocol):
+    """How the bytes of entries get into a backend and out of it."""
+
+    async def read(self, key: str) -> bytes | None:
+        """Return the bytes under *key*, or None."""
+        ...
+
+    async def write(self, key: str, value: bytes, timeout: float) -> None:
+        """Keep *value* under *key* for *timeout* seconds."""
+        ...
 
 
 def shelf_of(backend: CacheBackend) -> Shelf:

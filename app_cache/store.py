@@ -22,8 +22,9 @@ from app_cache.backends.base import (
 )
 from app_cache.backends.wrapper import shown
 from app_cache.calls import Calls
-from app_cache.clock.base import InvalidationResult, Order, Subject, Verdict, other_url
+from app_cache.clock.base import InvalidationResult, Order, Verdict
 from app_cache.clock.choose import clock_for
+from app_cache.clock.names import Subject, other_url
 from app_cache.codec import Entry, Mark, Value, Variants, decode
 from app_cache.errors import ConfigurationError
 from app_cache.flight import Flight, land

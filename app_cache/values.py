@@ -23,7 +23,8 @@ from anyio.lowlevel import RunVar
 
 from app_cache import checks
 from app_cache.checks import checked_tags, kind_of
-from app_cache.clock.base import Order, Subject, key_stamp, tag_stamp
+from app_cache.clock.base import Order
+from app_cache.clock.names import Subject, key_stamp, tag_stamp
 from app_cache.codec import Mark, Value
 from app_cache.errors import ConfigurationError, EncodingError
 from app_cache.flight import FILL_TIMEOUT_S, Run

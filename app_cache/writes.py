@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from app_cache.backends.base import LocalBackend, WatchedBackend, capability
-from app_cache.clock.base import end
 from app_cache.codec import Variants, encode
+from app_cache.tasks import end_tasks
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 
     from app_cache.backends.base import CacheBackend
     from app_cache.calls import Calls
-    from app_cache.clock.base import InvalidationClock, Shelf, Subject
+    from app_cache.clock.base import InvalidationClock
+    from app_cache.clock.names import Subject
     from app_cache.codec import Record
+    from app_cache.shelf import Shelf
 
 PENDING_S = 5.0
 """Seconds after which a write that the backend has not taken is dropped."""
@@ -172,7 +174,7 @@ class Writes:
         writers = {task for task in [*self._writers] if task.get_loop() is loop}
         if writers:
             _, late = await asyncio.wait(writers, timeout=PENDING_S)
-            await end(late)
+            await end_tasks(late)
 
     async def _write(self, record: Record, subject: Subject | None, keep_for: float, value: bytes) -> None:
         if subject is None or isinstance(record, Variants):

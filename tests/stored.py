@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from app_cache.backends.base import CacheBackend
-from app_cache.clock.base import Subject, Verdict, key_stamp, tag_stamp, url_stamp
+from app_cache.clock.base import Verdict
+from app_cache.clock.names import Subject, key_stamp, tag_stamp, url_stamp
 from app_cache.codec import Entry
 from app_cache.keys import digest, prefix
 from app_cache.rules.messages import StoredResponse

@@ -22,7 +22,8 @@ from app_cache import (
     RedisBackend,
 )
 from app_cache.breaker import OPENS_AFTER, State
-from app_cache.clock.base import Order, tag_stamp
+from app_cache.clock.base import Order
+from app_cache.clock.names import tag_stamp
 from app_cache.fastpath import OVERHEAD, ReadyAfar
 from app_cache.store import StoredResponses
 from app_cache.testing import FakeClock

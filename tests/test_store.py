@@ -16,7 +16,8 @@ from app_cache.backends.metrics import MetricsBackend
 from app_cache.backends.redis import RedisBackend
 from app_cache.backends.router import BackendRouter
 from app_cache.backends.watchers import Watchers
-from app_cache.clock.base import Order, tag_stamp
+from app_cache.clock.base import Order
+from app_cache.clock.names import tag_stamp
 from app_cache.codec import Variants, decode, from_text
 from app_cache.errors import BackendError, ConfigurationError
 from app_cache.store import MAX_REMEMBERED, MAX_VARIANTS, StoredResponses

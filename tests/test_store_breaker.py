@@ -14,7 +14,8 @@ from app_cache.backends.base import LAST_LOOK_S, STALLED_S
 from app_cache.backends.memory import MemoryBackend
 from app_cache.backends.redis import RedisBackend
 from app_cache.breaker import OPENS_AFTER, PROBE_EVERY_S, Breaker, State
-from app_cache.clock.base import Order, tag_stamp
+from app_cache.clock.base import Order
+from app_cache.clock.names import tag_stamp
 from app_cache.errors import BackendError, Fault
 from app_cache.orders import MAX_OWED
 from app_cache.store import StoredResponses

@@ -11,7 +11,8 @@ import pytest
 
 from app_cache.backends.memory import MemoryBackend
 from app_cache.breaker import PROBE_EVERY_S, State
-from app_cache.clock.base import Order, tag_stamp
+from app_cache.clock.base import Order
+from app_cache.clock.names import tag_stamp
 from app_cache.errors import BackendError, Fault
 from app_cache.orders import FEW_FAILURES, MAX_OWED
 from app_cache.store import StoredResponses

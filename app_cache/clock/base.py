@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Protocol
-
-import msgspec
-
-from app_cache.keys import without_root
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
+    from app_cache.clock.names import Subject
     from app_cache.codec import Mark
 
 
@@ -27,22 +20,6 @@ class Verdict(Enum):
     INVALID = "invalid"
     UNASKED = "unasked"
     """The reading has not asked for all of the entry's tags: ask again."""
-
-
-class Subject(msgspec.Struct, frozen=True):
-    """What an invalidation may name an entry by.
-
-    Args:
-        tags: Its tags, those of its URL and key included.
-        path: Its decoded path.
-        logical_key: What a key generator of the application's own gave, or None.
-        key: The key under which it is kept.
-    """
-
-    tags: frozenset[str]
-    path: str
-    logical_key: str | None
-    key: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,68 +64,6 @@ class InvalidationResult:
     widened_to: str | None = None
 
 
-def tag_stamp(tag: str) -> str:
-    """Return the name of the stamp of a tag that the application chose."""
-    return short("t:" + tag)
-
-
-def url_stamp(path: str, origin: str = "") -> str:
-    """Return the name of the stamp of a URL: its decoded *path*, at one *origin* or at any."""
-    return short(f"u:{origin}{path}")
-
-
-def root_stamp(root_path: str) -> str:
-    """Return the name of the stamp of a root path: what was asked for under it answers to its path without it."""
-    return short("r:" + root_path)
-
-
-def named_by(subject: Subject) -> list[str]:
-    """Return what a pattern may match of *subject*: its path, that without each root path, its logical key."""
-    roots = [tag.removeprefix("r:") for tag in subject.tags if tag.startswith("r:/")]
-    paths = [subject.path, *(without_root(subject.path, root) for root in roots)]
-    return paths if subject.logical_key is None else [*paths, subject.logical_key]
-
-
-def is_url_stamp(name: str) -> bool:
-    """Return whether *name* is that of a URL, or of a root path."""
-    return name.startswith(("u:", "r:"))
-
-
-def other_url(asked: Subject, named: Subject) -> Subject | None:
-    """Return the URL that *asked* is for as a subject of its own, None if what is *named* so is for that URL too.
-
-    A key generator of the application's own may give two URLs one key: what either is invalidated by counts.
-    """
-    if asked.path == named.path and asked.tags <= named.tags:
-        return None
-    urls = frozenset(filter(is_url_stamp, asked.tags))
-    if asked.path == named.path and urls <= named.tags:
-        return None
-    return Subject(urls, asked.path, named.logical_key, named.key)
-
-
-def group_stamp(origin: str, group: str) -> str:
-    """Return the name of the stamp of a cache group, which has an origin of its own (RFC 9875 §2.1)."""
-    return short(f"g:{origin} {group}")
-
-
-def is_group_stamp(name: str) -> bool:
-    """Return whether *name* is that of a cache group."""
-    return name.startswith("g:")
-
-
-def key_stamp(logical_key: str) -> str:
-    """Return the name of the stamp of a logical key."""
-    return short("k:" + logical_key)
-
-
-def short(name: str) -> str:
-    """Return *name*, or a digest of it where it is long or has characters that do not print."""
-    if len(name) <= 200 and name.isprintable():
-        return name
-    return f"{name[:2]}#{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()}"
-
-
 class Reading(Protocol):
     """The clock at one moment, with the stamps that were asked for."""
 
@@ -159,18 +74,6 @@ class Reading(Protocol):
 
     def judge(self, mark: Mark, subject: Subject) -> Verdict:
         """Return whether an entry that was filled under *mark* is still valid."""
-        ...
-
-
-class Shelf(Protocol):
-    """How the bytes of entries get into a backend and out of it."""
-
-    async def read(self, key: str) -> bytes | None:
-        """Return the bytes under *key*, or None."""
-        ...
-
-    async def write(self, key: str, value: bytes, timeout: float) -> None:
-        """Keep *value* under *key* for *timeout* seconds."""
         ...
 
 
@@ -265,18 +168,3 @@ class InvalidationClock(ABC):
 
     async def close(self) -> None:  # noqa: B027  most clocks begin nothing
         """End what was begun beside others in the running loop; the clock can be used again."""
-
-
-ENDS_WITHIN_S = 1.0
-"""Seconds in which what is cancelled ends, if a backend lets it."""
-
-
-async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Cancel those of *tasks* that live in the running loop, and return when they have ended, or soon."""
-    loop = asyncio.get_running_loop()
-    own = [task for task in tasks if task.get_loop() is loop]
-    for task in own:
-        task.cancel()
-    ended, _ = await asyncio.wait(own, timeout=ENDS_WITHIN_S) if own else ((), ())
-    for task in ended:
-        _ = task.cancelled() or task.exception()

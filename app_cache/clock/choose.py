@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from app_cache.backends.base import CacheBackend
-    from app_cache.clock.base import InvalidationClock, Shelf
+    from app_cache.clock.base import InvalidationClock
+    from app_cache.shelf import Shelf
 
 
 def clock_for(

@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
-from app_cache.clock.base import Verdict, named_by
+from app_cache.clock.base import Verdict
+from app_cache.clock.names import named_by
 from app_cache.rules.glob import compile_glob
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from app_cache.clock.base import Order, Subject
+    from app_cache.clock.base import Order
+    from app_cache.clock.names import Subject
     from app_cache.codec import Mark
 
     Matcher = Callable[[Subject, Iterable[str]], bool]

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from app_cache.backends.base import LocalBackend
-    from app_cache.clock.base import Order, Shelf, Subject
+    from app_cache.clock.base import Order
+    from app_cache.clock.names import Subject
+    from app_cache.shelf import Shelf
 
 MAX_STAMPS = 65_536
 """Stamps kept at once; beyond, the older half is forgotten and what is older than those is a miss."""

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, cast
 from urllib.parse import quote, unquote_to_bytes
 
 from app_cache.backends.base import BatchingBackend, CombinedBackend, ScriptBackend, budget_of, capability
-from app_cache.clock.base import Basis, InvalidationClock, InvalidationResult, Order, Reading, Verdict, end
+from app_cache.clock.base import Basis, InvalidationClock, InvalidationResult, Order, Reading, Verdict
 from app_cache.clock.epochs import (
     DIGITS,
     LAST_NUMBER,
@@ -41,12 +41,14 @@ from app_cache.clock.epochs import (
 )
 from app_cache.codec import Mark
 from app_cache.keys import prefix
+from app_cache.tasks import end_tasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
     from app_cache.backends.base import CacheBackend
-    from app_cache.clock.base import Shelf, Subject
+    from app_cache.clock.names import Subject
+    from app_cache.shelf import Shelf
 
 MARGIN_S = 60.0
 """Seconds that the clock outlives what it judges."""
@@ -445,7 +447,7 @@ class ScriptClock(InvalidationClock):
         return None if epochs is None else epochs.epoch
 
     async def close(self) -> None:
-        await end(self._beside)
+        await end_tasks(self._beside)
 
 
 def _parts_of(order: Order) -> list[Order]:

@@ -20,14 +20,18 @@ import secrets
 from typing import TYPE_CHECKING, cast
 
 from app_cache.backends.base import given_text
-from app_cache.clock.base import InvalidationClock, InvalidationResult, Reading, Verdict, end, named_by, short
+from app_cache.clock.base import InvalidationClock, InvalidationResult, Reading, Verdict
+from app_cache.clock.names import named_by, short
 from app_cache.codec import Mark
 from app_cache.keys import prefix
 from app_cache.rules.glob import literal_directory
+from app_cache.tasks import end_tasks
 
 if TYPE_CHECKING:
     from app_cache.backends.base import CacheBackend
-    from app_cache.clock.base import Order, Shelf, Subject
+    from app_cache.clock.base import Order
+    from app_cache.clock.names import Subject
+    from app_cache.shelf import Shelf
 
 MAX_DIRECTORIES = 8
 """Directories of a path that have a stamp, the root among them: its stamp is that of everything."""
@@ -167,11 +171,11 @@ class TokenClock(InvalidationClock):
         try:
             await asyncio.gather(*tasks)
         except Exception:
-            await end(tasks)
+            await end_tasks(tasks)
             raise
 
     async def close(self) -> None:
-        await end([*self._making.values()])
+        await end_tasks([*self._making.values()])
 
 
 def _token(text: str | None) -> str | None:

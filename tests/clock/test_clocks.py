@@ -10,7 +10,8 @@ import pytest
 
 from app_cache.backends.memory import MemoryBackend
 from app_cache.clock import epochs, local, script
-from app_cache.clock.base import Order, Verdict, key_stamp, tag_stamp, url_stamp
+from app_cache.clock.base import Order, Verdict
+from app_cache.clock.names import key_stamp, tag_stamp, url_stamp
 from app_cache.errors import ConfigurationError
 from app_cache.store import StoredResponses
 from tests.stored import Page, begun, filled, kept, verdict

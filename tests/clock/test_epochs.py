@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app_cache.clock.base import Order, Subject, Verdict, named_by, root_stamp
+from app_cache.clock.base import Order, Verdict
 from app_cache.clock.epochs import (
     MAX_BANS,
     MAX_MATCHED,
@@ -25,6 +25,7 @@ from app_cache.clock.epochs import (
     bans_of,
     judge,
 )
+from app_cache.clock.names import Subject, named_by, root_stamp
 from app_cache.codec import Mark
 
 if TYPE_CHECKING:

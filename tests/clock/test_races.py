@@ -18,7 +18,8 @@ import pytest
 
 from app_cache.backends.memory import MemoryBackend
 from app_cache.backends.redis import RedisBackend
-from app_cache.clock.base import Order, tag_stamp, url_stamp
+from app_cache.clock.base import Order
+from app_cache.clock.names import tag_stamp, url_stamp
 from app_cache.store import StoredResponses
 from tests.stored import FourMethods, Page, look_up, written
 

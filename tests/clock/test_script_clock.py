@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from app_cache.backends.redis import RedisBackend
-from app_cache.clock.base import Order, Verdict, tag_stamp
+from app_cache.clock.base import Order, Verdict
 from app_cache.clock.epochs import DIGITS
+from app_cache.clock.names import tag_stamp
 from app_cache.clock.script import MAX_BESIDE, MAX_TERMS, PART, TOUCH
 from app_cache.errors import BackendError
 from app_cache.store import StoredResponses

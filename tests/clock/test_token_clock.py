@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from app_cache.clock.base import Order, Verdict, tag_stamp
+from app_cache.clock.base import Order, Verdict
+from app_cache.clock.names import tag_stamp
 from app_cache.clock.tokens import AT_ONCE, MAX_DIRECTORIES, TOKEN_TIMEOUT_S, TokenClock
 from app_cache.codec import Mark
 from app_cache.errors import BackendError
@@ -96,7 +97,7 @@ async def test_what_is_no_token(damaged: str) -> None:
 
 async def test_close_ends_though_the_backend_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     """Closing does not wait for a backend that takes no notice of being cancelled (F29)."""
-    monkeypatch.setattr("app_cache.clock.base.ENDS_WITHIN_S", 0)
+    monkeypatch.setattr("app_cache.tasks.ENDS_WITHIN_S", 0)
     setting, released = asyncio.Event(), asyncio.Event()
 
     class Stubborn(FourMethods):

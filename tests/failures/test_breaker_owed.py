@@ -9,7 +9,8 @@ import pytest
 
 from app_cache.backends.redis import RedisBackend
 from app_cache.breaker import PROBE_EVERY_S, State
-from app_cache.clock.base import Order, tag_stamp
+from app_cache.clock.base import Order
+from app_cache.clock.names import tag_stamp
 from app_cache.orders import MAX_OWED
 from app_cache.store import StoredResponses
 from app_cache.testing import FakeClock

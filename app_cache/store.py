@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Kept = TypeVar("Kept", bound=Entry | Value)
 
 MAX_VARIANTS = 32
 """Variants kept under one key (RFC 9111 §4.1); the least used goes first."""
@@ -347,7 +346,7 @@ class StoredResponses:
             varies = self._with_variant(entry.key, vary, key, keep_for)
             await self.writes.put(varies, None, varies.keep_for)
             self.gone.pop(own_key, None)
-            entry = _under(entry, key)
+            entry = msgspec.structs.replace(entry, key=key)
         if replaces is not None and replaces not in (own_key, entry.key):
             self.drop(replaces, turn)
         if not self._takes_its_place(entry.key, turn):
@@ -452,7 +451,3 @@ def subject_of(entry: Entry | Value) -> Subject:
 def variant_key(key: str, fields: frozenset[str], request: Headers) -> str:
     """Return the key of the variant under *key* that *request* selects by *fields*."""
     return f"{key}:{digest(part for pair in variant(fields, request) for part in pair)}"
-
-
-def _under(entry: Kept, key: str, mark: Mark | None = None) -> Kept:
-    return msgspec.structs.replace(entry, key=key, mark=mark or entry.mark)

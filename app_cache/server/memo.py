@@ -73,10 +73,9 @@ class Memo:
     Args:
         served: What the server calls.
         status_lines: The first line of an answer by its status.
-        max_bytes: Bytes that it may hold.
     """
 
-    def __init__(self, served: Any, status_lines: Mapping[int, bytes], max_bytes: int = MAX_BYTES) -> None:
+    def __init__(self, served: Any, status_lines: Mapping[int, bytes]) -> None:
         self.known: dict[bytes, Known] = {}
         self.starts: dict[int, bytes] = {}
         """The begin of an answer by its status, with the fields that the server adds to each."""
@@ -85,7 +84,7 @@ class Memo:
         self.rests_under: list[tuple[bytes, bytes]] | None = None
         """Fields that the server adds while there is nothing to look for: nothing is known, nor asked for."""
         self.bytes_held = 0
-        self.max_bytes = max_bytes
+        self.max_bytes = MAX_BYTES
         self._asked_under: list[tuple[bytes, bytes]] | None = None
         self._left = 0
         """Questions that may yet be asked while the server adds the fields under which the last one was."""

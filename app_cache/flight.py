@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections import OrderedDict, deque
+from collections import deque
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import msgspec
 
+from app_cache.bounded import Bounded
 from app_cache.rules.directives import delta_seconds
 from app_cache.rules.messages import combined, fields_of
 
@@ -531,8 +532,8 @@ class Flight(Generic[RunT]):
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._runs: dict[str, RunT] = {}
-        self._markers: OrderedDict[str, float] = OrderedDict()
-        self._resting: OrderedDict[str, _Rest] = OrderedDict()
+        self._markers: Bounded[str, float] = Bounded(MAX_MARKERS)
+        self._resting: Bounded[str, _Rest] = Bounded(MAX_MARKERS)
         self._few: dict[tuple[asyncio.AbstractEventLoop, str], _Few] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -610,18 +611,13 @@ class Flight(Generic[RunT]):
             self.mark_unshared(key)
 
     def _rest(self, key: str) -> None:
-        before = self._resting.pop(key, None)
+        before = self._resting.get(key)
         seconds = REST_S if before is None else min(2 * before.seconds, MOST_REST_S)
         self._resting[key] = _Rest(seconds, self._clock() + seconds)
-        if len(self._resting) > MAX_MARKERS:
-            self._resting.popitem(last=False)
 
     def mark_unshared(self, key: str) -> None:
         """Let requests of *key* go on by themselves for a moment."""
-        self._markers.pop(key, None)
         self._markers[key] = self._clock() + MARKER_S
-        if len(self._markers) > MAX_MARKERS:
-            self._markers.popitem(last=False)
 
     def is_unshared(self, key: str) -> bool:
         """Return whether the answer of *key* lately could not be shared."""

@@ -19,7 +19,6 @@ import sys
 import threading
 import time
 import traceback
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ import structlog
 from structlog.contextvars import merge_contextvars
 from structlog.processors import JSONRenderer, TimeStamper, add_log_level, format_exc_info
 
+from app_cache.bounded import Bounded
 from app_cache.errors import ConfigurationError
 
 Render = Callable[[str, str, Mapping[str, Any]], str]
@@ -138,7 +138,7 @@ class SparingLogger:
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
         self._lock = threading.Lock()
-        self._kinds: OrderedDict[tuple[object, ...], _Kind] = OrderedDict()
+        self._kinds: Bounded[tuple[object, ...], _Kind] = Bounded(MAX_KINDS)
 
     def failed(self, event: str, place: str, error: BaseException, **fields: Any) -> None:
         """Say that *error* was raised at *place*; with its traceback, where none of its kind was left unsaid."""
@@ -159,14 +159,12 @@ class SparingLogger:
         """Return how many of *kind* were not said, now that there is one more; 0 if it is too early to say it."""
         now = self._monotonic()
         with self._lock:
-            known = self._kinds.setdefault(kind, _Kind(-math.inf))
+            known = self._kinds.get(kind) or _Kind(-math.inf)
             known.unsaid += 1
             if now - known.said_at < AGAIN_AFTER_S:
                 return 0
             times, known.unsaid, known.said_at = known.unsaid, 0, now
-            self._kinds.move_to_end(kind)
-            if len(self._kinds) > MAX_KINDS:
-                self._kinds.popitem(last=False)
+            self._kinds[kind] = known
             return times
 
 

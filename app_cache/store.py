@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -21,6 +21,7 @@ from app_cache.backends.base import (
     capability,
 )
 from app_cache.backends.wrapper import shown
+from app_cache.bounded import Bounded
 from app_cache.calls import Calls
 from app_cache.clock.base import InvalidationResult, Order, Verdict
 from app_cache.clock.choose import clock_for
@@ -137,12 +138,12 @@ class StoredResponses:
         """Whether nobody but this process has what is stored."""
         self._ends_at_once = capability(backend, BatchingBackend) is not None
         self._turns = count(1)
-        self._stored_in: OrderedDict[str, int] = OrderedDict()
+        self._stored_in: Bounded[str, int] = Bounded(MAX_TURNS)
         """The turn in which what was last stored under a key began."""
-        self.gone: OrderedDict[str, None] = OrderedDict()
+        self.gone: Bounded[str, None] = Bounded(MAX_REMEMBERED)
         """The keys whose response answers no more, whatever the backend holds."""
-        self._late_tags: OrderedDict[str, frozenset[str]] = OrderedDict()
-        self._variants: OrderedDict[str, Variants] = OrderedDict()
+        self._late_tags: Bounded[str, frozenset[str]] = Bounded(MAX_REMEMBERED)
+        self._variants: Bounded[str, Variants] = Bounded(MAX_REMEMBERED)
 
     async def look_up(self, key: str, subject: Subject, request: Headers) -> Found:
         """Return what is stored for *request* under *key*; a backend that fails gives a miss without a reading."""
@@ -255,7 +256,7 @@ class StoredResponses:
         named = subject_of(record)
         verdict = reading.judge(record.mark, named)
         if verdict is Verdict.UNASKED:
-            self._remember(self._late_tags, record.key, named.tags)
+            self._late_tags[record.key] = named.tags
             reading = await self.clock.read(msgspec.structs.replace(named, tags=named.tags | subject.tags))
             verdict = reading.judge(record.mark, named)
         if verdict not in (Verdict.VALID, Verdict.STALE):
@@ -367,7 +368,7 @@ class StoredResponses:
         """Return whether what began in *turn* is the newest for *key*, and remember it as such."""
         if turn < self._stored_in.get(key, 0):
             return False
-        self._remember(self._stored_in, key, turn, MAX_TURNS)
+        self._stored_in[key] = turn
         self.gone.pop(key, None)
         return True
 
@@ -382,7 +383,7 @@ class StoredResponses:
         It is deleted from the backend beside the requests.
         """
         if turn >= self._stored_in.get(key, 0):
-            self._remember(self.gone, key, None)
+            self.gone[key] = None
             self.writes.doom(key)
 
     def _with_variant(self, key: str, vary: frozenset[str], digest_key: str, keep_for: float) -> Variants:
@@ -392,7 +393,7 @@ class StoredResponses:
         for dropped in kept[:-MAX_VARIANTS]:
             self.writes.doom(dropped)
         varies = Variants(key, fields, kept[-MAX_VARIANTS:], max(keep_for, known.keep_for))
-        self._remember(self._variants, key, varies)
+        self._variants[key] = varies
         return varies
 
     def _remember_variants(self, found: Variants) -> Variants:
@@ -403,7 +404,7 @@ class StoredResponses:
             kept = tuple(dict.fromkeys([*(each for each in found.kept if each not in own), *own]))
             keep_for = max(found.keep_for, known.keep_for) if known else found.keep_for
             known = Variants(found.key, found.fields, kept, keep_for)
-            self._remember(self._variants, found.key, known)
+            self._variants[found.key] = known
         return known
 
     def _use_variant(self, key: str, used: str) -> None:
@@ -413,14 +414,7 @@ class StoredResponses:
         if used in known.kept[:-1]:
             kept = (*(each for each in known.kept if each != used), used)
             known = msgspec.structs.replace(known, kept=kept)
-        self._remember(self._variants, key, known)
-
-    @staticmethod
-    def _remember(memory: OrderedDict[str, T], key: str, value: T, most: int | None = None) -> None:
-        memory.pop(key, None)
-        memory[key] = value
-        if len(memory) > (MAX_REMEMBERED if most is None else most):
-            memory.popitem(last=False)
+        self._variants[key] = known
 
     async def invalidate(self, order: Order) -> InvalidationResult:
         """Carry out *order*; when this returns, nothing it names is served by this process any more.

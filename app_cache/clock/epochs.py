@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
+from app_cache.bounded import Bounded
 from app_cache.clock.base import Verdict
 from app_cache.clock.names import named_by
 from app_cache.rules.glob import compile_glob
@@ -237,15 +237,13 @@ class Passed:
     """
 
     def __init__(self) -> None:
-        self._newest: OrderedDict[int, int] = OrderedDict()
+        self._newest: Bounded[int, int] = Bounded(MAX_PASSED)
 
     def since(self, mark: Mark, subject: Subject) -> int:
         return self._newest.get(hash((mark.generation, mark.epoch, subject)), mark.epoch)
 
     def note(self, mark: Mark, subject: Subject, newest: int) -> None:
         self._newest[hash((mark.generation, mark.epoch, subject))] = newest
-        if len(self._newest) > MAX_PASSED:
-            self._newest.popitem(last=False)
 
 
 def judge(

@@ -1,0 +1,32 @@
+"""A mapping that forgets: what is remembered of each of many keys must not grow with their number."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TypeVar
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Bounded(OrderedDict[K, V]):
+    """Keeps what was set last, under *most* keys at most; to be read keeps nothing longer.
+
+    >>> letters = Bounded(2)
+    >>> letters["a"] = 1
+    >>> letters["b"] = 2
+    >>> letters["a"] = 3
+    >>> letters["c"] = 4
+    >>> dict(letters)
+    {'a': 3, 'c': 4}
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+
+    def __setitem__(self, key: K, value: V) -> None:
+        self.pop(key, None)
+        super().__setitem__(key, value)
+        if len(self) > self.most:
+            self.popitem(last=False)

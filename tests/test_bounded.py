@@ -1,0 +1,53 @@
+"""A mapping of bounded size."""
+
+from __future__ import annotations
+
+import pytest
+
+from app_cache.bounded import Bounded
+
+
+@pytest.mark.parametrize(
+    ("keys", "kept"),
+    [
+        pytest.param("ab", "ab", id="fewer than it may keep"),
+        pytest.param("abc", "abc", id="as many"),
+        pytest.param("abcd", "bcd", id="the oldest goes"),
+        pytest.param("abcad", "cad", id="one that was set again is the newest"),
+        pytest.param("aaaa", "a", id="one again and again"),
+    ],
+)
+def test_the_last_that_were_set(keys: str, kept: str) -> None:
+    """It keeps the keys that were set last, in that order, each with its last value."""
+    bounded: Bounded[str, int] = Bounded(3)
+    for number, key in enumerate(keys):
+        bounded[key] = number
+    assert [*bounded.items()] == [(key, keys.rindex(key)) for key in kept]
+
+
+def test_reading_keeps_nothing() -> None:
+    """What is read again and again goes when its turn comes."""
+    bounded: Bounded[str, int] = Bounded(2)
+    for number, key in enumerate("abc"):
+        bounded[key] = number
+        assert bounded.get("a") == (0 if key < "c" else None)
+
+
+def test_what_was_taken_out_makes_room() -> None:
+    """A key that was deleted or popped counts no more, and is taken in again like another."""
+    bounded: Bounded[str, int] = Bounded(2)
+    bounded["a"], bounded["b"] = 1, 2
+    del bounded["a"]
+    bounded["c"] = 3
+    assert bounded.pop("b") == 2
+    bounded["a"] = 4
+    assert dict(bounded) == {"c": 3, "a": 4}
+
+
+def test_cleared() -> None:
+    """It is of use again once it was cleared."""
+    bounded: Bounded[str, int] = Bounded(1)
+    bounded["a"] = 1
+    bounded.clear()
+    bounded["b"] = 2
+    assert dict(bounded) == {"b": 2}

@@ -204,7 +204,7 @@ class RouteTable:
         """Whether all that comes here goes to those routes, and not only what no mount led here."""
         self._fallbacks = fallbacks
         self._plans: OrderedDict[tuple[str, ...], Plan | None] = OrderedDict()
-        self._is_as_walked: Callable[[], bool] = bool
+        self._is_as_walked: Callable[[], bool] = _not_walked_yet
         self._walked: list[tuple[Any, list[Any]]] = []
         """The routers, and their routes, that were looked at last."""
         self._ways: list[Way] = []
@@ -222,7 +222,7 @@ class RouteTable:
             self._is_around = has_layer(scope["app"], self._app)
             is_theirs = is_theirs or self._is_around
             if is_theirs:
-                self._routed, self._is_as_walked = serving, bool
+                self._routed, self._is_as_walked = serving, _not_walked_yet
         return serving.routes if is_theirs and serving is self._routed else None
 
     def same_routes(self) -> Callable[[], bool] | None:
@@ -350,6 +350,11 @@ def _for_one_of(ways: list[Way], policy: CachePolicy | None) -> CachePolicy | No
     if policy is None or any(way.is_decorated for way in ways):
         return None
     return keyed_by(policy, ways, is_sure=False)
+
+
+def _not_walked_yet() -> bool:
+    """Return False: no routes were looked at that could be the same still."""
+    return False
 
 
 def _has_still(walked: tuple[Any, list[Any]]) -> bool:

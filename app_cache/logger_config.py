@@ -54,6 +54,8 @@ RETENTION = "30 days"
 AGAIN_AFTER_S = 60.0
 """Seconds after which a `SparingLogger` says again what goes on."""
 MAX_KINDS = 1_000
+MAX_WARNED = 5_000
+"""Warnings that `warn_once` knows to have been said; of more, the oldest may be said again."""
 AGE_UNITS = {"second": 1, "minute": 60, "hour": 3_600, "day": 86_400, "week": 604_800}
 
 _QUANTITY = re.compile(r"(\d+(?:\.\d+)?) *([a-z]+)", re.ASCII)
@@ -117,6 +119,18 @@ class Sink:
 
 logger = EventLogger()
 """The logger of the package."""
+
+
+warned: Bounded[tuple[object, ...], None] = Bounded(MAX_WARNED)
+"""The events and fields that `warn_once` has said."""
+
+
+def warn_once(event: str, **fields: str) -> None:
+    """Say *event* with *fields* at level WARNING, unless this process has said just that before."""
+    warning = (event, *fields.items())
+    if warning not in warned:
+        warned[warning] = None
+        logger.warning(event, **fields)
 
 
 @dataclass(slots=True)

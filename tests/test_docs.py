@@ -75,7 +75,7 @@ PASSING = re.compile(r"(ttl=|age: |port=)\d+")
 ROW = re.compile(r"^\| `(\w+)` \| (?:`([^|]+)`|[^|`]+) \|", re.MULTILINE)
 TEST = re.compile(r"tests/[\w/]+\.py::[\w:]+")
 PROMISE = re.compile(r"^\| [FS]\d+ \|.*$", re.MULTILINE)
-EVENT = re.compile(r"logger\.(?:debug|info|warning|error)\(\s*\"([\w.]+)\"")
+EVENT = re.compile(r"(?:logger\.(?:debug|info|warning|error)|warn_once)\(\s*\"([\w.]+)\"")
 
 
 @dataclass(frozen=True)

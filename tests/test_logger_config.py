@@ -38,6 +38,8 @@ from app_cache.logger_config import (
     logger,
     redacted,
     unconfigure_logger,
+    warn_once,
+    warned,
 )
 from app_cache.store import StoredResponses
 from app_cache.testing import FakeClock, FlakyBackend
@@ -393,6 +395,33 @@ class TestSparingLogger:
         for place in ("1", str(MAX_KINDS), "0", "1"):
             sparing.warning("cache.tried", place)
         assert caplog.messages == ["cache.tried place=0", "cache.tried place=1"]
+
+
+class TestWarnOnce:
+    @pytest.fixture(autouse=True)
+    def nothing_said(self) -> None:
+        """Forget what was said elsewhere."""
+        warned.clear()
+
+    def test_once(self, caplog: pytest.LogCaptureFixture) -> None:
+        """The same event with the same fields is said once, another event or field as often as it is another."""
+        for _ in range(2):
+            warn_once("policy.tried", route="/x", name="a")
+            warn_once("policy.tried", route="/y", name="a")
+            warn_once("policy.failed", route="/x", name="a")
+        assert caplog.messages == [
+            "policy.tried route=/x name=a",
+            "policy.tried route=/y name=a",
+            "policy.failed route=/x name=a",
+        ]
+
+    def test_bounded(self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+        """So many are remembered; of more the oldest is said again."""
+        monkeypatch.setattr(warned, "most", 2)
+        for route in "abcbca":
+            warn_once("policy.tried", route=route)
+        assert caplog.messages == [f"policy.tried route={route}" for route in "abca"]
+        assert len(warned) == 2
 
 
 class TestConfigured:

@@ -32,16 +32,10 @@ from starlette.staticfiles import StaticFiles
 from app_cache import CacheMiddleware, CachePolicy, ConfigurationError, MemoryBackend, add_tags, cache, invalidates
 from app_cache.fastapi import Backend, Invalidation
 from app_cache.keys import DefaultKeyGenerator, KeyGenerator
+from app_cache.logger_config import warned
 from app_cache.policy import never_cached
 from app_cache.routes.parameters import Parameters
-from app_cache.routes.policies import (
-    Fallbacks,
-    say_decorator_not_read,
-    say_header_not_sent,
-    say_out_of_reach,
-    say_query_left_out,
-    say_query_not_read,
-)
+from app_cache.routes.policies import Fallbacks
 from app_cache.routes.table import MAX_PLANS, RouteTable, escape_for_glob, escape_for_url
 from tests.middleware.apps import client_of, put_cache, scope_of, told
 
@@ -1087,7 +1081,7 @@ async def test_decorator_on_a_method_of_a_class(decorator: Any, caplog: pytest.L
         async def get(self, request: Request) -> Response:
             return PlainTextResponse("page")
 
-    say_decorator_not_read.cache_clear()
+    warned.clear()
     app = Starlette(routes=[Route("/x", Pages), Route("/y", Decorated)])
     put_cache(app)
     for _ in range(2):
@@ -1199,7 +1193,7 @@ async def decorated(request: Request) -> Response:
 )
 async def test_out_of_reach(route: BaseRoute, because: str, caplog: pytest.LogCaptureFixture) -> None:
     """That a decorated endpoint is never cached, and why, is said once at start."""
-    say_out_of_reach.cache_clear()
+    warned.clear()
     app = FastAPI(routes=[route])
     put_cache(app)
     for _ in range(2):
@@ -1243,7 +1237,7 @@ async def test_path_params_of_routers_further_out() -> None:
 
 async def test_behind_a_route_that_matches_by_itself(caplog: pytest.LogCaptureFixture) -> None:
     """So it is of each decorated endpoint behind a route that matches in a way of its own."""
-    say_out_of_reach.cache_clear()
+    warned.clear()
     app = FastAPI(routes=[Choosy("/choosy", Response)])
     app.get("/page")(cache(timeout=60)(lambda: "page"))
     put_cache(app)
@@ -1855,7 +1849,7 @@ async def test_query_that_nobody_reads(
     app = FastAPI()
     app.get("/x")(cache(include_query=named)(_copy(endpoint)))
     put_cache(app)
-    say_query_not_read.cache_clear()
+    warned.clear()
     for _ in range(2):
         async with app.router.lifespan_context(app):
             pass
@@ -1876,7 +1870,7 @@ async def test_query_that_the_class_of_a_route_reads(caplog: pytest.LogCaptureFi
     router.get("/x")(cache(include_query=["lang"])(_copy(of_nothing)))
     app.include_router(router)
     put_cache(app)
-    say_query_not_read.cache_clear()
+    warned.clear()
     async with app.router.lifespan_context(app):
         pass
     assert "query_not_read" not in caplog.text
@@ -1890,7 +1884,7 @@ async def test_query_of_a_policy_for_many_routes(given: str, caplog: pytest.LogC
     policy = CachePolicy(include_query=frozenset({"lang"}))
     options: dict[str, Any] = {given: policy if given == "default_policy" else {"/*": policy}}
     put_cache(app, **options)
-    say_query_not_read.cache_clear()
+    warned.clear()
     async with app.router.lifespan_context(app):
         pass
     assert "query_not_read" not in caplog.text
@@ -1921,7 +1915,7 @@ async def test_query_that_is_read_and_left_out(
     app = FastAPI()
     app.get("/x")(cache(**options)(_copy(endpoint)))
     put_cache(app)
-    say_query_left_out.cache_clear()
+    warned.clear()
     for _ in range(2):
         async with app.router.lifespan_context(app):
             pass
@@ -1958,7 +1952,7 @@ async def test_header_that_no_client_sends(
     options: Any = {option: [named]}
     app.get("/x")(cache(timeout=60, **options)(_copy(endpoint)))
     put_cache(app)
-    say_header_not_sent.cache_clear()
+    warned.clear()
     for _ in range(2):
         async with app.router.lifespan_context(app):
             pass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,7 +13,7 @@ from app_cache.checks import CACHEABLE_METHODS
 from app_cache.errors import ConfigurationError
 from app_cache.guards import guarded
 from app_cache.keys import full_path, root_paths, without_root
-from app_cache.logger_config import logger
+from app_cache.logger_config import warn_once
 from app_cache.policy import CachePolicy
 from app_cache.routes.parameters import ANY
 from app_cache.rules.glob import compile_glob
@@ -173,34 +172,5 @@ def look_at_header_names(policy: CachePolicy, route: str, declared: Collection[s
     for option in ("include_headers", "exclude_headers"):
         for name in getattr(policy, option):
             if "_" in name and name not in declared:
-                say_header_not_sent(route, option, name)
-
-
-@functools.lru_cache(maxsize=1024)
-def say_header_not_sent(route: str, option: str, name: str) -> None:
-    """Warn once that clients send the header *name* with a hyphen, if they send it at all."""
-    logger.warning("policy.header_not_sent", route=route, option=option, name=name, sent_as=name.replace("_", "-"))
-
-
-@functools.lru_cache(maxsize=1024)
-def say_query_not_read(route: str, name: str, declared: str) -> None:
-    """Warn once that no answer depends on the parameter *name*, and may on others that do not join the key."""
-    logger.warning("policy.query_not_read", route=route, include_query=name, declared=declared)
-
-
-@functools.lru_cache(maxsize=1024)
-def say_decorator_not_read(route: str, method: str) -> None:
-    """Warn once that a decorator on a *method* of a class-based endpoint says nothing: it belongs on the class."""
-    logger.warning("policy.decorator_not_read", route=route, method=method)
-
-
-@functools.lru_cache(maxsize=1024)
-def say_out_of_reach(route: str, because: str) -> None:
-    """Warn once that the policy of a decorator is never met."""
-    logger.warning("policy.out_of_reach", route=route, because=because)
-
-
-@functools.lru_cache(maxsize=1024)
-def say_query_left_out(route: str, option: str, name: str) -> None:
-    """Warn once that the parameter *name*, which *option* keeps out of the key, is declared to be read."""
-    logger.warning("policy.query_left_out", route=route, option=option, name=name)
+                sent_as = name.replace("_", "-")
+                warn_once("policy.header_not_sent", route=route, option=option, name=name, sent_as=sent_as)

@@ -19,16 +19,13 @@ from starlette.routing import Host
 
 from app_cache.errors import ConfigurationError
 from app_cache.keys import root_paths
+from app_cache.logger_config import warn_once
 from app_cache.routes.parameters import ANY, NO_PARAMETERS
 from app_cache.routes.policies import (
     guard_as_asked,
     keyed_by,
     look_at_header_names,
     methods_of,
-    say_decorator_not_read,
-    say_out_of_reach,
-    say_query_left_out,
-    say_query_not_read,
 )
 from app_cache.routes.ways import (
     come_to,
@@ -377,11 +374,11 @@ def check_routes(app: Any) -> None:
             _check_query(policy, context)
             _look_at_what_is_left_out(policy, context)
         for method in decorated_methods(context):
-            say_decorator_not_read(_name(context), method)
+            warn_once("policy.decorator_not_read", route=_name(context), method=method)
         for in_handler, templates in _templates(policy, invalidates):
             _check_names(in_handler, templates, context)
     for context, because in out_of_reach(app):
-        say_out_of_reach(_name(context), because)
+        warn_once("policy.out_of_reach", route=_name(context), because=because)
 
 
 def _host(scope: Scope) -> str:
@@ -413,7 +410,8 @@ def _check_query(policy: CachePolicy, context: Any) -> None:
                 f"include_query on {_name(context)} names {name!r}, which clients send as {min(sent)!r}: name that"
             )
         if not sent and not {name, ANY} & known:
-            say_query_not_read(_name(context), name, ", ".join(sorted(known)) or "none")
+            declared = ", ".join(sorted(known)) or "none"
+            warn_once("policy.query_not_read", route=_name(context), include_query=name, declared=declared)
 
 
 def _look_at_what_is_left_out(policy: CachePolicy, context: Any) -> None:
@@ -426,7 +424,7 @@ def _look_at_what_is_left_out(policy: CachePolicy, context: Any) -> None:
     if policy.include_query is not None:
         option, left_out = "include_query", declared - policy.include_query
     for name in sorted(left_out):
-        say_query_left_out(_name(context), option, name)
+        warn_once("policy.query_left_out", route=_name(context), option=option, name=name)
 
 
 def _templates(policy: CachePolicy | None, invalidates: Invalidates | None) -> Iterator[tuple[str, Sequence[str]]]:

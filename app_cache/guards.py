@@ -53,16 +53,25 @@ class Guarding:
         in_force.reset(self._token)
 
 
-def guarded(endpoint: Callable[..., Any]) -> Callable[..., Any]:
-    """Return *endpoint* as one that asks the guard of each request before it runs; as it is if it does so already.
+def check_can_ask(endpoint: Callable[..., Any]) -> None:
+    """Check that `guarded` can let *endpoint* ask.
 
     Raises:
         ConfigurationError: If it is a generator, whose answer has no end that could be stored.
     """
-    if hasattr(endpoint, _MARK):
-        return endpoint
     if is_generator(endpoint):
         raise ConfigurationError(f"guarded=True cannot be for {endpoint!r}, which is a generator")
+
+
+def guarded(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+    """Return *endpoint* as one that asks the guard of each request before it runs; as it is if it does so already.
+
+    Raises:
+        ConfigurationError: If it cannot; see `check_can_ask`.
+    """
+    if hasattr(endpoint, _MARK):
+        return endpoint
+    check_can_ask(endpoint)
     if any(map(inspect.iscoroutinefunction, _functions(endpoint))):
 
         @functools.wraps(endpoint)

@@ -130,19 +130,22 @@ def _head_as_get(context: Any) -> frozenset[str]:
     return frozenset({"HEAD"}) if is_get else frozenset()
 
 
-def guard_as_asked(policy: CachePolicy, context: Any) -> bool:
-    """Let the endpoint ask the guard of each request, if *policy* wants that; return whether it can be had.
+def has_dependencies(context: Any) -> bool:
+    """Return whether a route has a dependency to run, its routers' and application's included.
 
-    A route without a dependency to run, its routers' and application's included, has none, and is not cached by a
-    policy that is guarded.
+    One without is not cached by a policy that is guarded: nothing guards it.
     """
-    if not policy.guarded:
-        return True
     dependant = getattr(context, "dependant", None)
-    if dependant is None or not dependant.dependencies:
-        return False
-    dependant.call = guarded(dependant.call)
-    return True
+    return dependant is not None and bool(dependant.dependencies)
+
+
+def put_guard_before_endpoint(context: Any) -> None:
+    """Put what asks the guard of each request in the place of what FastAPI calls as the endpoint of a route.
+
+    Raises:
+        ConfigurationError: If the endpoint cannot ask.
+    """
+    context.dependant.call = guarded(context.dependant.call)
 
 
 def keyed_by(policy: CachePolicy, declared: Iterable[Declared], *, is_sure: bool = True) -> CachePolicy | None:

@@ -18,14 +18,16 @@ from urllib.parse import quote
 from starlette.routing import Host
 
 from app_cache.errors import ConfigurationError
+from app_cache.guards import check_can_ask
 from app_cache.keys import root_paths
 from app_cache.logger_config import warn_once
 from app_cache.routes.parameters import ANY, NO_PARAMETERS
 from app_cache.routes.policies import (
-    guard_as_asked,
+    has_dependencies,
     keyed_by,
     look_at_header_names,
     methods_of,
+    put_guard_before_endpoint,
 )
 from app_cache.routes.ways import (
     come_to,
@@ -306,8 +308,7 @@ class RouteTable:
         if policy is None and invalidates is None:
             return None
         if policy is not None:
-            is_ready = guard_as_asked(policy, way.context)
-            policy = keyed_by(policy, [way.parameters]) if is_ready else None
+            policy = _put_in_force(policy, way)
         return Plan(policy, invalidates, way.parameters, path_params, roots, way.path, left=left_by(way))
 
     def _is_head_of_get(self, scope: Scope, way: Way | None, others: list[Way]) -> bool:
@@ -349,6 +350,18 @@ def _for_one_of(ways: list[Way], policy: CachePolicy | None) -> CachePolicy | No
     return keyed_by(policy, ways, is_sure=False)
 
 
+def _put_in_force(policy: CachePolicy, way: Way) -> CachePolicy | None:
+    """Return *policy* as it is for the endpoint of *way*, or None.
+
+    If it is guarded, the endpoint asks its guard from now on.
+    """
+    if policy.guarded:
+        if not has_dependencies(way.context):
+            return None
+        put_guard_before_endpoint(way.context)
+    return keyed_by(policy, [way.parameters])
+
+
 def _not_walked_yet() -> bool:
     """Return False: no routes were looked at that could be the same still."""
     return False
@@ -386,17 +399,23 @@ def _host(scope: Scope) -> str:
 
 
 def _check_policy(policy: CachePolicy, context: Any) -> None:
-    if not guard_as_asked(policy, context):
-        raise ConfigurationError(
-            f"guarded=True on {_name(context)}: neither it nor its route, its routers or its application has a "
-            "dependency that could guard it"
-        )
+    if policy.guarded:
+        _check_guard(context)
     if not methods_of(policy, context):
         wanted = "GET, QUERY or POST" if policy.methods is None else ", ".join(sorted(policy.methods))
         raise ConfigurationError(
             f"@cache on {_name(context)} finds nothing to cache: the route has "
             f"{', '.join(sorted(context.methods or ()))}, and {wanted} would be cached"
         )
+
+
+def _check_guard(context: Any) -> None:
+    if not has_dependencies(context):
+        raise ConfigurationError(
+            f"guarded=True on {_name(context)}: neither it nor its route, its routers or its application has a "
+            "dependency that could guard it"
+        )
+    check_can_ask(context.dependant.call)
 
 
 def _check_query(policy: CachePolicy, context: Any) -> None:

@@ -21,6 +21,7 @@ from starlette.routing import Route
 
 from app_cache import CacheMiddleware, CachePolicy, ConfigurationError, MemoryBackend, cache
 from app_cache.guards import in_force
+from app_cache.routes.table import check_routes
 from tests.clients import all_blocked
 from tests.middleware.apps import client_of, lasting, put_cache, told
 
@@ -624,6 +625,20 @@ async def test_what_cannot_be_guarded() -> None:
         with pytest.raises(ConfigurationError, match=message):
             async with app.router.lifespan_context(app):
                 pass
+
+
+async def test_routes_that_are_checked() -> None:
+    """To check routes changes nothing of them: an endpoint asks its guard from its first request on."""
+    app = FastAPI()
+    app.get("/", dependencies=[Depends(Door())])(cache(**SHARED)(lambda: "text"))
+    put_cache(app)
+    route = app.routes[-1]
+    assert isinstance(route, APIRoute)
+    check_routes(app)
+    assert route.dependant.call is route.endpoint
+    async with client_of(app) as client:
+        await client.get("/", headers=ALICE)
+    assert route.dependant.call is not route.endpoint
 
 
 async def test_requests_that_are_passed_by() -> None:

@@ -70,18 +70,18 @@ PARTS = ("backend", "store", "key_generator", "invalidation", "values", "health"
 """What a container must have."""
 
 
-class Changes:
-    """Tells that some part of some container may be another one than before: *mark* is, each time."""
+class Replacements:
+    """Tells that some part of some container may have been replaced: *mark* is another object each time."""
 
     def __init__(self) -> None:
         self.mark = object()
 
     def told(self) -> None:
-        """Take it that a part has changed."""
+        """Take it that a part was replaced."""
         self.mark = object()
 
 
-changes = Changes()
+replacements = Replacements()
 DECIDING = ("backend", "key_generator", "store")
 """The parts that decide on a hit, or make what counts it."""
 OF_A_STORE = ("clock", "chance", "namespace", "stores")
@@ -180,13 +180,13 @@ def same_parts(services: CacheServices) -> Callable[[], bool] | None:
     """
     if isinstance(services, PlainServices):
         return None
-    mark = changes.mark
+    mark = replacements.mark
     of_a_store = OF_A_STORE if getattr(services.store, "tells", False) else ()
     deciding = (*DECIDING, *(name for name in of_a_store if hasattr(services, name)))
     asked = [(name, getattr(services, name)()) for name in deciding if not _tells(getattr(services, name))]
 
     def same() -> bool:
-        if changes.mark is not mark:
+        if replacements.mark is not mark:
             return False
         for name, part in asked:  # noqa: SIM110  a generator would cost as much as all else
             if getattr(services, name)() is not part:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from dependency_injector import containers, providers
 
 from app_cache.errors import ConfigurationError
-from app_cache.services import changes
+from app_cache.services import replacements
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +22,7 @@ def _telling(method: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return method(self, *args, **kwargs)
         finally:
-            changes.told()
+            replacements.told()
 
     return told
 

@@ -1,58 +1,43 @@
-"""The plumbing: `CacheMiddleware` lives with the application, an `Exchange` with one request.
+"""The plumbing: `CacheMiddleware` lives with the application, an `Exchange` and a `Change` with one request.
 
 scope → CacheMiddleware.__call__    no policy → the application, untouched
 Exchange: key → look-up → rules.select
 Hit      → serve (or 304); a background fill where it is due
 Forward  → join the fill under way, or lead one: rules.why_not_store, store
-unsafe method, answered well → rules.to_invalidate
+Change: unsafe method, answered well → rules.to_invalidate
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
-from app_cache.checks import CACHEABLE_METHODS
-from app_cache.clock.base import Order
-from app_cache.clock.names import group_stamp, tag_stamp, url_stamp
+from app_cache.changes import Change
 from app_cache.errors import ConfigurationError
 from app_cache.exchange import ASKED_IN_VAIN, Exchange
 from app_cache.fastpath import FastPath, Question
-from app_cache.flight import BODIES
 from app_cache.guards import Guarding, in_force
-from app_cache.identity import tags_of, target_of
-from app_cache.invalidation import result_of, stamp_of_url
-from app_cache.keys import DefaultKeyGenerator, KeyGenerator, full_path, origin_of
+from app_cache.keys import DefaultKeyGenerator, KeyGenerator
 from app_cache.posted import PostedAnswer
 from app_cache.routes.policies import Fallbacks
-from app_cache.routes.table import RouteTable, escape_for_glob, escape_for_url, plan_of_change
+from app_cache.routes.table import RouteTable
 from app_cache.routes.ways import with_root_path
-from app_cache.rules.decisions import SAFE_METHODS, to_invalidate
-from app_cache.rules.glob import fitted
-from app_cache.rules.messages import fields_of
-from app_cache.rules.structured import strings
-from app_cache.services import SCOPE_KEY, PlainServices, checked_key_generator, resolved, serving
+from app_cache.rules.decisions import SAFE_METHODS
+from app_cache.services import ANNOUNCED_FOR, SCOPE_KEY, PlainServices, checked_key_generator, resolved, serving
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping
 
     from starlette.requests import Request
 
     from app_cache.asgi import App, Message, Receive, Scope, Send
     from app_cache.backends.base import CacheBackend
-    from app_cache.clock.base import InvalidationResult
     from app_cache.fastpath import Messages
-    from app_cache.policy import CachePolicy, Invalidates
+    from app_cache.policy import CachePolicy
     from app_cache.routes.table import Plan
-    from app_cache.rules.messages import Headers
     from app_cache.services import CacheServices
 
-ANNOUNCED_FOR = "app_cache.announced_for"
-"""The routes whose cache is announced in the scope: another for the same routes, further in, is passed through."""
 HANDLED = "app_cache.handled"
 """Marks the scope of a request that a cache further out has taken on."""
 
@@ -219,9 +204,7 @@ class CacheMiddleware:
     ) -> None:
         may_be_kept = scope["method"] == "POST" and (plan is None or plan.policy is None)
         posted = await self._posted(services, scope) if may_be_kept else None
-        request = dict(scope)
-        order_of = partial(self._order, services, plan, request, scope)
-        change = _Change(services, self._table, order_of, request, posted, send)
+        change = Change(services, self._table, plan, scope, posted, send)
         try:
             await self._answer(services, plan, scope, receive, change.send)
         finally:
@@ -234,147 +217,6 @@ class CacheMiddleware:
             return None
         keys = plan.policy.key or self._own_keys or services.key_generator()
         return await PostedAnswer.begin(services.store(), plan, plan.policy, keys, scope)
-
-    async def _order(
-        self,
-        services: CacheServices,
-        plan: Plan | None,
-        scope: Scope,
-        routed: Scope,
-        status: int,
-        headers: Headers,
-    ) -> Order | None:
-        """Return what an answer that is no error invalidates: by HTTP, and by `@invalidates`.
-
-        *routed*: The *scope*, with what the routers have come to since.
-        """
-        stamps: list[str] = []
-        is_cached = plan is not None and plan.policy is not None and plan.invalidates is None
-        if scope["method"] not in SAFE_METHODS and not is_cached:
-            stamps += self._stamps(scope, to_invalidate(scope["method"], target_of(scope), status, headers))
-            here = origin_of(scope)
-            stamps += [group_stamp(here, group) for group in strings(headers, b"cache-group-invalidation")]
-        patterns: list[str] = []
-        try:
-            if (plan is None or plan.invalidates is None) and routed[ANNOUNCED_FOR] is scope[ANNOUNCED_FOR]:
-                plan = plan_of_change(routed)  # else a cache further in has seen to it
-            if plan is not None and plan.invalidates is not None:
-                asked_for, patterns = await self._named(plan, plan.invalidates, scope)
-                stamps += asked_for
-        except Exception as error:  # noqa: BLE001  the application's own hook: what it would have named is not known
-            place = f"@invalidates {'' if plan is None else plan.route}".strip()
-            services.store().log.failed("cache.hook_failed", place, error, path=scope["path"])
-            return Order(everything=True)
-        return Order(tags=tuple(stamps), patterns=tuple(patterns)) if stamps or patterns else None
-
-    @staticmethod
-    async def _named(plan: Plan, asked: Invalidates, scope: Scope) -> tuple[list[str], list[str]]:
-        """Return the stamps and the patterns that *asked* names for a request.
-
-        Raises:
-            ConfigurationError: If a filled-in template cannot work: a URL that became none, say.
-        """
-        templates = (*(() if callable(asked.tags) else asked.tags), *asked.urls, *asked.patterns)
-        if not (plan.is_sure or plan.has_names_of(templates)):
-            raise ConfigurationError(f"a template of @invalidates on {plan.route} names what nothing has")
-        tags = await tags_of(asked.tags, plan, scope)
-        urls = plan.fill_in(asked.urls, scope, escape_for_url)
-        patterns = plan.fill_in(asked.patterns, scope, escape_for_glob)
-        stamps = [*map(tag_stamp, tags or ()), *map(stamp_of_url, urls or ())]
-        return stamps, [*map(fitted, patterns or ())]
-
-    def _stamps(self, scope: Scope, urls: Sequence[str]) -> list[str]:
-        """Return the stamps of what may be stored of *urls*, the request's own before others of its origin."""
-        here, named = origin_of(scope), [unquote(urlsplit(url).path) or "/" for url in urls[1:]]
-        paths = [(scope["path"], full_path(scope)), *zip(named, named, strict=True)] if urls else []
-        return [url_stamp(whole, here) for path, whole in paths if self._is_cached(scope, path)]
-
-    def _is_cached(self, scope: Scope, path: str) -> bool:
-        """Return whether an answer for *path* may be stored."""
-        plans = (self._table.find({**scope, "path": path}, method) for method in sorted(CACHEABLE_METHODS))
-        return any(plan is not None and plan.policy is not None for plan in plans)
-
-
-class _Change:
-    """Invalidates what an answer makes invalid before it is sent (RFC 9111 §4.4), and once more at the end.
-
-    What the application still did after its answer, the commit of a dependency for one, an entry that was filled
-    meanwhile does not know of. There is none if no other task had a turn since the body began, unless other
-    processes fill too, and may have while this one committed. An order that is owed is sent later anyway.
-    """
-
-    def __init__(
-        self,
-        services: CacheServices,
-        table: RouteTable,
-        order_of: Callable[[int, Headers], Awaitable[Order | None]],
-        request: Scope,
-        posted: PostedAnswer | None,
-        send: Send,
-    ) -> None:
-        self._services = services
-        self._table = table
-        self._order_of = order_of
-        self._request = request
-        self._posted = posted
-        self._send = send
-        self._order: Order | None = None
-        self._others_had_turns = self._has_ended = False
-
-    async def send(self, message: Message) -> None:
-        """Send *message*, once what it makes invalid is invalidated and what it makes valid is stored."""
-        ends = message["type"] in BODIES and not message.get("more_body", False)
-        if message["type"] == "http.response.start" and 200 <= message["status"] < 400:
-            message = await self._started(message)
-        elif message["type"] == "http.response.body" and self._posted is not None:
-            await self._posted.sent(bytes(message.get("body", b"")), last=ends)
-        await self._send(message)
-        if message["type"] in BODIES:
-            self._has_ended = ends
-            asyncio.get_running_loop().call_soon(self._note)
-
-    async def _started(self, message: Message) -> Message:
-        status, headers = message["status"], fields_of(message)
-        try:
-            order = await self._order_of(status, headers)
-        except asyncio.CancelledError:  # in a hook of the application's own: what it would have named is not known
-            self._order = Order(everything=True)
-            raise
-        if order is not None:
-            self._order = order
-            if not (await self._carry_out(order)).durable:
-                self._order = None
-        if self._posted is not None:
-            await self._posted.started(status, headers)
-        return {**message, "headers": [*headers]}
-
-    async def _carry_out(self, order: Order) -> InvalidationResult:
-        """Have the service carry out *order*; where that fails, the order is carried out without it."""
-        try:
-            return result_of(await self._services.invalidation().carry_out(order))
-        except Exception as error:  # noqa: BLE001  a service may be anybody's code
-            store = self._services.store()
-            store.log.failed("cache.hook_failed", "invalidation", error, path=self._request["path"])
-            return await store.invalidate(order)
-
-    def _note(self) -> None:
-        self._others_had_turns = True
-
-    def _others_may_have_filled(self) -> bool:
-        return not self._services.store().is_local and self._table.may_go_on(self._request)
-
-    async def end(self) -> None:
-        """Invalidate once more, but for the answer itself where that is stored."""
-        order = self._order
-        nothing_followed = self._has_ended and not self._others_had_turns
-        if order is None or (nothing_followed and not self._others_may_have_filled()):
-            return
-        if self._posted is not None and self._posted.is_stored:
-            path = full_path(self._request)
-            own = {url_stamp(path), url_stamp(path, origin_of(self._request))}
-            order = replace(order, tags=tuple(tag for tag in order.tags if tag not in own))
-        if order != Order():
-            await self._carry_out(order)
 
 
 class _OwnKeys(KeyGenerator):

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 SCOPE_KEY = "app_cache"
 """Where the middleware announces its services, in the scope of every request."""
+ANNOUNCED_FOR = "app_cache.announced_for"
+"""The routes whose cache is announced in the scope: another for the same routes, further in, is passed through."""
 STATE_ATTRIBUTE = "app_cache"
 """Where `install` keeps them, in the state of the application."""
 MAX_STORES = 16

@@ -87,7 +87,7 @@ class Breaker:
         self._probe_at = 0.0
 
     def admit(self, *, may_probe: bool) -> int | None:
-        """Return a permit for an operation that begins now, or None if it is to be left.
+        """Return a permit for an operation that begins now, or None if it must not begin.
 
         Whoever has a permit says how the operation ended by `ended`, unless it was cancelled and may not probe.
         *may_probe*: It may be the one that shows whether the backend is there again.
@@ -104,7 +104,7 @@ class Breaker:
             return self._permit
 
     def ended(self, permit: int, ending: Ending) -> bool:
-        """Take it that the operation with *permit* ended so; return whether that opened the breaker."""
+        """Note how the operation with *permit* ended, and return whether that opened the breaker."""
         with self._lock:
             if self.state is State.CLOSED:
                 return self._ended_while_closed(permit, ending)

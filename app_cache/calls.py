@@ -99,7 +99,7 @@ class Calls:
     async def confirm(self, work: Coroutine[Any, Any, bool]) -> bool | None:
         """Return what *work* says, a look-up that bounds its own time; None if the backend failed.
 
-        It is no probe: False while the breaker is open, or where there is none.
+        It is never a probe: while the breaker is open, and where there is no breaker, return False.
         """
         permit = None if self.breaker is None else self.breaker.admit(may_probe=False)
         if self.breaker is None or permit is None:

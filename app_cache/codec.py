@@ -31,7 +31,7 @@ TEXT_MARK = "app-cache:"
 
 
 Finite = Annotated[float, msgspec.Meta(ge=-1e15, le=1e15)]
-"""Seconds that can be reckoned with: no infinity, and not what is no number."""
+"""Seconds that can be reckoned with: neither infinite nor NaN."""
 
 
 class Mark(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -176,7 +176,7 @@ def to_text(raw: bytes) -> str:
 
 
 def from_text(text: str) -> bytes:
-    """Return the bytes that `to_text` was given, or none at all if *text* is something else."""
+    """Return the bytes that `to_text` was given, or ``b""`` if *text* is something else."""
     if not text.startswith(TEXT_MARK):
         return b""
     try:

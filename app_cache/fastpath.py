@@ -395,7 +395,7 @@ class FastPath:
     def learn(self, era: object, exchange: Exchange, response: StoredResponse, hit: Hit) -> None:
         """Remember the *hit* that *exchange* gives, if it is plain and, where room is short, not a rare one.
 
-        Nor is it if *era*, in which the exchange began, is known to be over: it has decided with other parts.
+        It is not remembered if *era*, in which the exchange began, is known to be over: other parts decided on it.
         """
         key = _key_of(exchange.scope)
         if key is None:
@@ -485,7 +485,7 @@ def _key_of(scope: Scope) -> Key | None:
 
 
 def _is_plain(exchange: Exchange, hit: Hit) -> bool:
-    """Return whether nothing but what is compared decided that *exchange* gives *hit*."""
+    """Return whether *exchange* gives *hit* for no reason but what later requests are compared by."""
     policy, plan, request = exchange.policy, exchange.plan, exchange.request
     return (
         request.method in ("GET", "HEAD")

@@ -65,7 +65,7 @@ class Share(Enum):
     REPLACE = "replace"
     """Nobody gets it: a stored response takes its place at once."""
     WITHHOLD = "withhold"
-    """Nobody gets it: a stored response stands in."""
+    """Nobody gets it: once it is complete, a stored response takes its place."""
 
 
 class Outcome(msgspec.Struct, frozen=True, eq=False):
@@ -138,7 +138,7 @@ class Run(ABC, Generic[OutcomeT]):
         self.on_outcome: Callable[[Any], None] | None = None
         """Is called with this run as soon as there is an outcome."""
         self.on_failure: Callable[[BaseException], None] | None = None
-        """Is called with what the task raised, where nobody is told."""
+        """Is called with what the task raised, if nobody else is told of it."""
         self.on_end: Callable[[asyncio.Task[Any]], None] | None = None
         """Is called when the task has ended."""
         self._led = False
@@ -146,9 +146,9 @@ class Run(ABC, Generic[OutcomeT]):
         self._end_timer: asyncio.TimerHandle | None = None
 
     async def follow(self, timeout: float) -> OutcomeT | None:
-        """Return the outcome, or None if there is none within *timeout* seconds; leaving disturbs nobody.
+        """Return the outcome, or None if there is none within *timeout* seconds; who waits may leave at any time.
 
-        Nor is there one of a run that took so long that it was ended, with nothing for others.
+        Return None, too, if the run took so long that it was ended, with nothing for others.
         """
         await asyncio.wait({self.outcome}, timeout=timeout)
         return None if not self.outcome.done() or self.ended_in_vain else self.outcome.result()
@@ -170,7 +170,10 @@ class Run(ABC, Generic[OutcomeT]):
         """Whether the outcome is that of a failure."""
 
     def _take_on(self, work: Coroutine[Any, Any, Any], *, led: bool) -> None:
-        """Do *work* in the task; it has *led* who takes what it gives and raises, else its time is bounded."""
+        """Do *work* in a task of its own.
+
+        *led*: Somebody takes what it gives and raises; else its time is bounded.
+        """
         self._led = led
         self.task = self.loop.create_task(work)
         self.task.add_done_callback(self._ended)
@@ -239,7 +242,7 @@ class Fill(Run[Outcome]):
     async def lead(self, send: Send, patience: float | None = None) -> bool:
         """Send on what the run sends until it has ended, and raise what it raises.
 
-        An answer that is withheld is not waited for beyond its end: send what stands in for it, then call `end`.
+        If a stored response takes the place of the answer, this returns early: send that, then call `end`.
         Return False, with nothing of an answer sent, if none has begun after *patience* seconds; the run goes on
         without its leader.
 
@@ -424,7 +427,7 @@ class Fill(Run[Outcome]):
         self._decide(ended=not more)
 
     def _decide(self, *, ended: bool) -> None:
-        """Let the run see its client leave from now on; where its body has *ended*, at once."""
+        """Tell the handler from now on when its client leaves; if the body has *ended*, tell it so at once."""
         self._ended_body = ended
         self._decided.set()
         if ended and self._end_timer is not None:
@@ -456,7 +459,7 @@ class Fill(Run[Outcome]):
             raise self._gone
 
     def _let_go(self) -> None:
-        """Let those who wait go on by themselves, and the run see its client leave."""
+        """Let those who wait go on by themselves, and tell the handler from now on when its client leaves."""
         self._settle(UNADMITTED if self._share is Share.UNADMITTED else NOT_SHARED)
         self._decided.set()
 
@@ -564,7 +567,7 @@ class Flight(Generic[RunT]):
     async def one_of_few(self, key: str, run: RunT, timeout: float) -> AsyncIterator[bool]:
         """Wait until few others of *key* are in here, and give whether that was so within *timeout* seconds.
 
-        It waits no longer either once *run*, which was waited for in vain, has something for others.
+        It stops waiting, and gives False, once *run*, which was waited for in vain, has something for others.
         """
         place = (asyncio.get_running_loop(), key)
         few = self._few.setdefault(place, _Few(asyncio.Semaphore(FEW)))

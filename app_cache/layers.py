@@ -38,7 +38,7 @@ LAYERS = frozenset(
 )
 """Classes that leave a GET without content, and its answer, as they are."""
 WITHOUT_PROXY = LAYERS | {("uvicorn.middleware.proxy_headers", "ProxyHeadersMiddleware")}
-"""Those that do so where it has no fields of proxies either."""
+"""Classes that do so as long as the request has no fields of proxies either."""
 
 
 class Shortcut(ServerErrorMiddleware):
@@ -48,7 +48,7 @@ class Shortcut(ServerErrorMiddleware):
 
     Args:
         outermost: The layer that it replaces.
-        cache: Stands in the stack with nothing of the user's outside, which would have to see each hit.
+        cache: The cache in the stack. Nothing of the user's stands outside of it: that would have to see each hit.
     """
 
     def __init__(self, outermost: ServerErrorMiddleware, cache: CacheMiddleware) -> None:
@@ -91,7 +91,7 @@ def first_cache(outermost: Any, layers: Layers = LAYERS) -> CacheMiddleware | No
 
 
 def first_layer(outermost: Any, layers: Layers = LAYERS) -> Any:
-    """Return the first layer from *outermost* on that is a cache, or none of *layers*: requests go through it."""
+    """Return the first layer from *outermost* on that is a cache, or is not one of *layers*."""
     layer = outermost
     while _lets_past(layer, layers) and not isinstance(layer, CacheMiddleware):
         layer = getattr(layer, "middleware_stack", None) or getattr(layer, "app", None)

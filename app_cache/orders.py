@@ -32,31 +32,34 @@ T = TypeVar("T")
 MAX_OWED = 256
 """Invalidations kept for a backend that is away; beyond, everything is owed."""
 FEW_FAILURES = 3
-"""Failures to send anything of what is owed, after which it may be that just this cannot be sent."""
+"""Failures in a row to send anything that is owed; after these, it may be this very order that cannot be sent."""
 PASSING = frozenset({Fault.AWAY, Fault.BUSY, Fault.STALLED})
-"""Faults that say nothing of what was asked, unless they come again and again."""
+"""Faults that say nothing of the order that was sent, unless they come again and again."""
 
 
 class Orders:
     """Carries out invalidations by *clock*, and remembers those that the backend did not get.
 
     Args:
-        clock: Knows how.
-        calls: Call the backend.
+        clock: Carries them out.
+        calls: Bounds each call of the backend, and counts what fails.
         stats: Where they are counted.
         backend: What the backend is called in the log.
     """
 
     def __init__(self, clock: InvalidationClock, calls: Calls, stats: Counter[str], backend: str) -> None:
         self.owed: OrderedDict[Order, set[object]] = OrderedDict()
-        """What of each order the backend has; nothing that it gives is trusted while there is any."""
+        """The orders that the backend did not get, each with the parts of it that the backend has.
+
+        While there is any, nothing that the backend gives is trusted.
+        """
         self._clock = clock
         self._calls = calls
         self._stats = stats
         self._backend = backend
         self._owing = threading.Lock()
         self._failed_before = 0
-        """Probes that had failed when anything that is owed was last sent."""
+        """How many probes had failed when something that is owed was last sent."""
         self._tills: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = (
             weakref.WeakKeyDictionary()
         )
@@ -90,7 +93,7 @@ class Orders:
         return await call(*args, **kwargs)
 
     async def close(self) -> None:
-        """Try once more to send what is owed, and say what is not: nobody may do so later."""
+        """Try once more to send what is owed, and log what cannot be sent: there may be no later attempt."""
         if not self.owed:
             return
         try:
@@ -109,7 +112,7 @@ class Orders:
         return await self._send(order, sent)
 
     def _owe(self, order: Order, sent: Iterable[object] = ()) -> None:
-        """Remember *order*; what is *sent* of it need not be sent again, unless it was given again meanwhile."""
+        """Remember that *order* is owed but for its parts that are *sent*, or all of it if it was owed already."""
         with self._owing:
             if not self.owed:
                 self._failed_before = self._calls.failed_probes
@@ -122,7 +125,7 @@ class Orders:
                 self._stats["invalidations_widened"] += 1
 
     def _due(self, most: int) -> list[tuple[Order, set[object]]]:
-        """Return the oldest that is owed with what is like it among the next, *most* at once; none if none is."""
+        """Return the oldest orders that are owed, all hard or all soft as the first is, at most *most* of them."""
         with self._owing:
             alike = next(groupby(islice(self.owed.items(), most), key=lambda each: each[0].soft), None)
             return [] if alike is None else [*alike[1]]
@@ -130,8 +133,8 @@ class Orders:
     async def _pay(self) -> None:
         """Send the invalidations that the backend did not get, before anything of it is trusted.
 
-        First one alone, then twice as many at once each time: all are soon sent, and something is however little
-        the backend does within the time of an operation. What waits meanwhile does not send the same.
+        First one alone, then twice as many in each step: so all are soon sent, and even a slow backend gets some
+        within the time of an operation. Who would send them meanwhile waits, and finds nothing left to send.
         """
         async with self._till():
             most = 1
@@ -144,7 +147,7 @@ class Orders:
                 most = min(2 * most, MAX_OWED)
 
     def _till(self) -> asyncio.Lock:
-        """Return what whoever pays in the running loop has to himself."""
+        """Return the running loop's payment lock."""
         return self._tills.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
     def _paid(self, debts: Iterable[tuple[Order, set[object]]]) -> None:
@@ -155,10 +158,10 @@ class Orders:
                     del self.owed[order]
 
     async def _send(self, order: Order, sent: set[object]) -> InvalidationResult:
-        """Send *order*, or everything where the backend takes that instead.
+        """Send *order*; if that fails and the order may be the reason, send one of everything in its place.
 
-        It is tried at once where the backend has a fault to find with the order. Where it seems to be away, after
-        a few failures only, and every other time: then the order has half of the time, and everything the rest.
+        That is done at once if the backend refuses the order; if the backend seems to be away, only after a few
+        failures, and then every other time: *order* has the first half of the time, everything the second.
         """
         failed = self._calls.failed_probes - self._failed_before if self.owed else 0
         had, few, sending = len(sent), failed < FEW_FAILURES, self._clock.invalidate(order, sent)
@@ -187,7 +190,7 @@ class Orders:
 
 
 def _merged(orders: list[Order]) -> Order:
-    """Return what *orders* name, which are all hard or all soft, as one."""
+    """Return *orders*, which are all hard or all soft, as one order."""
     if any(order.everything for order in orders):
         return _everything(orders)
     return Order(
@@ -205,5 +208,5 @@ def _everything(orders: list[Order]) -> Order:
 
 
 def _widened(result: InvalidationResult) -> InvalidationResult:
-    """Return *result* as that of an order that named less than everything."""
+    """Return *result*, that of an order of everything, as the result of one that named less."""
     return replace(result, widened_to=", ".join(filter(None, (result.widened_to, "everything"))))

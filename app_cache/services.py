@@ -87,7 +87,7 @@ replacements = Replacements()
 DECIDING = ("backend", "key_generator", "store")
 """The parts that decide on a hit, or make what counts it."""
 OF_A_STORE = ("clock", "chance", "namespace", "stores")
-"""The parts that decide, in a container that tells of its changes, which store there is."""
+"""The parts that decide which store there is, in a container that tells of replacements."""
 
 
 class Stores:
@@ -150,7 +150,7 @@ _GIVEN = {"get": ("key",), "set": ("key", "value", "timeout"), "delete": ("key",
 
 
 def _takes(method: Any, given: tuple[str, ...]) -> bool:
-    """Return whether *method* can be called with what is *given*; True where it may say more than it is."""
+    """Return whether *method* can be called with what is *given*; True where nobody can tell."""
     function = getattr(method, "__func__", method)
     if not inspect.isfunction(function) or hasattr(function, "__signature__"):
         return True
@@ -176,9 +176,10 @@ def checked_key_generator(generator: object) -> KeyGenerator:
 
 
 def same_parts(services: CacheServices) -> Callable[[], bool] | None:
-    """Return what tells whether the parts that decide on a hit are those of now; None where they stay.
+    """Return a function that tells whether the parts that decide on a hit are still those of now; None: they stay.
 
-    It is asked at each hit, and so must cost next to nothing: only what does not tell of its changes is asked.
+    It is called at each hit, and so must cost next to nothing: it asks only those providers that
+    do not tell when they give something else.
     """
     if isinstance(services, PlainServices):
         return None
@@ -199,7 +200,7 @@ def same_parts(services: CacheServices) -> Callable[[], bool] | None:
 
 
 def _tells(provider: Any) -> bool:
-    """Return whether *provider* gives what it gave until it tells of a change: what overrides it tells nothing."""
+    """Return whether *provider* tells when it gives something else from now on; an overridden one does not."""
     return getattr(provider, "tells", False) and provider.last_overriding is None
 
 

@@ -157,7 +157,7 @@ class StoredResponses:
     def _asked(
         self, read: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
     ) -> Coroutine[Any, Any, T | None]:
-        """Return what *read* gives of the backend, once it is owed nothing any more; None if that fails."""
+        """Return what *read* gives, once the backend has got what it is owed; None if either fails."""
         if self.orders.owed:
             return self.calls.attempt("look_up", self.orders.before(read, *args, **kwargs))
         return self.calls.attempt("look_up", read(*args, **kwargs), ends_at_once=self._ends_at_once)
@@ -177,7 +177,7 @@ class StoredResponses:
     async def is_still(self, basis: Basis) -> bool | None:
         """Return whether a look-up would find what *basis* says; None if the backend failed.
 
-        Where something else stands in the way, a look-up finds out.
+        False may also mean that something else would answer, a write on its way for one: look up then.
         """
         if self.is_local or not self._may_be_still(basis):
             return False
@@ -185,7 +185,7 @@ class StoredResponses:
         return still and self._may_be_still(basis)
 
     def _may_be_still(self, basis: Basis) -> bool:
-        """Return whether what the backend has is what answers, and nothing is known that has changed of it."""
+        """Return whether it is the backend's record that answers, and no change of *basis* is known."""
         key = basis.keys[0]
         answers = not (self.orders.owed or key in self.writes.pending or key in self.gone)
         return answers and self.clock.may_be_still(basis)

@@ -39,7 +39,7 @@ EDGE: Final = 0.02
 WEIGHT: Final = 1 / 128
 """What the outcome of one bet counts in a rate."""
 TIMES: Final = (1 << 30) - 1
-"""The time of the table is kept modulo this and one."""
+"""The last moment of the time of the table, which then begins at 0 again."""
 LEAST_PLACES: Final = 64
 """How many places the table of hashes has at first; it doubles with the entries."""
 
@@ -143,7 +143,10 @@ class Eviction(Generic[R]):
             yield self._ring[place]
 
     def _weaker_than(self, new: R, *, by_bytes: bool) -> R | None:
-        """Let *new* meet those that the hand finds unread, one more than it counts; return whom it drives out."""
+        """Let *new* meet those that the hand finds unread, and return the one that it drives out, or None.
+
+        It meets one more of them than it counts.
+        """
         ring, rates = self._ring, self._rates
         worth, rate = new.count + 1, rates[ON_NEW + new.count]
         to_meet = worth

@@ -88,7 +88,7 @@ class Gate(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Basis:
-    """What it rests on that an entry is valid: while all of it is as it was, nothing has been invalidated since.
+    """What the validity of an entry rests on: while all of it is as it was, nothing has been invalidated since.
 
     Args:
         keys: Where it is, that of the entry first.
@@ -116,11 +116,11 @@ class InvalidationClock(ABC):
         return None
 
     def basis(self, key: str, value: bytes, reading: Reading) -> Basis | None:
-        """Return what it rests on that *value* under *key* is valid by *reading*, if one trip can ask for that."""
+        """Return what the validity of *value* under *key* rests on, by *reading*, if one trip can ask for that."""
         return None
 
     def may_be_still(self, basis: Basis) -> bool:
-        """Return whether nothing is known yet that has changed of *basis*."""
+        """Return whether no change of *basis* is known yet."""
         return False
 
     async def is_still(self, basis: Basis) -> bool:

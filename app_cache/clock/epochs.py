@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from app_cache.codec import Mark
 
     Matcher = Callable[[Subject, Iterable[str]], bool]
-    """Returns whether a ban names a subject, which patterns meet by several names."""
+    """Returns whether a ban names a subject; patterns are matched with each of the names given beside it."""
 
 MAX_BANS = 256
 """Bans kept at once; beyond, the older half is forgotten and what is older than those is a miss."""
@@ -28,7 +28,7 @@ DIGITS = 16
 LAST_NUMBER = 2**53 - 2
 """The largest of those numbers: beyond, Lua cannot tell one from the next. It stands for the year 2255."""
 MAX_MATCHED = 32_768
-"""Characters of names, for each pattern that they are matched against, beyond which an entry is a miss."""
+"""Characters of names, times the patterns that they are matched with, beyond which an entry is a miss."""
 MAX_PASSED = 10_000
 """Entries for which a process remembers the newest ban that they passed."""
 
@@ -214,9 +214,9 @@ class Seen:
         return term_of(epochs.terms, shared) != term_of(self.terms, shared)
 
     def and_over(self, number: str, asked: Seen) -> Seen:
-        """Return what is known after an invalidation that met no clock: all that began by *number* is over.
+        """Return what is known after an invalidation that met no clock: what began by *number* is over.
 
-        So is what was known when it was *asked* for, whatever the time was there.
+        So is the generation that had been seen when the invalidation was *asked* for, whatever the server's time.
         """
         known = self.generation[:DIGITS]
         if self.generation != asked.generation and number < known:

@@ -36,7 +36,7 @@ def url_stamp(path: str, origin: str = "") -> str:
 
 
 def root_stamp(root_path: str) -> str:
-    """Return the name of the stamp of a root path: what was asked for under it answers to its path without it."""
+    """Return the name of the stamp of a root path; patterns match what has it without that path, too."""
     return short("r:" + root_path)
 
 
@@ -75,7 +75,7 @@ def named_by(subject: Subject) -> list[str]:
 
 
 def other_url(asked: Subject, named: Subject) -> Subject | None:
-    """Return the URL that *asked* is for as a subject of its own, None if what is *named* so is for that URL too.
+    """Return a subject for the URL that *asked* is for; None if *named*, that of a record, is for that URL too.
 
     A key generator of the application's own may give two URLs one key: what either is invalidated by counts.
     """

@@ -53,11 +53,11 @@ if TYPE_CHECKING:
 MARGIN_S = 60.0
 """Seconds that the clock outlives what it judges."""
 LATELY_S = 0.05
-"""Seconds in which what was read of the clock is still as good as new for whether an entry is worth writing."""
+"""Seconds for which the clock, once read, need not be read again to decide whether an entry is worth writing."""
 PART = 500
 """Tags that one script invalidates at most."""
 MAX_BESIDE = 64
-"""Scripts that make missing stamps, beside the handlers of one event loop, at once."""
+"""Scripts at once that make missing stamps beside the handlers of one event loop."""
 MAX_TERMS = 8
 """Terms that the clock tells. A process that did not look while more of them began takes that for another past."""
 

@@ -82,7 +82,10 @@ class Fallbacks:
 
 
 def _paths(scope: Scope, root_path: str) -> list[str]:
-    """Return the path of *scope* as the client sends it, and as routes have it: without the end of a line."""
+    """Return the path of *scope* as the client sends it, and as routes match it.
+
+    They match it without a root path, and as if there were no line feed at its end.
+    """
     whole = full_path(scope)
     paths = [whole, *(without_root(whole, root) for root in root_paths(scope, root_path))]
     if root_path:
@@ -115,7 +118,10 @@ def _covers(policy: CachePolicy, method: str) -> bool:
 
 
 def methods_of(policy: CachePolicy, context: Any) -> frozenset[str]:
-    """Return the methods whose requests of a route are the cache's: POST where it is all there is, or is named."""
+    """Return the methods of a route that are cached.
+
+    POST is one of them if *policy* names it, or if the route has neither GET nor QUERY.
+    """
     of_route = frozenset(context.methods or CACHEABLE_METHODS | _head_as_get(context))
     cached = of_route & (policy.methods or CACHEABLE_METHODS)
     if policy.methods is None and cached & SAFE_AND_CACHED:
@@ -152,10 +158,11 @@ def keyed_by(policy: CachePolicy, declared: Iterable[Declared], *, is_sure: bool
     """Return *policy* with what endpoints are *declared* to read in its key, unless it excludes that.
 
     Those are headers, and the query parameters of security schemes. Authorization and Cookie are left out where
-    their presence alone keeps an answer from being shared: in the key they would say that it may be. By the RFC
-    alone the key says nothing of that; but where it is not sure which endpoint answers they are left out too, and
-    whether one did that reads them is asked then. None: an endpoint is declared to read any header, and no key
-    tells its answers apart.
+    their presence alone keeps an answer from being shared: in the key they would say that it may be. If *policy*
+    goes by the RFC alone (`http_only`), the key says nothing of that, and they join it. They are left out all the
+    same where it is not sure which endpoint answers: `Plan.is_for` asks of the one that did whether it reads them.
+
+    None: an endpoint is declared to read any header, and no key tells its answers apart.
     """
     declared = [*declared]
     guarded_apart = frozenset() if policy.http_only and is_sure else frozenset({"authorization", "cookie"})

@@ -109,9 +109,9 @@ class Plan:
         return {**scope.get("path_params", {}), **self.path_params}
 
     def is_for(self, scope: Scope) -> bool:
-        """Return whether the policy, that of what has none, is for what routers came to and left in *scope*.
+        """Return whether the policy, a fallback, covers the endpoint that routers came to and left in *scope*.
 
-        It is not for an endpoint that is decorated, or that is declared to read what is not in the key.
+        It does not cover one that is decorated, or that is declared to read what is not in the key.
         """
         context = come_to(scope)
         if self.policy is None or is_never_cached(context) or recorded(context) != (None, None):
@@ -127,7 +127,8 @@ class Plan:
     ) -> list[str] | None:
         """Return *templates* with the values that the endpoint receives, or None if one of them is not valid.
 
-        So it is if nothing has that name, which is found at start where it is known which endpoint answers.
+        Return None, too, if the endpoint receives nothing by one of their names; where it is known which endpoint
+        answers, that is an error at start already.
 
         *escape* is for templates of URLs, where values are written as paths have them: it is applied to each, so
         that it stays data in what it becomes a part of.
@@ -225,10 +226,10 @@ class RouteTable:
         return serving.routes if is_theirs and serving is self._routed else None
 
     def same_routes(self) -> Callable[[], bool] | None:
-        """Return what tells whether the application itself has the routes that were looked at last; None: none.
+        """Return a function that tells whether the routes are still those that were looked at; None: none were.
 
-        What overrides dependencies counts too, of mounted applications as well. A hit asks it, each time: after
-        routers that are included, or mounted, `find` looks.
+        Overrides of dependencies count too, those of mounted applications as well. It is called at each hit, and
+        so looks at the application's own routes alone: `find` looks at those of included and mounted routers.
         """
         return self._watching(self._walked[:1]) if self._walked else None
 
@@ -312,7 +313,7 @@ class RouteTable:
         return Plan(policy, invalidates, way.parameters, path_params, roots, way.path, left=left_by(way))
 
     def _is_head_of_get(self, scope: Scope, way: Way | None, others: list[Way]) -> bool:
-        """Return whether the HEAD of *scope*, which comes to *way* or *others*, is for who answers a GET."""
+        """Return whether the HEAD of *scope*, which comes to *way* or *others*, is for what answers a GET."""
         of_get, _, others_of_get = match(self._routed, self._ways, {**scope, "method": "GET"})
         routes = [each.context.original_route for each in (way, *others) if each is not None]
         return routes == [each.context.original_route for each in (of_get, *others_of_get) if each is not None]
@@ -323,7 +324,7 @@ def _with(
 ) -> Plan | None:
     """Return the plan with *policy* for requests of *method* to an endpoint that nobody knows.
 
-    One that is guarded is for nothing there: nobody knows by what.
+    A guarded policy covers nothing there: nobody knows what would guard it.
     """
     if policy is not None and policy.guarded:
         policy = None

@@ -42,7 +42,7 @@ _CALLS_THE_ENDPOINT = {
 class Way:
     """A route as a router comes to it, and what is known of it that no request changes.
 
-    *router*: What tries it. *is_sure*: Whether what comes to it is told by method and path.
+    *router*: What tries it. *is_sure*: Whether method and path alone tell which requests come to it.
     """
 
     def __init__(self, context: Any, router: Any, *, is_sure: bool) -> None:
@@ -122,7 +122,7 @@ def _tried_last_in(route: Any) -> Iterator[Any]:
 
 
 def _as_far_as_built(route: Any, contexts: Iterable[Any]) -> Iterator[Any]:
-    """Return *contexts*, and the included *route* that they are of where FastAPI cannot build the rest."""
+    """Return *contexts*, those of *route*; in the place of what FastAPI cannot build of them, *route* itself."""
     try:
         yield from contexts
     except Exception:  # noqa: BLE001  what is wrong with a route of the application's own, FastAPI says at the request
@@ -153,7 +153,7 @@ def _under(context: Any) -> Iterator[Any]:
 
 
 def _mounted(context: Any) -> Any:
-    """Return what has routes under a mount or a host, or None; a mount knows it without its own middleware too."""
+    """Return what has routes under a mount or a host, whatever middleware a mount puts before it; else None."""
     return routed_app(context.app) or routed_app(getattr(context.original_route, "_base_app", None))
 
 
@@ -281,7 +281,7 @@ def _has_cache(app: Any) -> bool:
 
 
 def routers_of(app: Any, seen: set[int]) -> Iterator[Any]:
-    """Return what holds the routes of *app*: its router, those that it includes, and those of what it mounts."""
+    """Return the routers of *app*, its own, included and mounted ones, but for those whose id is in *seen*."""
     router = getattr(app, "router", app)
     if not hasattr(router, "routes") or id(router) in seen:
         return

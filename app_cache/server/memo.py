@@ -78,16 +78,16 @@ class Memo:
     def __init__(self, served: Any, status_lines: Mapping[int, bytes]) -> None:
         self.known: dict[bytes, Known] = {}
         self.starts: dict[int, bytes] = {}
-        """The begin of an answer by its status, with the fields that the server adds to each."""
+        """The first bytes of answers, by status: the first line, and the fields that the server adds to each."""
         self.fields: list[tuple[bytes, bytes]] = []
-        """Those fields: the list is another one each second."""
+        """Those fields; the server makes another list of them each second."""
         self.rests_under: list[tuple[bytes, bytes]] | None = None
-        """Fields that the server adds while there is nothing to look for: nothing is known, nor asked for."""
+        """Nothing is looked up while the server adds this list: nothing is known, no offer asked for."""
         self.bytes_held = 0
         self.max_bytes = MAX_BYTES
         self._asked_under: list[tuple[bytes, bytes]] | None = None
         self._left = 0
-        """Questions that may yet be asked while the server adds the fields under which the last one was."""
+        """Questions that may yet be asked until the server adds another list of fields."""
         self._is_said = False
         """Whether it was said that an offer does not count."""
         self._served = served
@@ -95,7 +95,7 @@ class Memo:
         self._seen = Doorkeeper(MAX_SEEN)
 
     def renew(self, fields: list[tuple[bytes, bytes]]) -> None:
-        """Take *fields* for those that the server adds, and forget what stands no longer first."""
+        """Take *fields* for those that the server adds; forget everything if the cache no longer stands first."""
         self.fields = fields
         common = encoded(fields)
         self.starts = {status: self._status_lines[status] + common for status in self.starts}
@@ -114,9 +114,9 @@ class Memo:
         return counts
 
     def asks(self, fields: list[tuple[bytes, bytes]]) -> bool:
-        """Return whether to ask for an offer, now that the server adds *fields*: not where there are none.
+        """Return whether to ask for an offer, now that the server adds *fields*: not after many questions in vain.
 
-        So an application, or a second, without hits pays nothing for questions.
+        So an application without hits pays next to nothing for questions, nor does one in a second without any.
         """
         if fields is not self._asked_under:
             self._asked_under, self._left = fields, MOST_IN_VAIN

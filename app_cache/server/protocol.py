@@ -73,7 +73,7 @@ class CacheProtocol(HttpToolsProtocol):
             scope["extensions"] = {EXTENSION: partial(_offered, ref(self))}
 
     def offered(self, offer: Offer, scope: Any) -> None:
-        """Learn that *offer* answers the request of *scope*, if nothing of another came, once it was written."""
+        """Learn that *offer* answers the request of *scope*, once it was written; not if bytes of another came."""
         cycle, memo, head = self.cycle, self._memo, self._head
         if (
             scope is not cycle.scope

@@ -121,8 +121,8 @@ class Writes:
             keep_for: Seconds that the backend holds it.
         """
         if self._at_once:
-            self.drop(record.key)
             if self.pending:
+                self.drop(record.key)
                 await self._write_pending()  # deletions: what is kept stays within its bounds
             await self._calls.attempt("store", self._write(record, subject, keep_for, encode(record)))
             return

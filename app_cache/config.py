@@ -26,7 +26,8 @@ from app_cache.backends.redis.backend import RedisBackend
 from app_cache.backends.redis.url import DEFAULT_URL
 from app_cache.errors import ConfigurationError
 from app_cache.keys import checked_namespace
-from app_cache.logger_config import escaped, logger, without_secrets
+from app_cache.logger_config import logger
+from app_cache.masking import escaped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -125,7 +126,7 @@ def redis_backend(settings: CacheSettings, url: str | None = None, max_connectio
     """
     if url is None and settings.redis_url is None:
         raise ConfigurationError(
-            f"REDIS_URL must be given with ENVIRONMENT={escaped(without_secrets(settings.environment))}: "
+            f"REDIS_URL must be given with ENVIRONMENT={escaped(settings.environment)}: "
             "a URL such as rediss://cache.example.com:6379"
         )
     options = {"url": url, "max_connections": max_connections} | _given_options(settings)
@@ -229,7 +230,7 @@ def choose_environment(
     if environment is None:
         known = ", ".join(environments)
         raise ConfigurationError(
-            f"Unknown environment: {escaped(without_secrets(settings.environment))}; known are {known} "
+            f"Unknown environment: {escaped(settings.environment)}; known are {known} "
             "(the variable ENVIRONMENT names one, also where CACHE_BACKEND is given). "
             "CacheContainer(environments={**ENVIRONMENTS, …}) adds others"
         )
@@ -243,7 +244,7 @@ def checked_environment(environment: object) -> Environment:
         ConfigurationError: If it is not, or is the name of one.
     """
     if not isinstance(environment, Environment):
-        given = f"the text {without_secrets(repr(environment))}" if isinstance(environment, str) else None
+        given = f"the text {environment!r}" if isinstance(environment, str) else None
         raise ConfigurationError(
             f"environment must be an Environment, not {given or f'a {type(environment).__qualname__}'}; "
             "CacheContainer(settings=CacheSettings({'ENVIRONMENT': …})) chooses one by its name"
@@ -360,8 +361,7 @@ def _check_certificates(path: str) -> None:
         ssl.create_default_context(cafile=path)
     except OSError as error:
         raise ConfigurationError(
-            f"REDIS_SSL_CA_CERTS must be the path of a PEM file, not {without_secrets(repr(path))}: "
-            f"{error.strerror or error}"
+            f"REDIS_SSL_CA_CERTS must be the path of a PEM file, not {path!r}: {error.strerror or error}"
         ) from error
 
 
@@ -371,6 +371,6 @@ def _what_is_wrong(error: ValidationError, fields: Mapping[str, FieldInfo]) -> s
     for detail in error.errors(include_url=False, include_context=False):
         name = str(detail["loc"][0]) if detail["loc"] else "settings"
         field = fields.get(name)
-        shown = f", not {without_secrets(repr(detail['input']))}" if field is not None and field.repr else ""
+        shown = f", not {detail['input']!r}" if field is not None and field.repr else ""
         clauses.append(f"{name.upper()} must be {(field and field.description) or 'valid'}{shown}")
     return "; ".join(clauses)

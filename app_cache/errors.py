@@ -8,13 +8,19 @@
 
 The middleware raises none of them on a request, for a broken backend is a miss; but for a policy that cannot work,
 where no lifespan or `install` could tell so before. Direct access through ``get_backend`` raises `BackendError`.
+No message shows a secret that can be told to be one, whatever value it names.
 """
 
 from enum import Enum
 
+from app_cache.masking import without_secrets
+
 
 class AppCacheError(Exception):
     """The root of the errors that are this package's own; TypeError, TimeoutError and their like are Python's."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(without_secrets(each) if isinstance(each, str) else each for each in args))
 
 
 class ConfigurationError(AppCacheError, ValueError):

@@ -32,6 +32,7 @@ from structlog.processors import JSONRenderer, TimeStamper, add_log_level, forma
 
 from app_cache.bounded import Bounded
 from app_cache.errors import ConfigurationError
+from app_cache.masking import SECRET_NAME, escaped, without_secrets
 
 Render = Callable[[str, str, Mapping[str, Any]], str]
 """Makes one line of a level's name, an event and its fields."""
@@ -59,9 +60,6 @@ MAX_WARNED = 5_000
 AGE_UNITS = {"second": 1, "minute": 60, "hour": 3_600, "day": 86_400, "week": 604_800}
 
 _QUANTITY = re.compile(r"(\d+(?:\.\d+)?) *([a-z]+)", re.ASCII)
-_SECRET_NAME = re.compile(r"password|secret|token|authorization|cookie", re.IGNORECASE)
-_SECRET_PAIR = re.compile(rf"({_SECRET_NAME.pattern})=[^&\s]+", re.IGNORECASE)
-_WORD = re.compile(r"\S+")
 _PLAIN = re.compile(r"[\w.:/@*+-]+")
 _TO_JSON = (add_log_level, TimeStamper(fmt="iso", utc=True), JSONRenderer())
 
@@ -256,16 +254,7 @@ def redacted(fields: Mapping[str, Any]) -> dict[str, Any]:
     >>> redacted({"url": "redis://user:pw@host/0", "auth_token": "s3cret", "size": 3})
     {'url': 'redis://***@host/0', 'auth_token': '***', 'size': 3}
     """
-    return {
-        str(name): "***" if _SECRET_NAME.search(str(name)) else _plain(value) for name, value in fields.items()
-    }
-
-
-def escaped(text: str) -> str:
-    r"""Return *text* with each character that is not printable as its escape: ``\n``, ``\x1b``, ``\u202e``."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+    return {str(name): "***" if SECRET_NAME.search(str(name)) else _plain(value) for name, value in fields.items()}
 
 
 def _plain(value: Any) -> Any:
@@ -282,19 +271,6 @@ def _plain(value: Any) -> Any:
 
 def _clean_lines(text: str) -> str:
     return "\n".join(escaped(line) for line in without_secrets(text).split("\n"))
-
-
-def without_secrets(text: str) -> str:
-    """Return *text* with ``***`` for what precedes a URL's ``@`` and what follows ``password=`` and its like."""
-    if "://" in text:
-        text = _WORD.sub(_without_userinfo, text)
-    return _SECRET_PAIR.sub(r"\1=***", text)
-
-
-def _without_userinfo(word: re.Match[str]) -> str:
-    scheme, mark, rest = word[0].partition("://")
-    _, at, place = rest.rpartition("@")
-    return f"{scheme}{mark}***@{place}" if at else word[0]
 
 
 def _quoted(value: Any) -> str:

@@ -34,7 +34,6 @@ from app_cache.logger_config import (
     as_json,
     as_text,
     configure_logger,
-    escaped,
     logger,
     redacted,
     unconfigure_logger,
@@ -792,8 +791,3 @@ class TestRendering:
         said = json.loads(as_json("info", "cache.tried", {"level": "critical", "timestamp": 0}))
         assert (said["event"], said["level"]) == ("cache.tried", "info")
         assert said["timestamp"] != 0
-
-    def test_escaped(self) -> None:
-        """Printable text is left alone, and the rest is written as its escape."""
-        assert escaped("naïve\\n") == "naïve\\n"
-        assert escaped("a\nb\x1bc") == "a\\nb\\x1bc"

@@ -1,6 +1,6 @@
 """What went wrong: errors of redis-py and of the network, told as a `BackendError` that says its `Fault`.
 
-No message of an error that is made here shows the password.
+No message of an error that is made here shows the password, nor what was sent.
 """
 
 from __future__ import annotations
@@ -51,12 +51,14 @@ NOT_LOGGED_IN: Final = ("HELLO must be called with the client already authentica
 DENIED_IN_SCRIPT: Final = ("ACL failure in script", "The user executing the script can't run this command")
 """How Valkey and Redis begin to say that a script may not do what it does; no code says it."""
 NOT_BY_SENTINELS: Final = "the Sentinels want another sentinel_password than is given, if any is"
+_REPEATED: Final = re.compile(r",? with args beginning with:.*", re.DOTALL)
+"""How servers end what they say of a command that they do not know, with whatever was in it."""
 LOST: Final = "Connection lost"
 """What is said of a connection that was lost before anything was written to it."""
 
 
 def failure_of(operation: str, error: Exception, server: RedisUrl) -> BackendError:
-    """Return what is raised for *error*, which is its cause unless it shows the password.
+    """Return what is raised for *error*, which is its cause unless it shows the password, or what was sent.
 
     Args:
         operation: What was to be done.
@@ -68,7 +70,7 @@ def failure_of(operation: str, error: Exception, server: RedisUrl) -> BackendErr
         said = "the server wants a password, and none is given"
     elif isinstance(error, MasterNotFoundError):
         said = NOT_BY_SENTINELS if _is_shut_out(error) else re.sub(" : <.* - ", ": ", said)
-    reason = _without(server.password, said)
+    reason = _without(server.password, _REPEATED.sub("", said))
     failure = BackendError(f"{operation} failed at {server}: {reason}", fault=_fault_of(error))
     failure.__cause__ = error if reason == said else None
     return failure

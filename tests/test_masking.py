@@ -1,0 +1,89 @@
+"""Secrets are shown nowhere: not in what is said of a value, nor in the error that refuses it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from fastapi import FastAPI
+
+from app_cache import (
+    AppCacheError,
+    BackendRouter,
+    CacheMiddleware,
+    CacheSettings,
+    CompressedBackend,
+    Environment,
+    MemoryBackend,
+    RedisBackend,
+    cache,
+)
+from app_cache.masking import escaped, without_secrets
+from containers import CacheContainer, close, install
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+URL: Any = "redis://shop:s3cret@cache.example.com"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        pytest.param("at redis://me:s3cret@host:1/0 now", "at redis://***@host:1/0 now", id="a URL"),
+        pytest.param("not 'redis://me:s3 cret@host'", "not 'redis://***@host'", id="a URL with a blank"),
+        pytest.param('"a b redis://me:s3 cret@host"', '"a b redis://***@host"', id="a URL in a sentence"),
+        pytest.param("redis://host:1/0", "redis://host:1/0", id="a URL without a user"),
+        pytest.param("ask me@host", "ask me@host", id="an address"),
+        pytest.param("?db=0&password=s3cret&x=1", "?db=0&password=***&x=1", id="a query"),
+        pytest.param("passwd=s3cret pwd=s3cret", "passwd=*** pwd=***", id="short names"),
+        pytest.param("api_key='s3 cret', x=1", "api_key=***, x=1", id="an argument"),
+        pytest.param('{"password": "s3 cret", "x": 1}', '{"password": ***, "x": 1}', id="JSON"),
+        pytest.param("{'X-Api-Key': 's3cret', 'x': 1}", "{'X-Api-Key': ***, 'x': 1}", id="a dictionary"),
+        pytest.param("Authorization: Bearer s3cret\nAge: 1", "Authorization: ***\nAge: 1", id="a header"),
+        pytest.param("the password is wrong", "the password is wrong", id="the word alone"),
+        pytest.param("tokens: 5", "tokens: 5", id="another word"),
+    ],
+)
+def test_without_secrets(text: str, shown: str) -> None:
+    """What precedes the ``@`` of a URL, and what follows the name of a secret, is left out, and nothing else."""
+    assert without_secrets(text) == shown
+    assert without_secrets(shown) == shown
+
+
+def test_escaped() -> None:
+    """What a terminal would take for an order is shown as its escape."""
+    assert escaped("naïve\\n") == "naïve\\n"
+    assert escaped("a\nb\x1bc") == "a\\nb\\x1bc"
+
+
+@pytest.mark.parametrize(
+    "refuse",
+    [
+        pytest.param(lambda: install(FastAPI(), URL), id="container"),
+        pytest.param(lambda: asyncio.run(close(URL)), id="container to close"),
+        pytest.param(lambda: install(FastAPI(), CacheContainer(backend=URL)), id="backend of a container"),
+        pytest.param(lambda: install(FastAPI(), CacheContainer(invalidation=URL)), id="service"),
+        pytest.param(lambda: install(FastAPI(), CacheContainer(), key_generator=URL), id="key generator"),
+        pytest.param(lambda: install(FastAPI(), CacheContainer(), default_policy=URL), id="default policy"),
+        pytest.param(lambda: CacheMiddleware(FastAPI(), URL), id="backend"),
+        pytest.param(lambda: MemoryBackend(URL), id="number"),
+        pytest.param(lambda: CompressedBackend(MemoryBackend(), URL), id="name"),
+        pytest.param(lambda: BackendRouter({"a": MemoryBackend()}, URL), id="name of a backend"),
+        pytest.param(lambda: RedisBackend(socket_timeout=URL), id="option of Redis"),
+        pytest.param(lambda: Environment("x", URL), id="what builds a backend"),
+        pytest.param(lambda: cache(key=URL), id="option of a policy"),
+        pytest.param(lambda: cache(tags=URL), id="tags"),
+        pytest.param(
+            lambda: install(FastAPI(), CacheContainer(settings=CacheSettings({"CACHE_NAMESPACE": f"{URL} x"}))),
+            id="variable",
+        ),
+        pytest.param(lambda: install(FastAPI(), CacheContainer(namespace=f"{URL} x")), id="namespace"),
+    ],
+)
+def test_url_where_another_value_belongs(refuse: Callable[[], object]) -> None:
+    """The error that refuses a value shows no password in it, also where nobody would look for a URL."""
+    with pytest.raises(AppCacheError) as refused:
+        refuse()
+    assert "s3cret" not in repr(refused.value)

@@ -538,7 +538,7 @@ class Exchange:
             rescues=rescues,
             conditional=conditional,
             guard=guard,
-            session_changed=session_watch(self.scope) if "session" in self.scope else None,
+            session=session_watch(self.scope) if "session" in self.scope else None,
             routed=None if self.plan.is_sure else scope,
             is_for=self.plan.is_for,
         )

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from app_cache.policy import CachePolicy
     from app_cache.rules.directives import ResponseDirectives
     from app_cache.rules.messages import Headers, RequestHead
+    from app_cache.sessions import SessionWatch
     from app_cache.store import Found, StoredResponses
 
 NOT_STARTED = ResponseHead(0, ())
@@ -63,8 +64,7 @@ class Filling:
         rescues: Tells whether that entry stands in if the handler fails now; None: never.
         conditional: Whether the handler is asked to validate that entry, so that a 304 is about it.
         guard: What a guarded endpoint asks in this run, or None.
-        session_changed: Tells whether the handler has changed the session that middleware further out keeps by a
-            cookie; None: there is none.
+        session: Watches the session that middleware further out keeps by a cookie; None: there is none.
         routed: The scope in which routers leave what they came to, where that is not known before; else None.
         is_for: Tells whether the policy is for that.
     """
@@ -80,7 +80,7 @@ class Filling:
         rescues: Callable[[], bool] | None,
         conditional: bool = False,
         guard: Guard | None = None,
-        session_changed: Callable[[], bool] | None = None,
+        session: SessionWatch | None = None,
         routed: Scope | None = None,
         is_for: Callable[[Scope], bool] = bool,
     ) -> None:
@@ -94,7 +94,7 @@ class Filling:
         """Whether the stored response stands in for the answer."""
         self.conditional = conditional
         self.guard = guard
-        self.session_changed = session_changed or bool
+        self.session = session
         self.routed = routed or {}
         self.is_for = is_for
         self.late_tags: set[str] = set()
@@ -156,14 +156,19 @@ class Filling:
         length = delta_seconds(combined(self._head.headers, b"content-length"))
         if length is not None and length > self.policy.max_body:
             return Refusal.TOO_LARGE
-        if self.session_changed() and not shares_set_cookie(self._said, self.policy):
+        if (
+            self.session is not None
+            and self.session.is_changed()
+            and not shares_set_cookie(self._said, self.policy)
+        ):
             return Refusal.SET_COOKIE
         return why_not_store(self.request, self._head, self._said, self.policy, self.store.now())
 
     def is_offered(self, headers: Headers) -> bool:
         """Return whether caches on the way may keep what the leader gets with *headers*: nothing of it is his."""
         own = withheld_fields(response_directives(headers), self.policy)
-        return self.refusal is None and not self.session_changed() and not any(has_field(headers, o) for o in own)
+        is_own = self.session is not None and self.session.is_changed()
+        return self.refusal is None and not is_own and not any(has_field(headers, name) for name in own)
 
     def _validates(self) -> bool:
         """Return whether the answer is a 304 to the conditions that stand for the stored response."""
@@ -221,7 +226,8 @@ class Filling:
         if "endpoint" in self.routed and not self.is_for(self.routed):
             return Refusal.POLICY
         own = unshared_credential(self.request, self._said, self.policy)
-        if own is None and self.session_changed() and not shares_set_cookie(said, self.policy):
+        changes_session = self.session is not None and self.session.is_changed()
+        if own is None and changes_session and not shares_set_cookie(said, self.policy):
             return Refusal.SET_COOKIE
         return own or why_not_store(self.request, head, said, self.policy, self.store.now())
 
@@ -328,6 +334,10 @@ class Filling:
 
     def _stored_fields(self, head: ResponseHead, body: bytes) -> Headers:
         headers = announced(head.headers, self.policy.include_headers)
+        if self.session is not None and self.session.is_read():
+            headers = announced(
+                headers, ("cookie",)
+            )  # as middleware further out does, which is not asked at a hit
         if head.status == 200 and not has_field(headers, b"etag"):
             self.entity_tag = entity_tag_of(body, headers)
             headers = (*headers, (b"etag", self.entity_tag))

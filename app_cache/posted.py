@@ -55,9 +55,8 @@ class PostedAnswer:
         if isinstance(identity, Refusal):
             return None
         found = await store.look_up(identity.key, identity.subject, request.headers)
-        filling = Filling(
-            store, request, identity, policy, found, rescues=None, session_changed=session_watch(scope)
-        )
+        session = session_watch(scope)
+        filling = Filling(store, request, identity, policy, found, rescues=None, session=session)
         await filling.begin()
         return cls(filling, target_of(scope))
 

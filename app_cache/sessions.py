@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from typing import Any
 
 
 def has_user(scope: Mapping[str, Any]) -> bool:
@@ -43,27 +40,40 @@ def begins_session(scope: Mapping[str, Any]) -> bool:
     return bool(session) and (_is_modified(session) or not has_cookie)
 
 
-def session_watch(scope: Mapping[str, Any]) -> Callable[[], bool] | None:
-    """Return what tells whether ``scope["session"]`` has other values since, or says that it was modified.
+class SessionWatch:
+    """What becomes of a *session*, which middleware further out keeps by a cookie, from now on."""
 
-    A Set-Cookie follows then. A change inside of a value is seen only where the session says so. What cannot be
-    looked at counts as changed. None: there is no session.
-    """
-    session = scope.get("session")
-    if session is None:
-        return None
-    try:
-        before, was_modified = _values(session), _is_modified(session)
-    except Exception:  # noqa: BLE001  as above
-        return lambda: True
-
-    def is_changed() -> bool:
+    def __init__(self, session: object) -> None:
+        self._session: Any = session
         try:
-            return _values(session) != before or (_is_modified(session) and not was_modified)
+            self._before, self._was_modified = _values(session), _is_modified(session)
+            self._is_readable = True
+        except Exception:  # noqa: BLE001  as above
+            self._is_readable = False
+
+    def is_changed(self) -> bool:
+        """Return whether it has other values than it had, or says that it was modified: a Set-Cookie follows then.
+
+        A change inside of a value is seen only where the session says so. What cannot be looked at has changed.
+        """
+        try:
+            return (
+                not self._is_readable
+                or _values(self._session) != self._before
+                or (_is_modified(self._session) and not self._was_modified)
+            )
         except Exception:  # noqa: BLE001  values of the application's own, too, which may not be compared
             return True
 
-    return is_changed
+    def is_read(self) -> bool:
+        """Return whether it says that it was looked at: its middleware then adds Cookie to Vary."""
+        return bool(getattr(self._session, "accessed", False))
+
+
+def session_watch(scope: Mapping[str, Any]) -> SessionWatch | None:
+    """Return what watches ``scope["session"]``; None: there is no session."""
+    session = scope.get("session")
+    return None if session is None else SessionWatch(session)
 
 
 def _is_modified(session: object) -> bool:

@@ -246,6 +246,52 @@ async def test_a_session_that_middleware_begins(options: Any, cookie: str | None
     assert [each.json() for each in answers] == list("aaaa" if expected == "hit" else "abcd")
 
 
+@pytest.mark.parametrize("reads", [True, False], ids=["read", "not read"])
+async def test_a_session_that_is_read(reads: bool) -> None:
+    """Where the endpoint reads the session, hits announce Cookie in Vary, as its middleware does for a miss."""
+    app = FastAPI()
+
+    @app.get("/")
+    @cache(timeout=60, client_max_age=60)
+    async def answer(request: Request) -> str:
+        return str(request.session.get("id") if reads else None)
+
+    put_cache(app)
+    app.add_middleware(SessionMiddleware, secret_key="secret")
+    async with client_of(app) as client:
+        answers = [await client.get("/") for _ in range(3)]
+    assert [told(each) for each in answers] == ["fwd=uri-miss; stored", "hit", "hit"]
+    assert [each.headers.get("vary", "").lower() for each in answers] == ["cookie" if reads else ""] * 3
+
+
+async def test_a_session_that_is_told_apart_and_read() -> None:
+    """Whom `vary_by` does not tell apart shares what was made from a session, though its cookie is another."""
+    app = FastAPI()
+
+    @app.get("/")
+    @cache(timeout=60, vary_by=lambda request: request.session["tenant"])
+    async def answer(request: Request) -> str:
+        return str(request.session["tenant"])
+
+    @app.post("/{tenant}/{user}")
+    async def log_in(tenant: str, user: str, request: Request) -> None:
+        request.session.update(tenant=tenant, user=user)
+
+    put_cache(app)
+    app.add_middleware(SessionMiddleware, secret_key="secret")
+    seen = []
+    for who in ("a/1", "a/2", "b/3"):
+        async with client_of(app) as client:
+            await client.post(f"/{who}")
+            answer_to = await client.get("/")
+            seen.append((answer_to.json(), told(answer_to), "cookie" in answer_to.headers["vary"].lower()))
+    assert seen == [
+        ("a", "fwd=uri-miss; stored", True),
+        ("a", "hit", True),
+        ("b", "fwd=uri-miss; stored", True),
+    ]
+
+
 async def test_a_session_by_a_token() -> None:
     """A session that a token in the key tells apart is shared with who has that token, and with nobody else."""
     app = FastAPI()

@@ -75,7 +75,10 @@ NOT_LOOKED_UP = Found("")
 NOTHING_STORED = Forward(Fwd.URI_MISS)
 NO_VARIANT_STORED = Forward(Fwd.VARY_MISS)
 MOST_TURNED_AWAY = 3
-"""Runs that a request waits for whose own requests are not let through to the endpoint; then it goes alone."""
+"""Runs that a request waits for which then say nothing of its own answer; after these it goes alone.
+
+Their requests are not let through to the endpoint, or their failures are of another variant.
+"""
 RAISED = 500
 """The status that an exception of the application becomes."""
 TIMED_OUT = 504
@@ -389,8 +392,9 @@ class Exchange:
 
     async def _use(self, fill: Fill, outcome: Outcome, *, waited: bool) -> None:
         """Answer with the *outcome* of a fill of another request; go alone if it cannot be shared."""
-        leader, entry = cast("Filling", fill.judge), outcome.entry
-        if outcome is UNADMITTED and self.turned_away < MOST_TURNED_AWAY:
+        leader, entry, failure = cast("Filling", fill.judge), outcome.entry, outcome.failure
+        is_of_another = failure is not None and not self._is_variant_of(leader, failure.headers)
+        if (is_of_another or outcome is UNADMITTED) and self.turned_away < MOST_TURNED_AWAY:
             self.turned_away += 1
             await self._forward(waited=waited)
         elif entry is not None and await self._may_use(entry, leader, waited=waited):
@@ -400,14 +404,12 @@ class Exchange:
                 if not answers_others(entry.response(), self.policy, self.store.now()):
                     self.store.flight.mark_unshared(self.found.key)
                 await self._forward(waited=True)
-        elif not outcome.failed:
+        elif is_of_another or not outcome.failed:
             await self._lead(alone=True)
         elif self._rescues():
             await self._give_rescue(leader.status or RAISED)
         else:
-            failure = outcome.failure
-            if failure is None or not self._is_variant_of(leader, failure.headers):
-                failure = plain_answer(RAISED)
+            failure = failure or plain_answer(RAISED)
             await self._give(failure, partial(self._fail, failure))
 
     async def _lead_as_one_of_few(self, hung: Fill, *, waited: bool = False) -> None:

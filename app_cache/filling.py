@@ -256,9 +256,11 @@ class Filling:
         return Outcome(failed=True) if self.admitted else UNADMITTED
 
     def _failure(self, body: bytes) -> Answer:
-        """Return the failure that those who wait may see: the status alone of one that is the leader's own."""
+        """Return the failure as those who wait may see it: status and Vary alone if it is the leader's own."""
         if self.refusal not in (Refusal.STATUS, Refusal.NOT_FRESH) or self._said.no_cache:
-            return plain_answer(self._head.status)
+            plain = plain_answer(self._head.status)
+            vary = (field for field in self._head.headers if field[0].lower() == b"vary")
+            return plain._replace(headers=(*plain.headers, *vary))
         return Answer(self._head.status, announced(self._shared_fields(), self.policy.include_headers), body)
 
     async def _keep(

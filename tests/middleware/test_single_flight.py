@@ -265,22 +265,47 @@ async def test_run_that_ends_during_a_look_up() -> None:
     assert len(app.runs) == 1
 
 
-async def test_failure_of_another_variant() -> None:
-    """Those who wait for a run that fails get its failure if they have its variant, else a plain one."""
+@pytest.mark.parametrize(
+    ("fields", "others"),
+    [
+        pytest.param({}, "failed, de", id="for all"),
+        pytest.param({"set-cookie": "a=b"}, "Service Unavailable", id="its first client's own"),
+    ],
+)
+async def test_failure_of_another_variant(fields: dict[str, str], others: str) -> None:
+    """Those who wait for a run that fails get its failure if they have its variant; else theirs has a run."""
 
-    def fail(request: Request) -> Response:
+    def answer(request: Request) -> Response:
         language = request.headers["accept-language"]
-        return Response(f"failed, {language}", 503, headers={"vary": "accept-language"})
+        if language == "en":
+            return Response("hello", headers={"vary": "accept-language"})
+        return Response(f"failed, {language}", 503, headers={"vary": "accept-language", **fields})
 
-    app = Gated(fail)
+    app = Gated(answer)
     waves = [await app.ask(1, headers={"accept-language": "de"})]
-    waves += [await app.ask(2, headers={"accept-language": language}) for language in ("de", "en")]
+    waves += [await app.ask(2, headers={"accept-language": language}) for language in ("de", "en", "fr")]
     answers = await app.waves(*waves)
     assert [(answer.status_code, answer.text) for answer in answers] == [
-        *[(503, "failed, de")] * 3,
-        *[(500, "Internal Server Error")] * 2,
+        (503, "failed, de"),
+        *[(503, others)] * 2,
+        *[(200, "hello")] * 2,
+        (503, "failed, fr"),
+        (503, others.replace("de", "fr")),
     ]
-    assert len(app.runs) == 1
+    assert len(app.runs) == 3
+
+
+async def test_failures_of_many_variants() -> None:
+    """Who has waited for runs that failed for others runs the handler alone."""
+
+    def fail(request: Request) -> Response:
+        return Response(request.headers["accept-language"], 503, headers={"vary": "accept-language"})
+
+    app = Gated(fail)
+    languages = [str(number) for number in range(10)]
+    waves = [await app.ask(1, headers={"accept-language": language}) for language in languages]
+    assert [answer.text for answer in await app.waves(*waves)] == languages
+    assert len(app.runs) == 10
 
 
 class OneForAll(KeyGenerator):

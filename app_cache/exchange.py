@@ -34,13 +34,22 @@ from app_cache.rules.decisions import (
     answers_others,
     asked_by,
     can_be_validated,
+    has_content,
     select,
     unshared_credential,
     why_pass,
 )
-from app_cache.rules.directives import NOTHING_SAID
+from app_cache.rules.directives import NOTHING_SAID, delta_seconds
 from app_cache.rules.freshness import current_age, freshness_left
-from app_cache.rules.messages import RequestHead, field_lines, fields_of, has_field, plain_answer, without
+from app_cache.rules.messages import (
+    RequestHead,
+    combined,
+    field_lines,
+    fields_of,
+    has_field,
+    plain_answer,
+    without,
+)
 from app_cache.rules.validators import (
     CONDITIONAL,
     OF_A_RANGE,
@@ -71,6 +80,10 @@ ASKED_IN_VAIN = "app_cache.asked_in_vain"
 """Is in the scope of a request that no remembered hit answers: whether the backend failed when asked for one."""
 COPIED_BACK = ("route", "endpoint", "path_params", "router")
 """What the router leaves in the scope, for middleware further out."""
+BODY_LIMIT = "starlette.max_body_size"
+"""Where Starlette has, in the scope, how many bytes of content it lets through; a router may change that."""
+FRAMED_BY_FIELDS = frozenset({"1.0", "1.1"})
+"""Versions of HTTP in which a field tells whether there is content (RFC 9112 §6); in later ones none need."""
 NOT_LOOKED_UP = Found("")
 NOTHING_STORED = Forward(Fwd.URI_MISS)
 NO_VARIANT_STORED = Forward(Fwd.VARY_MISS)
@@ -150,7 +163,9 @@ class Exchange:
         if refusal is None and "session" in self.scope and not is_readable(self.scope["session"]):
             refusal = Refusal.COOKIE  # it is loaded by who uses it, into the scope of the request itself
         if refusal is None and self.request.method in WITH_CONTENT:
-            refusal = await self._read_content()
+            refusal = await self._read_content() if self._may_read_content() else Refusal.TOO_LARGE
+        elif refusal is None and not self._is_framed_by_fields():
+            refusal = await self._look_for_content()
         if refusal is None:
             refusal = await self._identify()
         if refusal is not None:
@@ -158,6 +173,26 @@ class Exchange:
             await self._forward_alone()
         elif not await self._answer_from_cache():
             await self._forward()
+
+    def _may_read_content(self) -> bool:
+        """Return whether no limit of the application's may be passed by reading the content now.
+
+        That of a router further in may be another, and it is answered for where that is.
+        """
+        limit, headers = self.scope.get(BODY_LIMIT), self.request.headers
+        if limit is None or (self._is_framed_by_fields() and not has_content(headers)):
+            return True
+        length = delta_seconds(combined(headers, b"content-length"))
+        return length is not None and length <= limit
+
+    def _is_framed_by_fields(self) -> bool:
+        return self.scope.get("http_version", "1.1") in FRAMED_BY_FIELDS
+
+    async def _look_for_content(self) -> Refusal | None:
+        """Return why to pass a request for which no field tells whether it has content, or None: it has none."""
+        first = await self.receive()
+        self.receive = _replay(deque([first]), self.receive)
+        return Refusal.BODY if first.get("body") or first.get("more_body") else None
 
     async def _read_content(self) -> Refusal | None:
         """Read the content that joins the key, up to `max_body`, and put it back; return why to pass, or None."""

@@ -177,7 +177,8 @@ def full_path(scope: Mapping[str, Any]) -> str:
     path: str = scope["path"]
     if path[:1] not in ("", "/"):
         path = f"/{path}"  # of a root path that was given without its slash
-    root = _rooted(scope.get("root_path", ""))
+    root = scope.get("root_path", "")
+    root = _rooted(root) if root else ""
     whole = path if not root or _is_under(root, path) else root + path
     return whole if whole.isascii() else encodable(whole)
 

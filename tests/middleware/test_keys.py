@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 
 from app_cache import (
     CacheMiddleware,
@@ -127,6 +127,49 @@ async def test_post(body: bytes) -> None:
             told(await client.post("/", content=body + b"1"[: CAP - len(body)], headers={"content-type": "c/d"}))
             == MISS
         )
+
+
+def limited() -> FastAPI:
+    """Return an application with a limit of content, one of whose routers has a larger one."""
+    app = FastAPI(max_body_size=20)
+    for path, limit in (("/of-the-app", None), ("/of-its-own", 1000)):
+        router = APIRouter()
+
+        @router.post(path)
+        @cache(timeout=60)
+        async def answer(request: Request) -> Response:
+            return Response(await request.body())
+
+        app.include_router(router, max_body_size=limit)
+    app.add_exception_handler(413, lambda request, error: Response("my 413", 413))
+    return app
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["length told", "chunked"])
+@pytest.mark.parametrize(
+    ("path", "size", "status"),
+    [
+        pytest.param("/of-the-app", 10, 200, id="within"),
+        pytest.param("/of-the-app", 100, 413, id="beyond"),
+        pytest.param("/of-its-own", 10, 200, id="within both"),
+        pytest.param("/of-its-own", 100, 200, id="within that of its router"),
+        pytest.param("/of-its-own", 2000, 413, id="beyond that of its router"),
+    ],
+)
+async def test_limit_of_the_application(path: str, size: int, status: int, *, chunked: bool) -> None:
+    """Content is let through or refused as without a cache; it is cached by what the first limit lets through."""
+    plain, app = limited(), limited()
+    put_cache(app)
+    framed = (b"transfer-encoding", b"chunked") if chunked else (b"content-length", b"%d" % size)
+    scope = scope_of(path, method="POST", headers=[(b"host", b"test"), framed])
+    content = {"type": "http.request", "body": b"a" * size}
+    bare_start, bare_body = await messages_of(plain, {**scope}, content)
+    assert bare_start["status"] == status
+    for is_hit in (False, not chunked and size <= 20):
+        start, body = await messages_of(app, {**scope}, content)
+        assert (start["status"], body["body"]) == (status, bare_body["body"])
+        said = dict(start["headers"]).get(b"cache-status", b"")
+        assert said.startswith(b"app-cache; hit") == is_hit
 
 
 async def test_post_beyond_the_cap() -> None:

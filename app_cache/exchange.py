@@ -576,8 +576,7 @@ class Exchange:
             conditional=conditional,
             guard=guard,
             session=session_watch(self.scope) if "session" in self.scope else None,
-            routed=None if self.plan.is_sure else scope,
-            is_for=self.plan.is_for,
+            is_meant=None if self.plan.is_sure else partial(_is_meant, self.plan, scope),
         )
 
     def _take_off(self, *, alone: bool, refresh: bool = False) -> tuple[Filling, Fill, Scope]:
@@ -692,6 +691,11 @@ class Exchange:
         if status.detail is not None:
             self.store.stats[f"{status.outcome}-{status.detail.value}"] += 1
         return status
+
+
+def _is_meant(plan: Plan, scope: Scope) -> bool:
+    """Return whether the policy of *plan* is for the endpoint that routers left in *scope*, if there is one."""
+    return "endpoint" not in scope or plan.is_for(scope)
 
 
 def _replay(messages: deque[Message], receive: Receive) -> Receive:

@@ -39,7 +39,6 @@ from app_cache.rules.variants import announced, selecting_fields
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from app_cache.asgi import Scope
     from app_cache.guards import Guard
     from app_cache.identity import Identity
     from app_cache.policy import CachePolicy
@@ -65,8 +64,7 @@ class Filling:
         conditional: Whether the handler is asked to validate that entry, so that a 304 is about it.
         guard: What a guarded endpoint asks in this run, or None.
         session: Watches the session that middleware further out keeps by a cookie; None: there is none.
-        routed: The scope in which routers leave what they came to, where that is not known before; else None.
-        is_for: Tells whether the policy is for that.
+        is_meant: Tells whether the policy is for the endpoint that routers came to; None: it is known to be.
     """
 
     def __init__(
@@ -81,8 +79,7 @@ class Filling:
         conditional: bool = False,
         guard: Guard | None = None,
         session: SessionWatch | None = None,
-        routed: Scope | None = None,
-        is_for: Callable[[Scope], bool] = bool,
+        is_meant: Callable[[], bool] | None = None,
     ) -> None:
         self.store = store
         self.request = request
@@ -95,8 +92,7 @@ class Filling:
         self.conditional = conditional
         self.guard = guard
         self.session = session
-        self.routed = routed or {}
-        self.is_for = is_for
+        self.is_meant = is_meant
         self.late_tags: set[str] = set()
         self.mark: Mark | None = None
         self.invalidations = 0
@@ -151,7 +147,7 @@ class Filling:
         return Share.FAIL if status >= 500 and self.refusal is not Refusal.POLICY else Share.REFUSE
 
     def _why_not_store(self) -> Refusal | None:
-        if "endpoint" in self.routed and not self.is_for(self.routed):
+        if self.is_meant is not None and not self.is_meant():
             return Refusal.POLICY
         length = delta_seconds(combined(self._head.headers, b"content-length"))
         if length is not None and length > self.policy.max_body:
@@ -176,7 +172,7 @@ class Filling:
 
     async def finished(self, body: bytes) -> Outcome:
         """Return the outcome of a complete answer, once it can be hit."""
-        if self._validates() and self.found.entry is not None:
+        if self.found.entry is not None and self._validates():
             return await self._freshen(self.found.entry)
         if self.refusal is not None or self.is_rescued:
             return Outcome(failed=True, failure=self._failure(body))
@@ -223,7 +219,7 @@ class Filling:
         What came for a credential is shared only if the update itself says so: what the stored response says is
         not about the fields of another's answer (§3.5).
         """
-        if "endpoint" in self.routed and not self.is_for(self.routed):
+        if self.is_meant is not None and not self.is_meant():
             return Refusal.POLICY
         own = unshared_credential(self.request, self._said, self.policy)
         changes_session = self.session is not None and self.session.is_changed()

@@ -6,33 +6,29 @@ is seen.
 
 from __future__ import annotations
 
-import sys
-from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from starlette.middleware.errors import ServerErrorMiddleware
 
 from app_cache.fastpath import Question
 from app_cache.middleware import CacheMiddleware
+from app_cache.routes.ways import BODY_LIMITS, runs_as_written
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from app_cache.asgi import App, Receive, Scope, Send
     from app_cache.fastpath import Messages
+    from app_cache.routes.ways import Layers
 
-    Layers = frozenset[tuple[str, str]]
-
-LAYERS = frozenset(
+LAYERS = BODY_LIMITS | frozenset(
     {
         ("app_cache.layers", "Shortcut"),
         ("app_cache.middleware", "CacheMiddleware"),
         ("fastapi._body_limit", "AppBodyLimitMiddleware"),
-        ("fastapi._body_limit", "_BodyLimitExceptionMiddleware"),
         ("fastapi.applications", "FastAPI"),
         ("fastapi.telemetry._asgi", "ExceptionTelemetryMiddleware"),
         ("starlette.applications", "Starlette"),
-        ("starlette.middleware.body_limit", "RequestBodyLimitMiddleware"),
         ("starlette.middleware.errors", "ServerErrorMiddleware"),
     }
 )
@@ -99,26 +95,10 @@ def first_layer(outermost: Any, layers: Layers = LAYERS) -> Any:
 
 
 def _lets_past(layer: Any, layers: Layers) -> bool:
-    return _runs_as_written(type(layer), layers) and not _is_observed(layer)
+    return runs_as_written(type(layer), layers) and not _is_observed(layer)
 
 
 def _is_observed(layer: Any) -> bool:
     """Return whether *layer* is an application of FastAPI that tells OpenTelemetry of each request."""
     telemetry = getattr(layer, "_native_telemetry", None)
     return telemetry is not None and bool(telemetry.enabled())
-
-
-def _runs_as_written(kind: type, layers: Layers) -> bool:
-    """Return whether calling a *kind* runs what its authors wrote, and nothing else."""
-    callable_as = [each for each in kind.__mro__ if "__call__" in vars(each)]
-    return bool(callable_as) and all(_is_as_written(each, layers) for each in callable_as)
-
-
-def _is_as_written(kind: type, layers: Layers) -> bool:
-    """Return whether *kind* is one of *layers*, and nobody put another function in the place of its own."""
-    call = vars(kind)["__call__"]
-    return (
-        (kind.__module__, kind.__qualname__) in layers
-        and type(call) is FunctionType
-        and call.__globals__ is vars(sys.modules[kind.__module__])
-    )

@@ -25,6 +25,7 @@ from pydantic import AfterValidator, BaseModel, Field, Json
 from starlette.applications import Starlette
 from starlette.endpoints import HTTPEndpoint
 from starlette.middleware import Middleware
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Host, Match, Mount, Route, Router
 from starlette.staticfiles import StaticFiles
@@ -1423,11 +1424,124 @@ async def test_cache_of_one_route(endpoint: Any) -> None:
     assert await is_cached(app, "/x") is (endpoint is plain)
 
 
-async def test_limited_route() -> None:
-    """A limit on the size of a request's body is no middleware that a hit would have to run."""
-    app = Starlette(routes=[Route("/x", cached, max_body_size=1)])
+def limited_by_the_application() -> FastAPI:
+    """Return an application that has a limit for all of its routes."""
+    app = FastAPI(max_body_size=9)
+    app.get("/x")(cached)
+    app.post("/x")(cached)
+    return app
+
+
+def limited_by_the_route() -> FastAPI:
+    """Return an application with a limit on each route."""
+    app = FastAPI()
+    app.get("/x", max_body_size=9)(cached)
+    app.post("/x", max_body_size=9)(cached)
+    return app
+
+
+def limited_by_a_router() -> FastAPI:
+    """Return an application with an included router that has a limit for its routes."""
+    app, router = FastAPI(), APIRouter(max_body_size=9)
+    router.get("/x")(cached)
+    router.post("/x")(cached)
+    app.include_router(router)
+    return app
+
+
+def limited_as_included() -> FastAPI:
+    """Return an application with a router in a router, each included with a limit, as a route has one."""
+    app, outer, inner = FastAPI(), APIRouter(), APIRouter()
+    inner.get("/x")(cached)
+    inner.post("/x", max_body_size=9)(cached)
+    outer.include_router(inner, max_body_size=99)
+    app.include_router(outer, max_body_size=99)
+    return app
+
+
+def limited_as_mounted() -> FastAPI:
+    """Return an application with a limit on a mount, in a router that is included with one."""
+    app, router = FastAPI(), APIRouter()
+    routes = [Route("/x", cached), Route("/x", cached, methods=["POST"])]
+    router.routes.append(Mount("/sub", routes=routes, max_body_size=9))
+    app.include_router(router, max_body_size=99)
+    return app
+
+
+def limited_where_mounted(make: Any) -> Any:
+    """Return what makes an application that mounts one of *make* with a limit of its own."""
+
+    def limited() -> FastAPI:
+        within = make(max_body_size=9)
+        within.routes.extend([Route("/x", cached), Route("/x", cached, methods=["POST"])])
+        return FastAPI(routes=[Mount("/sub", within)])
+
+    return limited
+
+
+def limited_by_starlette() -> Starlette:
+    """Return an application of Starlette with a limit, and with one on each route."""
+    routes = [Route("/x", cached, methods=[method], max_body_size=9) for method in ("GET", "POST")]
+    return Starlette(routes=routes, max_body_size=99)
+
+
+@pytest.mark.parametrize(
+    ("make", "path"),
+    [
+        pytest.param(limited_by_the_application, "/x", id="application"),
+        pytest.param(limited_by_the_route, "/x", id="route"),
+        pytest.param(limited_by_a_router, "/x", id="router"),
+        pytest.param(limited_as_included, "/x", id="inclusion"),
+        pytest.param(limited_as_mounted, "/sub/x", id="mount"),
+        pytest.param(limited_where_mounted(FastAPI), "/sub/x", id="mounted FastAPI"),
+        pytest.param(limited_where_mounted(Starlette), "/sub/x", id="mounted Starlette"),
+        pytest.param(limited_where_mounted(APIRouter), "/sub/x", id="mounted router of FastAPI"),
+        pytest.param(limited_where_mounted(Router), "/sub/x", id="mounted router"),
+        pytest.param(limited_by_starlette, "/x", id="Starlette"),
+    ],
+)
+async def test_limited_body(make: Any, path: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A limit on the size of a body is no middleware that a hit would have to run, wherever it is given."""
+    warned.clear()
+    app = make()
     put_cache(app)
-    assert await is_cached(app, "/x")
+    async with client_of(app) as client:
+        told_of_get = [told(await client.get(path)) for _ in range(2)]
+        told_of_post = [told(await client.post(path, content=b"123456789")) for _ in range(2)]
+        refused = [(await client.post(path, content=b"1234567890")).status_code for _ in range(2)]
+    assert told_of_get == told_of_post == ["fwd=uri-miss; stored", "hit"]
+    assert refused == [413, 413]
+    assert "out_of_reach" not in caplog.text
+
+
+class Limiting(RequestBodyLimitMiddleware):
+    """It does something of its own beside the limit, though it is called as that is."""
+
+    def __init__(self, app: Any) -> None:
+        super().__init__(Seen(app), 9)
+
+
+class LooksLikeALimit(Seen):
+    """An ASGI middleware that says that it is another."""
+
+    __module__ = RequestBodyLimitMiddleware.__module__
+    __qualname__ = RequestBodyLimitMiddleware.__qualname__
+
+
+@pytest.mark.parametrize("kind", [Limiting, LooksLikeALimit])
+async def test_not_quite_a_limit(kind: Any) -> None:
+    """What is derived from a limit, or looks like one, is middleware of the route's own: it runs each time."""
+    app = Starlette(routes=[Route("/x", cached, middleware=[Middleware(kind)])])
+    put_cache(app)
+    assert not await is_cached(app, "/x")
+
+
+async def test_limit_that_was_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So it is of a limit in which somebody put a function in the place of its own."""
+    monkeypatch.setattr(RequestBodyLimitMiddleware, "__call__", Seen.__call__)
+    app = limited_by_the_route()
+    put_cache(app)
+    assert not await is_cached(app, "/x")
 
 
 async def test_root_path_of_the_application() -> None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
-from types import SimpleNamespace
+import sys
+from types import FunctionType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute, APIRouter, APIWebSocketRoute, RouteContext, iter_route_contexts
 from starlette.applications import Starlette
-from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.routing import Host, Match, Mount, Route, Router, WebSocketRoute
 
@@ -28,6 +28,15 @@ if TYPE_CHECKING:
     from app_cache.asgi import Scope
     from app_cache.policy import CachePolicy, Invalidates
 
+    Layers = frozenset[tuple[str, str]]
+
+BODY_LIMITS = frozenset(
+    {
+        ("fastapi._body_limit", "_BodyLimitExceptionMiddleware"),
+        ("starlette.middleware.body_limit", "RequestBodyLimitMiddleware"),
+    }
+)
+"""Classes that only limit the size of a request's body: what was stored for one, they have let through."""
 _MARKS = (POLICY_ATTRIBUTE, INVALIDATES_ATTRIBUTE, NEVER_ATTRIBUTE)
 _METHODS = ("get", "head", "post", "put", "patch", "delete", "options", "query")
 """The methods of a class-based endpoint that answer requests."""
@@ -195,9 +204,7 @@ def _is_endpoint(context: Any) -> bool:
     route = context.original_route
     if not isinstance(route, Route) or type(route).handle not in _KNOWN_HANDLERS:
         return False
-    app = route.app
-    while isinstance(app, RequestBodyLimitMiddleware):
-        app = app.app
+    app = _within_limits(getattr(context, "app", None) or route.app)
     return app is route.endpoint or (
         inspect.isfunction(app) and (app.__module__, app.__qualname__) in _CALLS_THE_ENDPOINT
     )
@@ -212,7 +219,7 @@ def _inner(context: Any) -> Any:
     route = context.original_route
     if not isinstance(route, Mount | Host) or type(route).handle not in _KNOWN_HANDLERS:
         return None
-    app = context.app
+    app = _within_limits(context.app)
     return app if _only_routes(app) else None
 
 
@@ -221,7 +228,7 @@ def _only_routes(app: Any) -> bool:
     kind = type(app)
     if isinstance(app, Router):
         as_known = kind.__call__ is Router.__call__ and kind.app in (Router.app, APIRouter.app)
-        return as_known and app.middleware_stack == app.app
+        return as_known and _within_limits(app.middleware_stack) == app.app
     return (
         isinstance(app, Starlette)
         and kind.__call__ in (Starlette.__call__, FastAPI.__call__)
@@ -230,6 +237,33 @@ def _only_routes(app: Any) -> bool:
         and not app.user_middleware
         and type(app.middleware_stack) in (type(None), ServerErrorMiddleware)
         and _only_routes(app.router)
+    )
+
+
+def _within_limits(app: Any) -> Any:
+    """Return what is inside of the limits on a request's body that *app* begins with."""
+    while _is_body_limit(type(app)):
+        app = app.app
+    return app
+
+
+def _is_body_limit(kind: type) -> bool:
+    return (kind.__module__, kind.__qualname__) in BODY_LIMITS and runs_as_written(kind, BODY_LIMITS)
+
+
+def runs_as_written(kind: type, layers: Layers) -> bool:
+    """Return whether calling a *kind* runs what the authors of *layers* wrote, and nothing else."""
+    callable_as = [each for each in kind.__mro__ if "__call__" in vars(each)]
+    return bool(callable_as) and all(_is_as_written(each, layers) for each in callable_as)
+
+
+def _is_as_written(kind: type, layers: Layers) -> bool:
+    """Return whether *kind* is one of *layers*, and nobody put another function in the place of its own."""
+    call = vars(kind)["__call__"]
+    return (
+        (kind.__module__, kind.__qualname__) in layers
+        and type(call) is FunctionType
+        and call.__globals__ is vars(sys.modules[kind.__module__])
     )
 
 

@@ -789,6 +789,65 @@ async def test_headers_of_a_frontend(make: Any, tmp_path: pathlib.Path) -> None:
         assert (await client.get("/file.txt")).status_code == 401
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        frontend_of_the_application,
+        frontend_of_a_router,
+        frontend_of_what_is_mounted,
+        frontend_of_what_is_not_entered,
+    ],
+)
+@pytest.mark.parametrize(
+    "options",
+    [{"default_policy": CachePolicy(timeout=60)}, {"policies": {"/*": CachePolicy(timeout=60)}}],
+    ids=["default_policy", "policies"],
+)
+async def test_page_of_a_frontend(make: Any, options: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    """The page that a frontend gives to who accepts HTML, for what is no file, is given to nobody else."""
+    (tmp_path / "index.html").write_text("page")
+    app = make(tmp_path)
+    put_cache(app, **options)
+    async with client_of(app, headers={"x-user": "alice"}) as client:
+        page = [await client.get("/typo", headers={"accept": "text/html"}) for _ in range(2)]
+        other = await client.get("/typo", headers={"accept": "application/json"})
+        refused = await client.get("/typo", headers={"accept": "text/html;q=0"})
+        nothing = await client.get("/typo", headers={"accept": ""})
+        again = await client.get("/typo", headers={"accept": "TEXT/HTML"})
+    assert [(each.text, told(each)) for each in page] == [("page", "fwd=uri-miss; stored"), ("page", "hit")]
+    assert [each.status_code for each in (other, refused, nothing)] == [404, 404, 404]
+    assert (again.text, told(again)) == ("page", "hit")
+    assert ["accept" in each.headers["vary"] for each in (*page, other, again)] == [True] * 4
+
+
+@pytest.mark.parametrize(
+    ("fallback", "by_accept"), [("auto", True), ("index.html", True), ("404.html", False), (None, False)]
+)
+async def test_files_of_a_frontend(fallback: Any, *, by_accept: bool, tmp_path: pathlib.Path) -> None:
+    """The files of a frontend are told apart by Accept where what stands in for missing ones may depend on it."""
+    for name in ("index.html", "404.html", "file.txt"):
+        (tmp_path / name).write_text("text")
+    app = FastAPI()
+    app.frontend("/", directory=tmp_path, fallback=fallback)
+    put_cache(app, default_policy=CachePolicy(timeout=60))
+    async with client_of(app) as client:
+        answers = [await client.get("/file.txt", headers={"accept": accept}) for accept in ("text/html", "text/*")]
+    assert [each.headers.get("vary") for each in answers] == ["accept" if by_accept else None] * 2
+    assert told(answers[1]) == ("fwd=uri-miss; stored" if by_accept else "hit")
+
+
+async def test_frontend_that_gets_a_page_later(tmp_path: pathlib.Path) -> None:
+    """Files with a page for what is missing, added to those without, are told apart by Accept from then on."""
+    (tmp_path / "index.html").write_text("page")
+    app = FastAPI()
+    app.frontend("/files", directory=tmp_path, fallback=None)
+    put_cache(app, default_policy=CachePolicy(timeout=60))
+    async with client_of(app) as client:
+        assert "vary" not in (await client.get("/typo", headers={"accept": "text/html"})).headers
+        app.frontend("/", directory=tmp_path)
+        assert (await client.get("/typo", headers={"accept": "text/html"})).headers["vary"] == "accept"
+
+
 async def test_routes_before_a_frontend(tmp_path: pathlib.Path) -> None:
     """A frontend is tried after all routes, those of routers too, and takes no policy of theirs."""
     (tmp_path / "file.txt").write_text("text")

@@ -92,8 +92,10 @@ class Way:
 
     @functools.cached_property
     def headers(self) -> frozenset[str]:
-        """The headers that endpoints which it may lead to are declared to read."""
-        return frozenset().union(*(parameters_of(context).headers for context in _under(self.context)))
+        """The headers that endpoints which it may lead to are declared to read, or files to be chosen by."""
+        contexts = [*_under(self.context)]
+        accept = frozenset({"accept"} if any(map(_is_chosen_by_accept, contexts)) else ())
+        return accept.union(*(parameters_of(context).headers for context in contexts))
 
     @functools.cached_property
     def keys_in_query(self) -> frozenset[str]:
@@ -128,6 +130,19 @@ def _tried_last(app: Any) -> Iterator[Any]:
 def _tried_last_in(route: Any) -> Iterator[Any]:
     for each in getattr(route, "effective_low_priority_routes", tuple)():
         yield RouteContext(each.original_route, each)
+
+
+def _is_chosen_by_accept(context: Any) -> bool:
+    """Return whether *context* has files, by ``app.frontend``, with a page in the place of those that are missing.
+
+    FastAPI gives that page to who accepts HTML and a 404 to others, without a Vary: not so a page that says 404.
+    """
+    fallbacks = [_fallback(route) for route in getattr(context.original_route, "routes", ())]
+    return any(fallback not in (None, "404.html") for fallback in fallbacks)
+
+
+def _fallback(route: Any) -> Any:
+    return getattr(getattr(route, "app", None), "fallback", None)
 
 
 def _as_far_as_built(route: Any, contexts: Iterable[Any]) -> Iterator[Any]:

@@ -2207,31 +2207,42 @@ class Level(Enum):
     high = "high"
 
 
+Lower = Annotated[str, AfterValidator(str.lower)]
+
+SPELT = "6F9619FF-8B86-D011-B42D-00C04FC964FF"
+"""A UUID in capitals, as Swift writes them."""
 TEMPLATES_OF_TYPES = [
-    pytest.param("{value}", Model, "alexnet", "Model.alexnet", "alexnet", id="Enum of text"),
-    pytest.param("{value}", Level, "high", "Level.high", "high", id="Enum"),
-    pytest.param("{value:.1}", Level, "high", "L", "L", id="Enum with a format"),
-    pytest.param("{value}", time, "10:00", "10:00:00", "10:00", id="time"),
-    pytest.param("{value}", bool, "true", "True", "true", id="bool"),
-    pytest.param("{value}", bool, "on", "True", "on", id="bool in another spelling"),
-    pytest.param("{value:d}", bool, "true", "1", "1", id="bool with a format"),
-    pytest.param("{value!s}", bool, "true", "True", "True", id="bool with a conversion"),
-    pytest.param("{value}", float, "10", "10.0", "10", id="float"),
-    pytest.param("{value}", int, "007", "7", "7", id="int"),
-    pytest.param("{value}", date, "2020-02-29", "2020-02-29", "2020-02-29", id="date"),
-    pytest.param("{value:%Y/%m}", date, "2020-02-29", "2020/02", "2020/02", id="date with a format"),
+    pytest.param("{value}", Model, "alexnet", "Model.alexnet", ["alexnet"], id="Enum of text"),
+    pytest.param("{value}", Level, "high", "Level.high", ["high"], id="Enum"),
+    pytest.param("{value:.1}", Level, "high", "L", ["L"], id="Enum with a format"),
+    pytest.param("{value}", time, "10:00", "10:00:00", ["10:00", "10:00:00"], id="time"),
+    pytest.param("{value}", bool, "true", "True", ["true"], id="bool"),
+    pytest.param("{value}", bool, "on", "True", ["on", "true"], id="bool in another spelling"),
+    pytest.param("{value:d}", bool, "true", "1", ["1"], id="bool with a format"),
+    pytest.param("{value!s}", bool, "true", "True", ["True"], id="bool with a conversion"),
+    pytest.param("{value}", float, "10", "10.0", ["10", "10.0"], id="float"),
+    pytest.param("{value}", int, "7", "7", ["7"], id="int"),
+    pytest.param("{value}", int, "007", "7", ["007", "7"], id="int with zeros"),
+    pytest.param("{value}", int, "1_0", "10", ["1_0", "10"], id="int with an underscore"),
+    pytest.param("{value:d}", int, "007", "7", ["7"], id="int with a format"),
+    pytest.param("{value}", UUID, SPELT, SPELT.lower(), [SPELT, SPELT.lower()], id="UUID"),
+    pytest.param("{value}", Lower, "Ada", "ada", ["Ada", "ada"], id="text that is changed"),
+    pytest.param("{value}", date, "2020-02-29", "2020-02-29", ["2020-02-29"], id="date"),
+    pytest.param("{value:%Y/%m}", date, "2020-02-29", "2020/02", ["2020/02"], id="date with a format"),
     pytest.param(
-        "{value}", datetime, "2020-02-29T12:00:00", "2020-02-29 12:00:00", "2020-02-29T12:00:00", id="datetime"
+        "{value}", datetime, "2020-02-29T12:00:00", "2020-02-29 12:00:00", ["2020-02-29T12:00:00"], id="datetime"
     ),
-    pytest.param("{value:%H:%M}", datetime, "2020-02-29T12:00:00", "12:00", "12:00", id="datetime with a format"),
+    pytest.param(
+        "{value:%H:%M}", datetime, "2020-02-29T12:00:00", "12:00", ["12:00"], id="datetime with a format"
+    ),
 ]
 
 
 @pytest.mark.parametrize(("template", "annotation", "sent", "tag", "in_url"), TEMPLATES_OF_TYPES)
 async def test_values_as_they_are_written(
-    template: str, annotation: Any, sent: str, tag: str, in_url: str
+    template: str, annotation: Any, sent: str, tag: str, in_url: list[str]
 ) -> None:
-    """A value stands in a tag as an f-string writes it, and in a URL as the path had it."""
+    """A value stands in a tag as an f-string writes it, and in URLs as the path had it and as paths mostly do."""
 
     async def asked(value: Any) -> None: ...
 
@@ -2242,7 +2253,7 @@ async def test_values_as_they_are_written(
     plan = RouteTable(app, Fallbacks(None, None)).find(scope)
     assert plan is not None
     assert plan.fill_in([template], scope) == [tag]
-    assert plan.fill_in([template], scope, str) == [in_url]
+    assert plan.fill_in([template], scope, str) == in_url
 
 
 @pytest.mark.parametrize(
@@ -2287,6 +2298,39 @@ async def test_url_of_an_enum(asked: dict[str, Any]) -> None:
         assert [told(await client.get("/models/alexnet")) for _ in range(2)] == ["fwd=uri-miss; stored", "hit"]
         await client.post("/models/alexnet/train")
         assert told(await client.get("/models/alexnet")) == "fwd=uri-miss; stored"
+
+
+@pytest.mark.parametrize(
+    "asked", [{"urls": ["/things/{thing}"]}, {"patterns": ["/things/{thing}*"]}], ids=["urls", "patterns"]
+)
+@pytest.mark.parametrize(
+    ("annotation", "sent", "plain", "other"),
+    [
+        pytest.param(UUID, SPELT, SPELT.lower(), str(UUID(int=1)), id="UUID"),
+        pytest.param(int, "01", "1", "2", id="int"),
+    ],
+)
+async def test_url_in_several_spellings(
+    annotation: Any, sent: str, plain: str, other: str, asked: dict[str, Any]
+) -> None:
+    """A URL or pattern reaches what is stored for its value as the change wrote it, and as Python writes it."""
+    app = FastAPI()
+
+    async def endpoint(thing: Any) -> str:
+        return str(thing)
+
+    endpoint.__annotations__["thing"] = annotation
+    app.get("/things/{thing}")(cache(timeout=60)(_copy(endpoint)))
+    app.post("/things/{thing}/touch")(invalidates(**asked)(_copy(endpoint)))
+    put_cache(app)
+    paths = [f"/things/{each}" for each in (sent, plain, other)]
+    async with client_of(app) as client:
+        for path in paths:
+            await client.get(path)
+        assert [told(await client.get(path)) for path in paths] == ["hit"] * 3
+        assert (await client.post(f"/things/{sent}/touch")).status_code == 200
+        expected = ["fwd=uri-miss; stored", "fwd=uri-miss; stored", "hit"]
+        assert [told(await client.get(path)) for path in paths] == expected
 
 
 VALUES_IN_A_PATH = st.one_of(

@@ -10,7 +10,7 @@ import re
 import string
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from datetime import datetime, time, timedelta
+from datetime import datetime, time
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -68,8 +68,6 @@ _UNKNOWN: Any = object()
 _VERSION = "_routes_version"
 """Where a router of FastAPI counts what is added to it; one of Starlette has no such count."""
 _FORMATTER = string.Formatter()
-_SPELT_OTHERWISE = (bool, float, datetime, time, timedelta, Enum)
-"""Types of values that `str` writes as no path has them, or that a path may have in several ways."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +128,9 @@ class Plan:
         Return None, too, if the endpoint receives nothing by one of their names; where it is known which endpoint
         answers, that is an error at start already.
 
-        *escape* is for templates of URLs, where values are written as paths have them: it is applied to each, so
-        that it stays data in what it becomes a part of.
+        *escape* is for templates of URLs: it is applied to each value, so that it stays data in what it becomes a
+        part of. Paths may have one value in several ways (a UUID in capitals, ``07``), so each is filled in with
+        values as the path of the request has them, and as paths mostly do: twice, where that differs.
         """
         names = template_names(*templates)
         is_known = self.is_sure or not names or self.has_names_of(templates)
@@ -141,27 +140,26 @@ class Plan:
             return None
         if escape is None:
             return [_filled_in(each, values, values, str) for each in templates]
-        written = {name: self._in_url(name, value, path_params) for name, value in values.items()}
-        return [_filled_in(each, values, written, escape) for each in templates]
-
-    def _in_url(self, name: str, value: Any, path_params: Mapping[str, Any]) -> Any:
-        """Return *value* as the path of the request has it, where `str` would write it in another way."""
-        if not isinstance(value, _SPELT_OTHERWISE):
-            return value
-        found = self.parameters.in_path(name, path_params)
-        if isinstance(found, str):
-            return found
-        if isinstance(value, Enum):
-            return value.value
-        if isinstance(value, bool):
-            return str(value).lower()
-        return value.isoformat() if isinstance(value, datetime | time) else value
+        plain = {name: _as_in_paths(value) for name, value in values.items()}
+        found = {name: self.parameters.in_path(name, path_params) for name in values}
+        as_found = plain | {name: value for name, value in found.items() if isinstance(value, str)}
+        filled = [_filled_in(each, values, written, escape) for written in (as_found, plain) for each in templates]
+        return [*dict.fromkeys(filled)]
 
     def has_tags_of_url(self, tags: Any) -> bool:
         """Return whether *tags*, names or templates, are filled in with what is in the URL alone."""
         return not callable(tags) and all(
             self.parameters.is_of_url(name) for tag in tags for name in template_names(tag)
         )
+
+
+def _as_in_paths(value: Any) -> Any:
+    """Return *value* as paths mostly have it, where `str` would write it as none does."""
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, bool):
+        return str(value).lower()
+    return value.isoformat() if isinstance(value, datetime | time) else value
 
 
 def _filled_in(

@@ -107,6 +107,7 @@ async def test_told_to_end(redis_server: Server, start_rig: StartRig) -> None:
     for item, worker in enumerate((ends, hangs)):
         async with worker.client() as client:
             await client.get(f"/items/{item}")
+            await client.written()  # what has no stamps yet would be dropped, not marked as stale
             await client.soften(item)
             rig.database.change(item)
             await client.gate(is_open=False)

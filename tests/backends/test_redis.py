@@ -45,6 +45,8 @@ pytestmark = pytest.mark.anyio
 
 SOON_S = 5
 """A bound that only a call without one of its own passes."""
+MOST_STALLED = 10
+"""How often in a row a machine that is busy may hold up this process for longer than a call may be late."""
 CALLS: dict[str, Callable[[RedisBackend], Awaitable[object]]] = {
     "get": lambda backend: backend.get("key"),
     "set": lambda backend: backend.set("key", "value", 60),
@@ -282,18 +284,28 @@ async def test_server_hangs(
     redis_server: Server, connect: Connect, call: Callable[[RedisBackend], Awaitable[object]]
 ) -> None:
     """Every call to a server that hangs is a BackendError within the bounds, and works when it is back."""
-    backend = connect(redis_server.url, socket_timeout=0.05)
+    failures = [await failure_of_hung(redis_server, connect, call)]
+    while failures[-1].fault is Fault.STALLED and len(failures) < MOST_STALLED:
+        failures.append(await failure_of_hung(redis_server, connect, call))
+    assert failures[-1].fault is Fault.AWAY
+    backend = connect(redis_server.url, socket_timeout=SOON_S)
+    await call(backend)
+
+
+async def failure_of_hung(
+    server: Server, connect: Connect, call: Callable[[RedisBackend], Awaitable[object]]
+) -> BackendError:
+    """Return what *call* raises while *server* hangs; if it is stalled, this process stood still meanwhile."""
+    backend = connect(server.url, socket_timeout=0.05)
     await backend.ping()
-    redis_server.pause()
+    server.pause()
     try:
         async with asyncio.timeout(SOON_S):
             with pytest.raises(BackendError, match=r"Timeout|no answer within 0\.25 s") as failure:
                 await call(backend)
     finally:
-        redis_server.resume()
-    assert failure.value.fault is Fault.AWAY
-    backend = connect(redis_server.url, socket_timeout=SOON_S)
-    await call(backend)
+        server.resume()
+    return failure.value
 
 
 async def test_server_comes_back(redis_server: Server, connect: Connect) -> None:

@@ -21,7 +21,7 @@ from app_cache.invalidation import InvalidationService
 from app_cache.keys import DefaultKeyGenerator
 from app_cache.services import Stores
 from app_cache.values import ValueCache
-from containers.parts import Container, Found, Given, Part
+from containers.parts import Container, Derived, Given, Part
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -93,7 +93,7 @@ class CacheContainer(containers.DeclarativeContainer):
     stores = Part(Stores)
     """The stored responses of each backend that was in force."""
 
-    store = Found(_store, stores, backend, namespace, clock, chance)
+    store = Derived(_store, stores, backend, namespace, clock, chance)
     """The stored responses of the backend in force."""
 
     key_generator = Part(_key_generator, environment)

@@ -70,8 +70,8 @@ class Given(_Telling, providers.Object[T]):
     set_provides = _telling(providers.Object.set_provides)
 
 
-class Found(_Telling, providers.Callable[T]):
-    """Gives what a function finds, by parts, at each call."""
+class Derived(_Telling, providers.Callable[T]):
+    """Gives what a function makes of other parts, at each call."""
 
     set_provides = _telling(providers.Callable.set_provides)
     add_args = _telling(providers.Callable.add_args)

@@ -290,7 +290,7 @@ async def _stats(connection: HTTPConnection, answer: Response) -> dict[str, Any]
         "backend": shown(backend),
         "namespace": store.namespace,
         "size": await _size_of(backend),
-        "breaker": None if store.calls.breaker is None else store.calls.breaker.state.value,
+        "breaker": None if store.breaker is None else store.breaker.state.value,
         "counts": dict(sorted(store.stats.items())),
     }
 

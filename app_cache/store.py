@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from app_cache.backends.base import CacheBackend
+    from app_cache.breaker import Breaker
     from app_cache.clock.base import Basis, Reading
     from app_cache.codec import Record
     from app_cache.flight import Fill, Run
@@ -144,6 +145,11 @@ class StoredResponses:
         """The keys whose response answers no more, whatever the backend holds."""
         self._late_tags: Bounded[str, frozenset[str]] = Bounded(MAX_REMEMBERED)
         self._variants: Bounded[str, Variants] = Bounded(MAX_REMEMBERED)
+
+    @property
+    def breaker(self) -> Breaker | None:
+        """Says whether the backend is asked; None where it is in this process, and so cannot be away."""
+        return self.calls.breaker
 
     async def look_up(self, key: str, subject: Subject, request: Headers) -> Found:
         """Return what is stored for *request* under *key*; a backend that fails gives a miss without a reading."""

@@ -6,14 +6,12 @@ A container is asked for its parts at each use, so that an override is in force 
 from __future__ import annotations
 
 import gc
-import inspect
 import random
 import weakref
 from collections import OrderedDict
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from app_cache.backends.base import CacheBackend
 from app_cache.errors import ConfigurationError, NotWiredError
 from app_cache.health import HealthCheck
 from app_cache.invalidation import InvalidationService
@@ -23,6 +21,8 @@ from app_cache.values import ValueCache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from app_cache.backends.base import CacheBackend
 
 SCOPE_KEY = "app_cache"
 """Where the middleware announces its services, in the scope of every request."""
@@ -111,7 +111,7 @@ class Stores:
         key = (id(backend), namespace, id(now), id(chance))
         store = self._used(key)
         if store is None:
-            made = StoredResponses(checked_backend(backend), namespace, now=now, chance=chance)
+            made = StoredResponses(backend, namespace, now=now, chance=chance)
             store = self._stores.setdefault(key, made)
             if len(self._stores) > MAX_STORES:
                 self._stores.popitem(last=False)
@@ -129,37 +129,6 @@ class Stores:
         """Drain each store."""
         for store in [*self._stores.values()]:
             await store.close()
-
-
-def checked_backend(backend: object) -> CacheBackend:
-    """Return *backend* if it is one.
-
-    Raises:
-        ConfigurationError: If it is not, or one of its four methods does not take what it will be given.
-    """
-    if not isinstance(backend, CacheBackend):
-        raise ConfigurationError(f"a backend must be an instance of a subclass of CacheBackend, not {backend!r}")
-    for name, given in _GIVEN.items():
-        if not _takes(getattr(backend, name), given):
-            raise ConfigurationError(f"{name} of {type(backend).__name__} must take ({', '.join(given)})")
-    return backend
-
-
-_GIVEN = {"get": ("key",), "set": ("key", "value", "timeout"), "delete": ("key",), "close": ()}
-"""What the four methods of a backend are given, by position."""
-
-
-def _takes(method: Any, given: tuple[str, ...]) -> bool:
-    """Return whether *method* can be called with what is *given*; True where nobody can tell."""
-    function = getattr(method, "__func__", method)
-    if not inspect.isfunction(function) or hasattr(function, "__signature__"):
-        return True
-    parameters = inspect.signature(function, follow_wrapped=False)
-    try:
-        parameters.bind(*(() if function is method else (method,)), *given)
-    except TypeError:
-        return False
-    return True
 
 
 def checked_key_generator(generator: object) -> KeyGenerator:
@@ -214,14 +183,13 @@ class PlainServices:
         namespace: str,
         now: Callable[[], float],
     ) -> None:
-        self._backend = checked_backend(backend)
-        self._key_generator = key_generator or DefaultKeyGenerator()
         self._store = StoredResponses(backend, namespace, now=now)
+        self._key_generator = key_generator or DefaultKeyGenerator()
         self._health = HealthCheck(self.backend)
 
     def backend(self) -> CacheBackend:
         """Return the backend that was given."""
-        return self._backend
+        return self._store.backend
 
     def store(self) -> StoredResponses:
         """Return its stored responses."""

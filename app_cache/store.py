@@ -19,6 +19,7 @@ from app_cache.backends.base import (
     BatchingBackend,
     LocalBackend,
     capability,
+    checked_backend,
 )
 from app_cache.backends.wrapper import shown
 from app_cache.bounded import Bounded
@@ -106,7 +107,11 @@ class Counts(Counter[str]):
 
 
 class StoredResponses:
-    """The responses, and values, stored under one namespace of a backend, their clock, and the runs under way."""
+    """The responses, and values, stored under one namespace of a backend, their clock, and the runs under way.
+
+    Raises:
+        ConfigurationError: If what is given cannot work.
+    """
 
     def __init__(
         self,
@@ -120,7 +125,7 @@ class StoredResponses:
         for name, source in (("now", now), ("monotonic", monotonic), ("chance", chance)):
             if not callable(source):
                 raise ConfigurationError(f"{name} must be a function that gives a number, not {source!r}")
-        self.backend = backend
+        self.backend = checked_backend(backend)
         self.namespace = checked_namespace(namespace)
         shelf = shelf_of(backend)
         self.clock = clock_for(backend, shelf, namespace, monotonic)

@@ -7,12 +7,13 @@ those four. What a backend can do beyond them is a *capability*: a protocol belo
 
 from __future__ import annotations
 
+import inspect
 import sys
 from abc import ABC, abstractmethod
 from math import inf
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from app_cache.errors import BackendError, Fault
+from app_cache.errors import BackendError, ConfigurationError, Fault
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -238,8 +239,51 @@ def _place(backend: CacheBackend, verb: str) -> int:
 
 
 def budget_of(backend: CacheBackend) -> float:
-    """Return in how many seconds an operation of *backend* is to be done."""
-    return getattr(backend, "operation_timeout", OPERATION_TIMEOUT_S)
+    """Return in how many seconds an operation of *backend* is to be done.
+
+    Raises:
+        ConfigurationError: If its ``operation_timeout`` is no positive number of seconds.
+    """
+    budget: object = getattr(backend, "operation_timeout", OPERATION_TIMEOUT_S)
+    try:
+        return checked_timeout(budget)
+    except ValueError:
+        raise ConfigurationError(
+            f"operation_timeout of {type(backend).__name__} must be a positive number of seconds, not {budget!r}"
+        ) from None
+
+
+def checked_backend(backend: object, name: str = "a backend") -> CacheBackend:
+    """Return *backend*, which an error calls *name*, if it is one.
+
+    Raises:
+        ConfigurationError: If it is not, one of its four methods does not take what it will be given, or its
+            ``operation_timeout`` is no positive number of seconds.
+    """
+    if not isinstance(backend, CacheBackend):
+        raise ConfigurationError(f"{name} must be an instance of a subclass of CacheBackend, not {backend!r}")
+    for method, given in _GIVEN.items():
+        if not takes(getattr(backend, method), given):
+            raise ConfigurationError(f"{method} of {type(backend).__name__} must take ({', '.join(given)})")
+    budget_of(backend)
+    return backend
+
+
+_GIVEN = {"get": ("key",), "set": ("key", "value", "timeout"), "delete": ("key",), "close": ()}
+"""What the four methods of a backend are given, by position."""
+
+
+def takes(method: Any, given: tuple[str, ...]) -> bool:
+    """Return whether *method* can be called with what is *given*; True where nobody can tell."""
+    function = getattr(method, "__func__", method)
+    if not inspect.isfunction(function) or hasattr(function, "__signature__"):
+        return True
+    parameters = inspect.signature(function, follow_wrapped=False)
+    try:
+        parameters.bind(*(() if function is method else (method,)), *given)
+    except TypeError:
+        return False
+    return True
 
 
 def checked_timeout(timeout: object) -> float:

@@ -6,6 +6,8 @@ import functools
 import re
 import socket
 from contextlib import asynccontextmanager
+from datetime import timedelta
+from math import inf, nan
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -211,6 +213,21 @@ class TestRefusals:
         """A method may take what it is given by other names, and be anything that can be called."""
         backend = type("Own", (MemoryBackend,), {"set": written})()
         install(FastAPI(), CacheContainer(backend=providers.Object(backend)))
+
+    @pytest.mark.parametrize(
+        "budget", [None, "1", timedelta(seconds=1), True, 0, -1.0, inf, nan], ids=lambda budget: repr(budget)
+    )
+    def test_backend_of_no_budget(self, budget: Any) -> None:
+        """A backend whose operation_timeout is no number of seconds is refused, wherever it is given."""
+        backend: Any = type("Own", (MemoryBackend,), {"operation_timeout": budget})()
+        message = re.escape(f"operation_timeout of Own must be a positive number of seconds, not {budget!r}")
+        for take in (
+            lambda: install(FastAPI(), CacheContainer(backend=backend)),
+            lambda: CacheMiddleware(FastAPI(), backend),
+            lambda: StoredResponses(backend),
+        ):
+            with pytest.raises(ConfigurationError, match=f"^{message}$"):
+                take()
 
     @pytest.mark.parametrize("generator", [42, ByPath], ids=["a number", "a class"])
     def test_no_key_generator(self, generator: Any) -> None:

@@ -259,6 +259,13 @@ def callable_of_request(name: str, value: Any) -> Any:
     return value
 
 
+def source_of_numbers(name: str, value: Any) -> Any:
+    """Return *value* if it can be called, for the time or for chance."""
+    if not callable(value):
+        raise ConfigurationError(f"{name} must be a function that gives a number, not {value!r}")
+    return value
+
+
 def key_generator(name: str, value: Any) -> Any:
     """Return *value* if it can make keys, and is no class that could be one's."""
     if isinstance(value, type) or not callable(getattr(value, "generate_cache_key", None)):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from app_cache.backends.wrapper import shown
-from app_cache.errors import BackendError
+from app_cache.errors import BackendError, ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,11 +45,19 @@ class HealthReport:
 
 
 class HealthCheck:
-    """Checks the backend in force by a round trip, at most once a second however many ask."""
+    """Checks the backend in force by a round trip, at most once a second however many ask.
+
+    Raises:
+        ConfigurationError: If *backend* is no function that gives one.
+    """
 
     def __init__(
         self, backend: Callable[[], CacheBackend], *, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
+        if not callable(backend):
+            raise ConfigurationError(
+                f"HealthCheck takes a function that gives the backend, container.backend, not {backend!r}"
+            )
         self._backend = backend
         self._monotonic = monotonic
         self._last: tuple[CacheBackend, float, HealthReport] | None = None

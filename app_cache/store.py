@@ -24,11 +24,11 @@ from app_cache.backends.base import (
 from app_cache.backends.wrapper import shown
 from app_cache.bounded import Bounded
 from app_cache.calls import Calls
+from app_cache.checks import source_of_numbers
 from app_cache.clock.base import InvalidationResult, Order, Verdict
 from app_cache.clock.choose import clock_for
 from app_cache.clock.names import Subject, other_url
 from app_cache.codec import Entry, Mark, Value, Variants, decode
-from app_cache.errors import ConfigurationError
 from app_cache.flight import Flight, land
 from app_cache.keys import checked_namespace, digest
 from app_cache.logger_config import SparingLogger
@@ -123,8 +123,7 @@ class StoredResponses:
         chance: Callable[[], float] = random.random,
     ) -> None:
         for name, source in (("now", now), ("monotonic", monotonic), ("chance", chance)):
-            if not callable(source):
-                raise ConfigurationError(f"{name} must be a function that gives a number, not {source!r}")
+            source_of_numbers(name, source)
         self.backend = checked_backend(backend)
         self.namespace = checked_namespace(namespace)
         shelf = shelf_of(backend)

@@ -132,9 +132,17 @@ class ValueCache:
 
     Args:
         store: Where they are kept: ``container.store()``.
+
+    Raises:
+        ConfigurationError: If *store* is something else than stored responses.
     """
 
     def __init__(self, store: StoredResponses) -> None:
+        if not callable(getattr(store, "keep_value", None)):
+            raise ConfigurationError(
+                "ValueCache takes stored responses, container.store() or StoredResponses(backend), "
+                f"not a {type(store).__name__}"
+            )
         self.store = store
         """The stored responses that the values are beside."""
 

@@ -16,6 +16,7 @@ from app_cache.config import (
     choose_environment,
     choose_namespace,
 )
+from app_cache.errors import ConfigurationError
 from app_cache.health import HealthCheck
 from app_cache.invalidation import InvalidationService
 from app_cache.keys import DefaultKeyGenerator
@@ -45,6 +46,8 @@ def _store(
     clock: Callable[[], float],
     chance: Callable[[], float],
 ) -> StoredResponses:
+    if not isinstance(stores, Stores):
+        raise ConfigurationError(f"container.stores() must give Stores, not {stores!r}")
     return stores.of(backend, namespace, clock, chance)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dependency_injector import providers
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
 from app_cache.errors import ConfigurationError
+from app_cache.health import HealthCheck
 from app_cache.invalidation import InvalidationService
 from app_cache.layers import with_shortcut
 from app_cache.middleware import CacheMiddleware
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from app_cache.services import CacheServices
+
+T = TypeVar("T")
 
 
 def install(app: Starlette, container: Any, *, front: bool = False, **options: Any) -> None:
@@ -63,22 +66,29 @@ def install(app: Starlette, container: Any, *, front: bool = False, **options: A
 def _check(services: CacheServices) -> None:
     """Build all parts of *services*, which connects to nothing, so that what is wrong is told now."""
     checked_key_generator(services.key_generator())
-    store = services.store()
+    store = _part(services, "store", StoredResponses)
     if store.backend is not services.backend():
         raise ConfigurationError(
             "container.backend() gives another backend than container.store() keeps to: a provider must give the "
             "same one each time, and a subclass does not rewire what it inherits; use CacheContainer(backend=…)"
         )
-    _check_part("invalidation", services.invalidation(), InvalidationService, store)
-    _check_part("values", services.values(), ValueCache, store)
+    _part(services, "health", HealthCheck)
+    _check_store_of("invalidation", _part(services, "invalidation", InvalidationService), store)
+    _check_store_of("values", _part(services, "values", ValueCache), store)
 
 
-def _check_part(name: str, part: object, kind: type, store: StoredResponses) -> None:
-    """Check that *part*, which the container gives as *name*, is of *kind* and works on *store*."""
+def _part(services: CacheServices, name: str, kind: type[T]) -> T:
+    """Return the part that *services* give as *name*, which must be of *kind*."""
+    part: object = getattr(services, name)()
     if not isinstance(part, kind):
         raise ConfigurationError(
-            f"container.{name}() must give an instance of a subclass of {kind.__name__}, not {part!r}"
+            f"container.{name}() must give an instance of {kind.__name__} or of a subclass, not {part!r}"
         )
+    return part
+
+
+def _check_store_of(name: str, part: object, store: StoredResponses) -> None:
+    """Check that *part*, which the container gives as *name*, works on *store*."""
     if isinstance(kept := getattr(part, "store", store), StoredResponses) and kept is not store:
         of = type(part).__name__
         raise ConfigurationError(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
-from app_cache import BackendError, CacheBackend, MemoryBackend
+from app_cache import BackendError, CacheBackend, ConfigurationError, MemoryBackend
 from app_cache.health import HealthCheck, HealthReport
 from app_cache.testing import FakeClock
 
@@ -67,6 +68,13 @@ async def test_reports(
     assert report.status == status
     assert (error or "") in (report.error or "")
     assert not {"pw", "s3cret", "h:1"} & {*str(report.error).replace("@", " ").split()}
+
+
+def test_no_provider() -> None:
+    """A backend in the place of what gives it is refused."""
+    given: Any = MemoryBackend()
+    with pytest.raises(ConfigurationError, match=r"function that gives the backend, .*, not <.*MemoryBackend"):
+        HealthCheck(given)
 
 
 async def test_no_backend() -> None:

@@ -362,6 +362,13 @@ async def test_wrong_arguments(call: Any, message: str) -> None:
         await call(ValueCache(StoredResponses(MemoryBackend())))
 
 
+def test_no_store() -> None:
+    """A cache of values over a backend, which has no stored responses, is refused, and how to get them is said."""
+    given: Any = MemoryBackend()
+    with pytest.raises(ConfigurationError, match=r"container\.store\(\) or .*, not a MemoryBackend$"):
+        ValueCache(given)
+
+
 # Types.
 
 

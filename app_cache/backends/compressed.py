@@ -56,7 +56,7 @@ class CompressedBackend(Wrapper):
         max_decompressed: The greatest number of bytes that a value is decompressed to.
 
     Raises:
-        ConfigurationError: If an option is not one of these, or the extra is not installed.
+        ConfigurationError: If *backend* is none, an option is not one of these, or the extra is not installed.
     """
 
     def __init__(

@@ -19,6 +19,7 @@ from weakref import ref
 from app_cache.backends.base import CacheBackend, checked_timeout
 from app_cache.backends.eviction import Eviction, Resident
 from app_cache.backends.text import as_bytes, as_text, no_text
+from app_cache.checks import source_of_numbers
 from app_cache.errors import ConfigurationError
 from app_cache.rules.glob import compile_glob
 
@@ -64,7 +65,8 @@ class MemoryBackend(CacheBackend):
         clock: Seconds that never go back; what expires is judged by it.
 
     Raises:
-        ConfigurationError: If a number is not positive, or *max_entry_bytes* is above *max_bytes*.
+        ConfigurationError: If a number is not positive, *max_entry_bytes* is above *max_bytes*, or *clock* is no
+            function.
     """
 
     def __init__(
@@ -96,7 +98,7 @@ class MemoryBackend(CacheBackend):
         """How many values were not kept because they count more than *max_entry_bytes*."""
         self.bytes_held = 0
         """What the entries count together, expired ones included until they are dropped."""
-        self._clock = clock
+        self._clock = source_of_numbers("clock", clock)
         self._entries: dict[str, _Entry] = {}
         self._eviction: Eviction[_Entry] = Eviction()
         self._deadlines = _Deadlines()

@@ -9,7 +9,10 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, cast
 
+from app_cache.backends.base import takes
 from app_cache.backends.wrapper import Offered, Wrapper, seconds_for
+from app_cache.checks import source_of_numbers
+from app_cache.errors import ConfigurationError
 from app_cache.logger_config import logger
 
 if TYPE_CHECKING:
@@ -41,6 +44,9 @@ class MetricsBackend(Wrapper):
         backend: The backend to wrap; closed with this one.
         metrics_client: A `MetricsClient`; what it raises is logged once.
         clock: Seconds that never go back, to measure durations with.
+
+    Raises:
+        ConfigurationError: If *backend*, *metrics_client* or *clock* is none.
     """
 
     def __init__(
@@ -51,8 +57,8 @@ class MetricsBackend(Wrapper):
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         super().__init__(backend)
-        self.metrics = metrics_client
-        self._clock = clock
+        self.metrics = _checked_client(metrics_client)
+        self._clock = source_of_numbers("clock", clock)
         self._client_failed = False
 
     async def get(self, key: str) -> str | None:
@@ -144,3 +150,17 @@ class MetricsBackend(Wrapper):
             if not self._client_failed:
                 self._client_failed = True
                 logger.warning("cache.metrics_failed", error=repr(error))
+
+
+_TOLD = {"histogram": ("name", "value"), "increment": ("name",)}
+"""What the methods of a client are given, by position."""
+
+
+def _checked_client(client: MetricsClient) -> MetricsClient:
+    for name, given in _TOLD.items():
+        method = getattr(client, name, None)
+        if not callable(method) or not takes(method, given):
+            raise ConfigurationError(
+                f"metrics_client must be an object with histogram(name, value) and increment(name), not {client!r}"
+            )
+    return client

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from app_cache.backends.base import CacheBackend, budget_of
+from app_cache.backends.base import CacheBackend, budget_of, checked_backend
 from app_cache.backends.text import no_text
 from app_cache.backends.wrapper import Composite, Offered, seconds_for
 from app_cache.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from app_cache.backends.base import (
         BytesBackend,
@@ -44,7 +45,8 @@ class BackendRouter(Composite):
         routes: Pairs of a prefix, or a function that tells whether a key belongs, and a backend or its name.
 
     Raises:
-        ConfigurationError: If there is no backend, or *default* or a route names one that is not there.
+        ConfigurationError: If there is no backend, *default* or a route names one that is not there, or what is
+            given is none of this.
     """
 
     default = "data"
@@ -57,16 +59,17 @@ class BackendRouter(Composite):
         *,
         routes: Sequence[Route] = (),
     ) -> None:
-        self.backends = dict(backends or {})
+        self.backends = _by_name(backends or {})
         self._routes = [
-            (_fits(route), self._named(backend, f"routes[{at}]")) for at, (route, backend) in enumerate(routes)
+            (_fits(route, f"routes[{at}]"), self._named(backend, f"routes[{at}]"))
+            for at, (route, backend) in enumerate(_pairs(routes))
         ]
         wanted = self.default if default is None else default
         if isinstance(wanted, CacheBackend) or not self._decides_otherwise():
             wanted = self._named(wanted, "default")
         self.default = wanted
         if not self.backends:
-            raise ConfigurationError("backends must be a dictionary of names and backends, and have one at least")
+            raise ConfigurationError(_NO_BACKENDS)
 
     @cached_property
     def operation_timeout(self) -> float:
@@ -168,16 +171,39 @@ class BackendRouter(Composite):
     def _named(self, backend: str | CacheBackend, name: str) -> str:
         """Return the name of *backend*, which is *name* if it has none yet."""
         if isinstance(backend, CacheBackend):
+            checked_backend(backend)
             while self.backends.setdefault(name, backend) is not backend:
                 name = f"{name}'"
             return name
-        if backend not in self.backends:
+        if backend not in [*self.backends]:
             raise ConfigurationError(f"{name} must be one of {_listed(self.backends)}, not {backend!r}")
         return backend
 
 
-def _fits(route: str | Callable[[str], bool]) -> Callable[[str], bool]:
-    return (lambda key: key.startswith(route)) if isinstance(route, str) else route
+_NO_BACKENDS = "backends must be a dictionary of names and backends, and have one at least"
+
+
+def _by_name(backends: object) -> dict[str, CacheBackend]:
+    if not isinstance(backends, Mapping):
+        raise ConfigurationError(f"{_NO_BACKENDS}, not {backends!r}")
+    return {name: checked_backend(backend, f"backends[{name!r}]") for name, backend in backends.items()}
+
+
+def _pairs(routes: object) -> list[Route]:
+    pairs: list[Any] = [*routes] if isinstance(routes, Iterable) else [routes]
+    if not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs):
+        raise ConfigurationError(
+            f"routes must be a list of pairs of a prefix, or a function of the key, and a backend, not {routes!r}"
+        )
+    return pairs
+
+
+def _fits(route: str | Callable[[str], bool], name: str) -> Callable[[str], bool]:
+    if isinstance(route, str):
+        return lambda key: key.startswith(route)
+    if not callable(route):
+        raise ConfigurationError(f"{name} must begin with a prefix or a function of the key, not {route!r}")
+    return route
 
 
 def _listed(names: Mapping[str, object]) -> str:

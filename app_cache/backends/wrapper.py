@@ -16,6 +16,7 @@ from app_cache.backends.base import (
     CacheBackend,
     InstantBackend,
     capability,
+    checked_backend,
     checked_timeout,
 )
 from app_cache.backends.text import no_text
@@ -44,10 +45,14 @@ class Composite(CacheBackend):
 
 
 class Wrapper(Composite):
-    """A backend around *backend*: passes on every verb of it, and of its attributes the `SETTINGS`."""
+    """A backend around *backend*: passes on every verb of it, and of its attributes the `SETTINGS`.
+
+    Raises:
+        ConfigurationError: If *backend* is none.
+    """
 
     def __init__(self, backend: CacheBackend) -> None:
-        self.backend = backend
+        self.backend = checked_backend(backend)
 
     async def get(self, key: str) -> str | None:
         """Return the value kept under *key*, or None."""

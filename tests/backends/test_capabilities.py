@@ -27,6 +27,9 @@ from app_cache.backends.memory import MemoryBackend
 from app_cache.backends.metrics import MetricsBackend
 from app_cache.backends.redis import RedisBackend
 from app_cache.backends.router import BackendRouter
+from app_cache.errors import ConfigurationError
+from app_cache.store import StoredResponses
+from app_cache.testing import FlakyBackend
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -223,3 +226,32 @@ def test_wrong_timeout(timeout: object) -> None:
     """Anything else is refused, and the message names it."""
     with pytest.raises(ValueError, match=f"timeout must be a positive number of seconds, not {timeout!r}"):
         checked_timeout(timeout)
+
+
+@pytest.mark.parametrize("backend", [None, 5, MemoryBackend, "redis://shop:s3cret@h"], ids=str)
+@pytest.mark.parametrize(
+    "take",
+    [
+        pytest.param(CompressedBackend, id="CompressedBackend"),
+        pytest.param(lambda backend: MetricsBackend(backend, NoMetrics()), id="MetricsBackend"),
+        pytest.param(lambda backend: BackendRouter({"data": backend}), id="BackendRouter"),
+        pytest.param(FlakyBackend, id="FlakyBackend"),
+        pytest.param(StoredResponses, id="StoredResponses"),
+    ],
+)
+def test_no_backend(take: Callable[[Any], object], backend: Any) -> None:
+    """Whatever takes a backend refuses what is none, and shows no secret."""
+    with pytest.raises(
+        ConfigurationError, match=r"must be an instance of a subclass of CacheBackend, not "
+    ) as refusal:
+        take(backend)
+    assert "s3cret" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(("name", "wrong"), [("operation_timeout", None), ("delete", TextBackend.close)])
+def test_backend_within_that_cannot_work(name: str, wrong: object) -> None:
+    """A backend that could not do its work is refused by what is to stand around it."""
+    backend: Any = type("Own", (TextBackend,), {name: wrong})()
+    for take in (CompressedBackend, lambda backend: BackendRouter(default=backend)):
+        with pytest.raises(ConfigurationError, match=f"^{name} of Own must "):
+            take(backend)

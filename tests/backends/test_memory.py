@@ -9,7 +9,7 @@ import sys
 import tracemalloc
 import weakref
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import pytest
 from hypothesis import settings
@@ -440,6 +440,12 @@ def test_wrong_time(option: str, value: Any) -> None:
     """A time that is no positive number of seconds is refused, and the message names it."""
     with pytest.raises(ConfigurationError, match=f"{option} must be a positive number of seconds, not {value!r}"):
         MemoryBackend(**{option: value})
+
+
+def test_no_clock() -> None:
+    """What cannot be asked for the time is refused."""
+    with pytest.raises(ConfigurationError, match=r"^clock must be a function that gives a number, not 5$"):
+        MemoryBackend(clock=cast("Any", 5))
 
 
 def test_entry_above_all() -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import pytest
 
 from app_cache.backends.base import BytesBackend, CacheBackend, CombinedBackend, capability
 from app_cache.backends.memory import MemoryBackend
 from app_cache.backends.metrics import MetricsBackend
-from app_cache.errors import BackendError
+from app_cache.errors import BackendError, ConfigurationError
 from app_cache.testing import FakeClock
 
 if TYPE_CHECKING:
@@ -156,17 +156,51 @@ async def test_client_that_fails(caplog: pytest.LogCaptureFixture) -> None:
     assert [record.getMessage().split()[0] for record in caplog.records] == ["cache.metrics_failed"]
 
 
-async def test_client_that_is_none(caplog: pytest.LogCaptureFixture) -> None:
-    """A metrics client without the two methods breaks nothing."""
-    backend = MetricsBackend(MemoryBackend(), object())  # type: ignore[arg-type]
-    await backend.set("key", "value", 60)
-    assert await backend.get("key") == "value"
-    assert len(caplog.records) == 1
-
-
 async def test_closes_the_inner(recorder: Recorder) -> None:
     """Closing it closes the backend within."""
     inner = MemoryBackend()
     await inner.set("key", "value")
     await MetricsBackend(inner, recorder).close()
     assert await inner.size() == 0
+
+
+@pytest.mark.parametrize(
+    "client",
+    [
+        pytest.param(None, id="none"),
+        pytest.param(Recorder, id="a class"),
+        pytest.param(type("Half", (), {"increment": lambda self, name: None})(), id="one method"),
+        pytest.param(
+            type("Other", (Recorder,), {"increment": lambda self, name, tags: None})(), id="one that wants more"
+        ),
+    ],
+)
+def test_no_client(client: Any) -> None:
+    """What cannot be told what the backend does is refused."""
+    with pytest.raises(
+        ConfigurationError, match=r"^metrics_client must be an object with histogram\(name, value\)"
+    ):
+        MetricsBackend(MemoryBackend(), client)
+
+
+async def test_client_without_an_instance() -> None:
+    """A class does whose methods need no instance."""
+
+    class Told:
+        counts: ClassVar[list[str]] = []
+
+        @staticmethod
+        def histogram(name: str, value: float) -> None: ...
+
+        @classmethod
+        def increment(cls, name: str) -> None:
+            cls.counts.append(name)
+
+    await MetricsBackend(MemoryBackend(), Told).get("key")
+    assert Told.counts == ["cache.get.requests", "cache.get.misses"]
+
+
+def test_no_clock() -> None:
+    """What cannot be asked for the time is refused."""
+    with pytest.raises(ConfigurationError, match=r"^clock must be a function that gives a number, not 5$"):
+        MetricsBackend(MemoryBackend(), Recorder(), clock=cast("Any", 5))

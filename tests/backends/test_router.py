@@ -247,6 +247,39 @@ def test_wrong_names(options: dict[str, Any], message: str) -> None:
         BackendRouter(**options)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param(
+            {"backends": {"data": None}}, r"backends\['data'\] must be an instance .*, not None", id="none"
+        ),
+        pytest.param(
+            {"backends": {"data": TextBackend}},
+            r"backends\['data'\] must be an instance .*, not <class",
+            id="a class",
+        ),
+        pytest.param({"backends": "redis://:s3cret@h"}, r"dictionary .*, not 'redis://\*\*\*@h'", id="a URL"),
+        pytest.param({"routes": ["s:"]}, r"^routes must be a list of pairs .*, not \['s:'\]", id="a prefix alone"),
+        pytest.param({"routes": 5}, "^routes must be a list of pairs .*, not 5", id="no routes"),
+        pytest.param(
+            {"routes": [(5, TextBackend())]}, r"^routes\[0\] must begin with a prefix .*, not 5", id="no prefix"
+        ),
+        pytest.param({"routes": [("s:", {})]}, r"^routes\[0\] must be one of none, not {}", id="no name"),
+    ],
+)
+def test_no_backend(options: dict[str, Any], message: str) -> None:
+    """What is no backend, and a route that is none, is refused with its place; no secret is shown."""
+    with pytest.raises(ConfigurationError, match=message):
+        BackendRouter(**{"default": TextBackend(), **options})
+
+
+def test_pairs_of_any_kind() -> None:
+    """Routes may come as anything that gives pairs."""
+    mine = TextBackend()
+    router = BackendRouter(routes={"s:": mine}.items(), default=TextBackend())  # type: ignore[arg-type]
+    assert router._backend_for("s:7") is mine
+
+
 def test_no_backends() -> None:
     """A router without any backend is refused."""
     with pytest.raises(ConfigurationError, match="have one at least"):

@@ -258,21 +258,24 @@ class TestRefusals:
         [
             pytest.param(
                 {"invalidation": InvalidationService},
-                r"^container\.invalidation\(\) must give an instance .* InvalidationService, not <class",
+                r"^container\.invalidation\(\) must give an instance of InvalidationService .*, not <class",
                 id="a class of services",
             ),
-            pytest.param({"invalidation": "x"}, "InvalidationService, not 'x'", id="no service"),
+            pytest.param({"invalidation": "x"}, "InvalidationService or of a subclass, not 'x'", id="no service"),
             pytest.param(
                 {"invalidation": providers.Factory(InvalidationService, CacheContainer.store)},
                 r"of another store: .*override\(providers\.Factory\(InvalidationService, container\.store\)\)$",
                 id="a service of the class's own store",
             ),
-            pytest.param({"values": "x"}, "ValueCache, not 'x'", id="no values"),
+            pytest.param({"values": "x"}, "ValueCache or of a subclass, not 'x'", id="no values"),
             pytest.param(
                 {"values": providers.Factory(ValueCache, CacheContainer.store)},
                 "ValueCache of another",
                 id="values",
             ),
+            pytest.param({"store": 5}, r"^container\.store\(\) .* StoredResponses or .*, not 5$", id="no store"),
+            pytest.param({"stores": 5}, r"^container\.stores\(\) must give Stores, not 5$", id="no stores"),
+            pytest.param({"health": 5}, r"^container\.health\(\) .* HealthCheck or .*, not 5$", id="no health"),
             pytest.param({"clock": 5.0}, r"^now must be a function .* not 5\.0", id="no clock"),
             pytest.param({"chance": 5.0}, r"^chance must be a function .* not 5\.0", id="no chance"),
         ],

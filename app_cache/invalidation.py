@@ -34,7 +34,8 @@ class InvalidationService:
     ``stale_while_revalidate`` and ``stale_if_error`` and fetched anew.
 
     Raises:
-        ConfigurationError: If it is given something else than stored responses.
+        ConfigurationError: If it is given something else than stored responses; by each method also if *soft* is
+            neither True nor False.
     """
 
     def __init__(self, store: StoredResponses) -> None:

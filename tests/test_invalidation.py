@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 from starlette.datastructures import URL
 
 from app_cache.backends.memory import MemoryBackend
+from app_cache.clock.base import Order
 from app_cache.errors import ConfigurationError
 from app_cache.invalidation import InvalidationService
 from app_cache.store import StoredResponses
@@ -114,6 +117,27 @@ async def test_wrong_arguments(method: str, names: list[Any], options: dict[str,
     service = InvalidationService(StoredResponses(MemoryBackend()))
     with pytest.raises(ConfigurationError, match=message):
         await getattr(service, method)(*names, **options)
+
+
+@pytest.mark.parametrize("soft", [None, "true", 1, 0, []], ids=repr)
+@pytest.mark.parametrize(("method", "names", "options", "kept"), CALLS)
+async def test_neither_soft_nor_hard(
+    method: str, names: list[str], options: dict[str, Any], kept: set[str], soft: Any
+) -> None:
+    """What is neither True nor False in the place of *soft* is refused, and nothing is invalidated."""
+    del kept
+    store = await filled_store(MemoryBackend())
+    with pytest.raises(ConfigurationError, match=f"^soft must be True or False, not {re.escape(repr(soft))}$"):
+        await getattr(InvalidationService(store), method)(*names, **options, soft=soft)
+    assert all([await body_of(store, page) is not None for page in PAGES.values()])
+
+
+def test_order_of_no_flags() -> None:
+    """An order is refused as it is made, and as it is replaced."""
+    with pytest.raises(ConfigurationError, match=r"^everything must be True or False, not None$"):
+        Order(everything=cast("Any", None))
+    with pytest.raises(ConfigurationError, match=r"^soft must be True or False, not 'yes'$"):
+        replace(Order(everything=True), soft=cast("Any", "yes"))
 
 
 def test_no_store() -> None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
+from app_cache.checks import flag
+
 if TYPE_CHECKING:
     from app_cache.clock.names import Subject
     from app_cache.codec import Mark
@@ -33,6 +35,9 @@ class Order:
         keys: Keys of entries as they are stored.
         everything: All entries.
         soft: Mark as stale rather than drop.
+
+    Raises:
+        ConfigurationError: If *everything* or *soft* is neither True nor False.
     """
 
     tags: tuple[str, ...] = ()
@@ -41,6 +46,10 @@ class Order:
     keys: tuple[str, ...] = ()
     everything: bool = False
     soft: bool = False
+
+    def __post_init__(self) -> None:
+        flag("everything", self.everything)
+        flag("soft", self.soft)
 
     @property
     def size(self) -> int:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 def get_cache_backend() -> CacheBackend:
     """Return the backend of the application that serves this request; outside one, of the only one installed.
 
+    A request counts once it came to a cache. Middleware that stands before that is outside of it.
+
     Raises:
         NotWiredError: If no application has a cache, or several have and none serves a request here.
     """

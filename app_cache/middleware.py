@@ -24,7 +24,15 @@ from app_cache.routes.policies import Fallbacks
 from app_cache.routes.table import RouteTable
 from app_cache.routes.ways import with_root_path
 from app_cache.rules.decisions import SAFE_METHODS
-from app_cache.services import ANNOUNCED_FOR, SCOPE_KEY, PlainServices, checked_key_generator, resolved, serving
+from app_cache.services import (
+    ANNOUNCED_FOR,
+    ANNOUNCED_IN,
+    SCOPE_KEY,
+    PlainServices,
+    checked_key_generator,
+    resolved,
+    serving,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -126,8 +134,8 @@ class CacheMiddleware:
         if SCOPE_KEY in scope and scope[ANNOUNCED_FOR] is routes:
             await self.app(scope, receive, send)
             return
-        scope[SCOPE_KEY], scope[ANNOUNCED_FOR] = services, routes
-        token = serving.set(services)
+        scope[SCOPE_KEY], scope[ANNOUNCED_FOR], scope[ANNOUNCED_IN] = services, routes, scope.get("app")
+        token = serving.set(scope)
         try:
             if scope["type"] == "websocket" or HANDLED in scope:
                 await self.app(scope, receive, send)

@@ -28,6 +28,8 @@ SCOPE_KEY = "app_cache"
 """Where the middleware announces its services, in the scope of every request."""
 ANNOUNCED_FOR = "app_cache.announced_for"
 """The routes whose cache is announced in the scope: another for the same routes, further in, is passed through."""
+ANNOUNCED_IN = "app_cache.announced_in"
+"""The application that the cache stands in which is announced in the scope, or None: it stands around all."""
 STATE_ATTRIBUTE = "app_cache"
 """Where `install` keeps them, in the state of the application."""
 MAX_STORES = 16
@@ -230,8 +232,8 @@ def _is_services(candidate: object) -> bool:
     return all(hasattr(candidate, part) for part in PARTS)
 
 
-serving: ContextVar[CacheServices | None] = ContextVar("app_cache_serving", default=None)
-"""The services of the application that serves the current request."""
+serving: ContextVar[Mapping[str, Any] | None] = ContextVar("app_cache_serving", default=None)
+"""The scope of the current request, in which a cache is announced: applications further in change it."""
 
 _installed: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
@@ -247,13 +249,19 @@ def services_of(scope: Mapping[str, Any]) -> CacheServices:
     Raises:
         NotWiredError: If it has none.
     """
-    services = scope.get(SCOPE_KEY)
+    app, services = scope.get("app"), scope.get(SCOPE_KEY)
+    if services is None or not _is_of(app, scope):
+        container = getattr(getattr(app, "state", None), STATE_ATTRIBUTE, None)
+        if container is not None:
+            return resolved(container)
     if services is None:
-        container = getattr(getattr(scope.get("app"), "state", None), STATE_ATTRIBUTE, None)
-        if container is None:
-            raise NotWiredError("this application has no cache: call install(app, CacheContainer())")
-        services = resolved(container)
+        raise NotWiredError("this application has no cache: call install(app, CacheContainer())")
     return cast("CacheServices", services)
+
+
+def _is_of(app: object, scope: Mapping[str, Any]) -> bool:
+    """Return whether the cache that is announced in *scope* stands in *app*, or around it alone."""
+    return app is scope.get(ANNOUNCED_IN) or getattr(app, "routes", None) is scope.get(ANNOUNCED_FOR)
 
 
 def current_services() -> CacheServices:
@@ -262,17 +270,19 @@ def current_services() -> CacheServices:
     Raises:
         NotWiredError: If there is none, or more than one.
     """
-    services = serving.get()
-    if services is not None:
-        return services
+    scope = serving.get()
+    if scope is not None:
+        return services_of(scope)
     if len(_installed) > 1:
         gc.collect()  # an application that nobody has any more is held by itself until then
     installed = [*_installed.values()]
     if len(installed) != 1:
         there, advice = "no application has", "call install(app, CacheContainer())"
         if installed:
-            there, advice = f"{len(installed)} applications have", "ask the container of one: container.backend()"
+            there = f"{len(installed)} applications have"
+            advice = "await get_backend(request) in middleware, ask the container elsewhere: container.backend()"
         raise NotWiredError(
-            f"outside a request the only application with a cache is meant, but {there} one: {advice}"
+            "outside a request, and in middleware that stands before the cache, the only application with a cache "
+            f"is meant, but {there} one: {advice}"
         )
     return resolved(installed[0])

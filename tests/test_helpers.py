@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 import pytest
 from dependency_injector import providers
 from fastapi import BackgroundTasks, FastAPI, WebSocket
+from fastapi.requests import HTTPConnection
 from fastapi.responses import StreamingResponse
 
 from app_cache import (
@@ -21,12 +22,15 @@ from app_cache import (
     cache,
     services,
 )
+from app_cache.fastapi import get_backend
 from app_cache.helpers import create_backend_from_env, get_cache_backend
 from containers import CacheContainer, install
 from tests.clients import get, websocket_text
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from app_cache.asgi import App, Receive, Scope, Send
 
 pytestmark = pytest.mark.anyio
 
@@ -83,6 +87,26 @@ def asking_app(seen: list[CacheBackend]) -> FastAPI:
     return app
 
 
+class Asking:
+    """Middleware that puts into *seen* the backends that it finds, without the request and with it."""
+
+    def __init__(self, app: App, seen: list[CacheBackend]) -> None:
+        self.app = app
+        self.seen = seen
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            self.seen += [get_cache_backend(), await get_backend(HTTPConnection(scope))]
+        await self.app(scope, receive, send)
+
+
+def asked_in_middleware(seen: list[CacheBackend]) -> FastAPI:
+    """Return an application that puts into *seen* the backends that its middleware finds, and its endpoints."""
+    app = asking_app(seen)
+    app.add_middleware(Asking, seen=seen)
+    return app
+
+
 def installed(app: FastAPI, backend: CacheBackend) -> FastAPI:
     """Return *app* with a cache in *backend*."""
     install(app, CacheContainer(backend=providers.Object(backend)))
@@ -129,6 +153,47 @@ class TestInRequests:
         for path in ("/own/async", "/none/async", "/async"):
             await get(app, path)
         assert [id(backend) for backend in seen] == [id(inner), id(outer), id(outer)]
+
+    @pytest.mark.parametrize("ask", [get, websocket_text], ids=["HTTP", "a websocket"])
+    async def test_middleware_of_mounted(self, ask: Any) -> None:
+        """The middleware of a mounted application finds what its endpoints find, though its cache comes later."""
+        seen: list[CacheBackend] = []
+        outer, inner = MemoryBackend(), MemoryBackend()
+        app = FastAPI()
+        app.mount("/own", own := asked_in_middleware(seen))
+        own.mount("/none", asked_in_middleware(seen))
+        app.mount("/none", asked_in_middleware(seen))
+        installed(own, inner)
+        installed(app, outer)
+        path = "/async" if ask is get else "/websocket"
+        await ask(app, f"/own{path}")
+        assert [id(backend) for backend in seen] == [id(inner)] * 3
+        seen.clear()
+        await ask(app, f"/own/none{path}")
+        assert [id(backend) for backend in seen] == [id(inner)] * 5
+        seen.clear()
+        await ask(app, f"/none{path}")
+        assert [id(backend) for backend in seen] == [id(outer)] * 3
+
+    async def test_around_an_application(self) -> None:
+        """A cache around an application is the one that serves it, also where that has one of its own."""
+        seen: list[CacheBackend] = []
+        around = MemoryBackend()
+        app = installed(asked_in_middleware(seen), MemoryBackend())
+        await get(CacheMiddleware(app, around), "/async")
+        assert [id(backend) for backend in seen] == [id(around)] * 3
+
+    @pytest.mark.parametrize("kind", ["router", "application"])
+    async def test_around_a_mount(self, kind: str) -> None:
+        """A cache around what is mounted is the one that serves it, also where the application has one."""
+        seen: list[CacheBackend] = []
+        around = MemoryBackend()
+        app, within = FastAPI(), asking_app(seen)
+        within_it = within.router if kind == "router" else within
+        app.mount("/own", CacheMiddleware(Asking(within_it, seen), around))
+        installed(app, MemoryBackend())
+        await get(app, "/own/async")
+        assert [id(backend) for backend in seen] == [id(around)] * 3
 
     async def test_plain_middleware(self) -> None:
         """With ``app.add_middleware(CacheMiddleware, backend=…)`` it is that backend."""
@@ -178,10 +243,18 @@ class TestOutsideRequests:
         """Where several are installed, the error says how many, and how to ask for one of them."""
         apps = [installed(FastAPI(), MemoryBackend()) for _ in range(3)]
         with pytest.raises(
-            NotWiredError, match=r"3 applications have one: ask the container of one: container\.backend\(\)$"
+            NotWiredError,
+            match=r"3 applications have one: .*, ask the container elsewhere: container\.backend\(\)$",
         ):
             get_cache_backend()
         assert len(apps) == 3
+
+    async def test_before_the_cache(self) -> None:
+        """Where several are installed, middleware that stands before the cache is told how to ask for its own."""
+        seen: list[CacheBackend] = []
+        apps = [installed(asked_in_middleware(seen), MemoryBackend()) for _ in range(2)]
+        with pytest.raises(NotWiredError, match=r"before the cache, .*await get_backend\(request\) in middleware"):
+            await get(apps[0], "/async")
 
     def test_forgets_applications(self) -> None:
         """An application that nobody holds any more is not counted, though it was not collected yet."""

@@ -240,6 +240,21 @@ class TestInvalidate:
         response = await post(app, "/invalidate-cache", params={"tag": "count"})
         assert (response.status_code, response.json()["durable"]) == (200, True)
 
+    async def test_a_service_that_fails(self) -> None:
+        """Who asks for an invalidation sees that a service of one's own raises: nothing does it without that."""
+
+        class Failing(InvalidationService):
+            async def carry_out(self, order: Order) -> Any:
+                raise OSError("the audit is away")
+
+        app = app_with()
+        container = app.state.app_cache
+        container.invalidation.override(providers.Factory(Failing, container.store))
+        async with client_of(app, raises=False) as client:
+            await client.get("/count")
+            assert (await client.post("/invalidate-cache", params={"tag": "count"})).status_code == 500
+            assert told(await client.get("/count")) == HIT
+
     @pytest.mark.parametrize("target", [{"pattern": "/other/*"}, {"tag": "other"}, {"url": "/coun"}], ids=str)
     async def test_nothing_else(self, target: dict[str, str]) -> None:
         """What is not named stays."""

@@ -8,7 +8,9 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from app_cache.backends.base import ScriptBackend, capability
 from app_cache.backends.wrapper import shown
+from app_cache.clock.script import can_keep_clock
 from app_cache.errors import BackendError, ConfigurationError
 
 if TYPE_CHECKING:
@@ -27,8 +29,8 @@ class HealthReport:
     """What a check found.
 
     Args:
-        status: ``healthy``; ``degraded``: the backend is away or too slow, every request runs its handler;
-            ``unhealthy``: it gives back something else than it was given, or there is none.
+        status: ``healthy``; ``degraded``: the backend is away, too slow or refuses, every request runs its
+            handler; ``unhealthy``: it gives back something else than it was given, or there is none.
         backend: The name of the backend's class, with that of the one within it; empty if there is none.
         error: Why it is not healthy, without addresses and secrets; None if it is.
     """
@@ -115,9 +117,22 @@ _UNFAITHFUL = "the backend does not give back what it was given"
 
 
 async def _round_trip(backend: CacheBackend) -> bool:
-    token = secrets.token_hex(8)
-    key = f"app_cache:health:{token}"
-    await backend.set(key, token, 10)
+    """Return whether *backend* gives back what it is given, and does what else the cache asks of it."""
+    key = f"app_cache:health:{secrets.token_hex(8)}"
+    scripts = capability(backend, ScriptBackend)
+    if scripts is None:
+        return await _gives_back(backend, key)
+    return all(await asyncio.gather(_gives_back(backend, key), _keeps_clock(backend, scripts, f"{key}:clock")))
+
+
+async def _gives_back(backend: CacheBackend, key: str) -> bool:
+    await backend.set(key, key, 10)
     found = await backend.get(key)
     await backend.delete(key)
-    return found == token
+    return found == key
+
+
+async def _keeps_clock(backend: CacheBackend, scripts: ScriptBackend, key: str) -> bool:
+    keeps = await can_keep_clock(scripts, key)
+    await backend.delete(key)
+    return keeps

@@ -493,6 +493,27 @@ class TestHealth:
             await container.backend().close()
             redis_server.kill()
 
+    @pytest.mark.parametrize("denied", ["get", "set", "mget", "evalsha", "time", "pexpire"])
+    async def test_permission(self, start_server: StartServer, denied: str) -> None:
+        """Without a permission that each fill needs it is 503, and 200 once that is given."""
+        server = start_server()
+        server.command("ACL", "SETUSER", "shop", "on", ">s3cret", "~*", "+@all", f"-{denied}")
+        backend = RedisBackend(f"redis://shop:s3cret@127.0.0.1:{server.port}")
+        app, again = app_with(backend=backend), app_with(backend=backend)
+        assert await told_of(app, "/count") == ["fwd=uri-miss"]
+        response = await get(app, "/health/cache")
+        assert (response.status_code, response.json()["status"]) == (503, "degraded")
+        server.command("ACL", "SETUSER", "shop", f"+{denied}")
+        assert (await get(again, "/health/cache")).status_code == 200
+        await backend.close()
+
+    async def test_leaves_nothing(self, redis_server: Server) -> None:
+        """A check leaves no key behind in the server."""
+        backend = RedisBackend(redis_server.url)
+        assert (await get(app_with(backend=backend), "/health/cache")).status_code == 200
+        assert redis_server.command("DBSIZE") == 0
+        await backend.close()
+
 
 class TestRouter:
     @pytest.mark.parametrize(

@@ -58,6 +58,8 @@ PART = 500
 """Tags that one script invalidates at most."""
 MAX_BESIDE = 64
 """Scripts at once that make missing stamps beside the handlers of one event loop."""
+TRIED_MS = 10_000
+"""Milliseconds for which a clock is kept that is made to see whether one can be."""
 MAX_TERMS = 8
 """Terms that the clock tells. A process that did not look while more of them began takes that for another past."""
 
@@ -455,3 +457,13 @@ def _parts_of(order: Order) -> list[Order]:
     tags = order.tags
     more = [Order(tags=tags[at : at + PART], soft=order.soft) for at in range(PART, len(tags), PART)]
     return [replace(order, tags=tags[:PART]), *more] if more else [order]
+
+
+async def can_keep_clock(backend: ScriptBackend, key: str) -> bool:
+    """Make a clock under *key*, by the script and the read of each fill, and return whether it is there.
+
+    Raises:
+        BackendError: If *backend* cannot be reached, or refuses one of the commands that this takes.
+    """
+    made = await backend.run_script(TOUCH, [key, key], [secrets.token_hex(8), TRIED_MS, 0])
+    return await backend.get_many([key]) == [made]

@@ -64,6 +64,13 @@ MAX_TERMS = 8
 """Terms that the clock tells. A process that did not look while more of them began takes that for another past."""
 
 _NUMBERS = f"""
+-- Returns the text under a key, false where there is none, or nothing where something else than a text is.
+local function text_at(key)
+  local text = redis.pcall('GET', key)
+  if type(text) ~= 'table' then return text end
+  if not string.find(text.err, 'WRONGTYPE', 1, true) then return redis.call('GET', key) end
+end
+
 -- Returns the generation that a text begins with and the numbers after it, or nothing if it is not just these.
 local function parts(text, count)
   local found = {{string.match(text or '', '^(%x+)' .. string.rep(' (%d+)', count) .. '$')}}
@@ -98,7 +105,7 @@ TOUCH = f"""#!lua
 -- Keeps the clock, the bans and the stamps in KEYS for ARGV[2] ms at least, and makes what is missing.
 -- A clock that is made is of a later number than ARGV[3], whatever the time is here.
 local ttl = ARGV[2]
-local clock = redis.call('GET', KEYS[1])
+local clock = text_at(KEYS[1])
 local generation, epoch = clock_parts(clock)
 if not generation then
   -- With the time in it, for a script that is sent again must not bring back a life of the clock that is over.
@@ -111,7 +118,7 @@ else
 end
 redis.call('PEXPIRE', KEYS[2], ttl, 'GT')
 for i = 3, #KEYS do
-  if parts(redis.call('GET', KEYS[i]), 2) == generation then
+  if parts(text_at(KEYS[i]), 2) == generation then
     redis.call('PEXPIRE', KEYS[i], ttl, 'GT')
   else
     redis.call('SET', KEYS[i], generation .. ' ' .. epoch .. ' 0', 'PX', ttl)
@@ -126,7 +133,7 @@ INVALIDATE = f"""#!lua flags=allow-oom
 -- Where there is no clock, or none that can be read, all that may come back of one began before the number that is
 -- returned.
 local soft, everything, most = ARGV[1] == '1', ARGV[2] == '1', tonumber(ARGV[3])
-local generation, epoch, floor, soft_floor, newest, terms = clock_parts(redis.call('GET', KEYS[1]))
+local generation, epoch, floor, soft_floor, newest, terms = clock_parts(text_at(KEYS[1]))
 if not generation then
   redis.call('DEL', KEYS[1])
   return string.format('%0{DIGITS}.0f', number_of_now())
@@ -142,7 +149,7 @@ if everything then
   if soft then soft_floor = epoch else floor = epoch end
 end
 for i = 3, #KEYS do
-  local of, hard, softly = parts(redis.call('GET', KEYS[i]), 2)
+  local of, hard, softly = parts(text_at(KEYS[i]), 2)
   if of == generation then
     if soft then softly = epoch else hard = epoch end
     redis.call('SET', KEYS[i], of .. ' ' .. hard .. ' ' .. softly, 'KEEPTTL')
@@ -150,7 +157,7 @@ for i = 3, #KEYS do
 end
 if #ARGV > 3 then
   local since, lines = newest, {{}}
-  local bans = redis.call('GET', KEYS[2])
+  local bans = text_at(KEYS[2])
   local of, known = parts(string.match(bans or '', '^[^\\n]*'), 1)
   local mark, again = soft and '1' or '0', {{}}
   for i = 4, #ARGV do again[mark .. ' ' .. ARGV[i]] = true end
@@ -179,7 +186,7 @@ return clock
 END_GENERATION = f"""#!lua flags=allow-oom
 {_NUMBERS}
 -- Begins a generation in the place of ARGV[1], with a later number than ARGV[3], so that nobody ends it again.
-local clock = redis.call('GET', KEYS[1])
+local clock = text_at(KEYS[1])
 if clock and string.match(clock, '^%x+') == ARGV[1] then
   local number = math.max(number_of_now(), ARGV[3] + 1)
   redis.call('SET', KEYS[1], string.format('%0{DIGITS}.0f', number) .. ARGV[2] .. ' 1 0 0 0', 'KEEPTTL')

@@ -420,15 +420,17 @@ def damaged(text: bytes) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("key", [CLOCK, STAMP, BANS], ids=["clock", "stamp", "bans"])
 async def test_garbage(redis_server: Server, stores: Stores, key: str) -> None:
-    """A clock, stamp or list that cannot be read is as if it were gone: a miss, no error, and it heals."""
+    """A clock, stamp or list that cannot be read, or is no text, is as if it were gone: a miss, and it heals."""
     clock = stores().clock
     mark = await filled(clock, PAGE)
     await clock.invalidate(ANOTHER)
     garbage = GARBAGE | damaged(redis_server.command("GET", key))
-    for name, text in garbage.items():
+    puts = {name: ("SET", key, text, "PX", 60_000) for name, text in garbage.items()}
+    for name, put in (puts | {"a list": ("RPUSH", key, "x"), "a set": ("SADD", key, "x")}).items():
         mark = await filled(clock, PAGE)
         await clock.invalidate(ANOTHER)
-        redis_server.command("SET", key, text, "PX", 60_000)
+        redis_server.command("DEL", key)
+        redis_server.command(*put)
         assert await verdict(stores().clock, PAGE, mark) is INVALID, name
         for order in (BY_TAG, BY_PATTERN, EVERYTHING):
             await clock.invalidate(order)

@@ -40,7 +40,7 @@ def answer_of(
         policy: Says what clients are told.
         response: What is stored.
         age: Seconds for the Age field; None where the response comes from the handler just now.
-        offered: Whether the policy's word for the caches on the way is for this response.
+        offered: Whether this response may get the Cache-Control that the policy has for clients.
     """
     headers = without(response.headers, _AGE)
     headers = for_client(headers, policy) if offered else headers
@@ -84,7 +84,7 @@ async def send_start(
 
 
 async def send_plain(send: Send, method: str, status: int, told: CacheStatus | None) -> None:
-    """Send an answer of the cache's own; None is *told* where no handler and nothing stored stands behind it."""
+    """Send an answer of the cache's own; *told* is None if neither a handler nor a stored response led to it."""
     plain = plain_answer(status)
     await send_start(send, status, plain.headers, told)
     await _send_body(send, b"" if method == "HEAD" else plain.body)
@@ -95,9 +95,10 @@ async def _send_body(send: Send, body: bytes) -> None:
 
 
 def for_client(headers: Headers, policy: CachePolicy) -> Headers:
-    """Return *headers* with the Cache-Control that the policy has for clients, where they say no lifetime.
+    """Return *headers* with the Cache-Control that the policy has for clients, where they state no lifetime.
 
-    Where more than the URL and the fields in Vary decides what a client gets, caches on its way keep nothing.
+    If more than the URL and the fields in Vary decides what a client gets, it is ``private``: caches on the way
+    keep nothing.
     """
     if policy.client_max_age is None or has_field(headers, b"cache-control") or has_field(headers, b"expires"):
         return headers
@@ -106,9 +107,9 @@ def for_client(headers: Headers, policy: CachePolicy) -> Headers:
 
 
 def for_leader(headers: Headers, policy: CachePolicy, entity_tag_made: bytes | None, *, offered: bool) -> Headers:
-    """Return *headers* as the leader gets them: what hits will have too, but for Age.
+    """Return *headers* as the leader gets them: as hits will have them too, but for Age.
 
-    What is the leader's own is not *offered* to the caches on its way either.
+    *offered*: Whether caches on the way may keep the answer; they may not if it is the leader's own.
     """
     headers = announced(headers, policy.include_headers)
     headers = for_client(headers, policy) if offered else headers

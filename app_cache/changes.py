@@ -37,17 +37,18 @@ if TYPE_CHECKING:
 class Change:
     """Invalidates what an answer makes invalid before it is sent (RFC 9111 §4.4), and once more at the end.
 
-    What the application still did after its answer, the commit of a dependency for one, an entry that was filled
-    meanwhile does not know of. There is none if no other task had a turn since the body began, unless other
-    processes fill too, and may have while this one committed. An order that is owed is sent later anyway.
+    The application may still change something after its answer, by the commit of a dependency for one, and an
+    entry that was filled meanwhile does not know of that. There is no such entry if no other task had a turn since
+    the body began, unless other processes fill too, which may have done so during the commit. An order that is
+    owed is sent later anyway.
 
     Args:
         services: The parts of the cache.
         table: The routes of the application.
         plan: What is done with the request; None: nothing that is known before it is routed.
         scope: That of the request, in which routers leave what they come to.
-        posted: What stores the answer, or None.
-        send: Sends it.
+        posted: Stores the answer for later GETs, or None.
+        send: Sends the answer.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class Change:
             asyncio.get_running_loop().call_soon(self._note)
 
     async def end(self) -> None:
-        """Invalidate once more, but for the answer itself where that is stored."""
+        """Invalidate once more, but for the answer itself if that is stored."""
         order = self._order
         nothing_followed = self._has_ended and not self._others_had_turns
         if order is None or (nothing_followed and not self._others_may_have_filled()):
@@ -110,7 +111,7 @@ class Change:
         return {**message, "headers": [*headers]}
 
     async def _carry_out(self, order: Order) -> InvalidationResult:
-        """Have the service carry out *order*; where that fails, the order is carried out without it."""
+        """Have the service carry out *order*; where that fails, the store does so."""
         try:
             return result_of(await self._services.invalidation().carry_out(order))
         except Exception as error:  # noqa: BLE001  a service may be anybody's code
@@ -125,7 +126,7 @@ class Change:
         return not self._services.store().is_local and self._table.may_go_on(self._request)
 
     async def _order_of(self, status: int, headers: Headers) -> Order | None:
-        """Return what an answer that is no error invalidates, None if that is nothing."""
+        """Return the order for what an answer that is no error invalidates; None if that is nothing."""
         stamps = self._named_by_http(status, headers)
         plan, patterns = self._plan, list[str]()
         try:
@@ -141,7 +142,7 @@ class Change:
         return Order(tags=tuple(stamps), patterns=tuple(patterns)) if stamps or patterns else None
 
     def _is_innermost(self) -> bool:
-        """Return whether the request came to no cache further in, which sees to what its own routes invalidate."""
+        """Return whether the request came to no cache further in; such a one invalidates for its own routes."""
         return self._routed[ANNOUNCED_FOR] is self._request[ANNOUNCED_FOR]
 
     def _named_by_http(self, status: int, headers: Headers) -> list[str]:
@@ -155,7 +156,7 @@ class Change:
         return [*self._stamps(urls), *(group_stamp(here, group) for group in groups)]
 
     def _stamps(self, urls: Sequence[str]) -> list[str]:
-        """Return the stamps of what may be stored of *urls*, the request's own before others of its origin."""
+        """Return the stamps of those of *urls* whose answers may be stored; the first URL is the request's own."""
         scope = self._request
         here, named = origin_of(scope), [unquote(urlsplit(url).path) or "/" for url in urls[1:]]
         paths = [(scope["path"], full_path(scope)), *zip(named, named, strict=True)] if urls else []

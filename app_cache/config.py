@@ -5,7 +5,7 @@ Nothing here is read at import. `CacheSettings` takes the variables when it is m
 
     {**ENVIRONMENTS, "canary": Environment("canary", BACKENDS["redis"], namespace="canary")}
 
-Ours differ in what stands in for variables that are not given: the arguments of `memory_backend`, `redis_backend`.
+Ours differ in their defaults for variables that are not given: the arguments of `memory_backend`, `redis_backend`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class CacheSettings(BaseSettings):
     """The variables that choose and shape the backend; each field is named like its variable, in lower case.
 
     A variable that is unset, empty or blank is *not given*: None, never False. A keyword argument goes before the
-    variable of its name. A field is described by what would be right; what holds a secret is not in its ``repr``.
+    variable of its name. A field's description is what would be right; one that may hold a secret is not in the
+    ``repr``.
 
     Args:
         environ: Where the variables are read; ``os.environ`` if not given.
@@ -117,12 +118,12 @@ def redis_backend(settings: CacheSettings, url: str | None = None, max_connectio
 
     Args:
         settings: The variables.
-        url: Stands in where ``REDIS_URL`` is not given; None: it must be.
-        max_connections: Stands in where ``REDIS_MAX_CONNECTIONS`` is not given.
+        url: Used if ``REDIS_URL`` is not given; None: that must be given.
+        max_connections: Used if ``REDIS_MAX_CONNECTIONS`` is not given.
 
     Raises:
-        ConfigurationError: If the URL is required and not given, `RedisBackend` refuses what is, or there are no
-            certificates where ``REDIS_SSL_CA_CERTS`` says.
+        ConfigurationError: If the URL is required and not given, `RedisBackend` refuses a value that is, or the
+            file of ``REDIS_SSL_CA_CERTS`` has no certificates.
     """
     if url is None and settings.redis_url is None:
         raise ConfigurationError(
@@ -151,7 +152,7 @@ class Environment:
     """What differs between development, production and their like.
 
     Raises:
-        ConfigurationError: If a part is given where what makes it is right.
+        ConfigurationError: If a part itself is given, and not a callable that makes it.
     """
 
     name: str
@@ -164,7 +165,7 @@ class Environment:
     invalidation: Callable[[StoredResponses], InvalidationService] | None = None
     """Makes the invalidation service; the default one if None."""
     backends: Mapping[str, BackendBuilder] = field(default_factory=lambda: BACKENDS)
-    """What builds a backend in place of *backend* where ``CACHE_BACKEND`` names it."""
+    """The builders that ``CACHE_BACKEND`` may name, by name: the one it names is used in place of *backend*."""
 
     def __post_init__(self) -> None:
         for part, right in _MAKES.items():
@@ -183,7 +184,7 @@ _MAKES = {
 
 
 def development_backend(settings: CacheSettings) -> CacheBackend:
-    """Return a backend in Redis if ``USE_REDIS`` is true, else in memory, and say so of a URL alone."""
+    """Return a backend in Redis if ``USE_REDIS`` is true, else in memory; warn of a ``REDIS_URL`` without it."""
     if settings.use_redis is None and settings.redis_url is not None:
         logger.warning(
             "cache.redis_unused", because="REDIS_URL is given, and development uses it with USE_REDIS=true"
@@ -218,7 +219,8 @@ def choose_environment(
     """Return the environment that *settings* name.
 
     Raises:
-        ConfigurationError: If *environments* do not have it, or *settings* or *environments* are none.
+        ConfigurationError: If *environments* do not have it or are no mapping, or *settings* are something else
+            than `CacheSettings`.
     """
     _check_settings(settings)
     if not isinstance(environments, Mapping):
@@ -256,7 +258,7 @@ def choose_namespace(settings: CacheSettings, environment: Environment) -> str:
     """Return ``CACHE_NAMESPACE`` if it is given, else the namespace of *environment*, else none: ``""``.
 
     Raises:
-        ConfigurationError: If it cannot stand in a key, or *environment* is none.
+        ConfigurationError: If it cannot stand in a key, or *environment* is no `Environment`.
     """
     environment = checked_environment(environment)
     given = settings.cache_namespace
@@ -311,10 +313,10 @@ def _check_settings(settings: object) -> None:
 
 
 def _given(names: Iterable[str], environ: Any) -> dict[str, Any]:
-    """Return by its field's name what *environ* gives for each of *names*.
+    """Return what *environ* gives for the fields called *names*, by these names.
 
     Raises:
-        ConfigurationError: If it is no mapping, or a value in it is no text.
+        ConfigurationError: If *environ* is no mapping, or a value in it is no text.
     """
     if not isinstance(environ, Mapping):
         raise ConfigurationError(
@@ -332,7 +334,7 @@ def _given(names: Iterable[str], environ: Any) -> dict[str, Any]:
 
 
 def _given_options(settings: CacheSettings) -> dict[str, Any]:
-    """Return what *settings* give of the options of `RedisBackend`."""
+    """Return the options of `RedisBackend` that *settings* give."""
     options = {
         "url": settings.redis_url,
         "url_source": None if settings.redis_url is None else "REDIS_URL",
@@ -344,11 +346,11 @@ def _given_options(settings: CacheSettings) -> dict[str, Any]:
 
 
 _VARIABLES = {"ssl_ca_certs": "REDIS_SSL_CA_CERTS", "ssl=True": "REDIS_SSL=true", "ssl=False": "REDIS_SSL=false"}
-"""What `RedisBackend` calls by the names of its options, as their variables say it."""
+"""Words of `RedisBackend` about its options, and what they are called as variables."""
 
 
 def _by_variables(message: str) -> str:
-    """Return what `RedisBackend` refused, in the words of who set variables; of the URL it names the variable."""
+    """Return the *message* of `RedisBackend` with variables in place of options; one of the URL names its own."""
     if message.startswith("REDIS_URL"):
         return message
     for option, variable in _VARIABLES.items():

@@ -1,7 +1,7 @@
-"""Where what came back of a value is not what was given: types and contents, all the way down.
+"""Where a value that came back differs from the one that was given: types and contents, all the way down.
 
-Private attributes, and fields that take no part in a comparison, are the application's own affair. What has no
-`==` of its own, nor content that is known here, is told by its class alone.
+Private attributes, and fields that take no part in a comparison, are the application's own affair. Objects without
+an `==` of their own, and without content that is known here, are compared by their class alone.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def first_difference(value: object, back: object, *, rows: bool = False) -> Diff
 
 
 def _are_same_plain(given: Any, came: Any) -> bool:
-    """Return whether two are lists or dicts of nothing but Python's plain types, and are written the same."""
+    """Return whether two are lists or dicts of Python's plain types alone, and `marshal` writes them alike."""
     if type(given) not in (list, dict):
         return False
     try:
@@ -72,7 +72,7 @@ def _are_same_plain(given: Any, came: Any) -> bool:
 
 
 def _is_same(given: Any, came: Any) -> bool:
-    """Return whether two are the same, as far as that is found out quickly; else it takes a closer look."""
+    """Return whether two are the same: quickly, where their class is known; else by `_first_difference`."""
     kind, other = _kinds(given, came)
     if kind is not other:
         return False
@@ -126,7 +126,7 @@ def _kinds(given: Any, came: Any) -> tuple[Any, Any]:
 
 
 def _pairs(given: Any, came: Any) -> Iterable[Pair] | None:
-    """Return what is in two of one class in pairs, and where it is; None if the two cannot be the same."""
+    """Return the contents of two objects of one class in pairs, each with its place; None if the two differ."""
     kind: Any = type(given)
     names = _fields(kind)
     if names is not None:
@@ -162,7 +162,10 @@ def _fields(kind: type) -> tuple[str, ...] | None:
 
 @functools.lru_cache(maxsize=MAX_CLASSES)
 def _contents_of(kind: Any) -> Callable[[Any], tuple[Any, ...]] | None:
-    """Return what gives the values of all fields of an object of *kind*, None if there is not just these."""
+    """Return a function that gives the values of all fields of a *kind*; None if that is not all there is in it.
+
+    None, too, if there are fewer than two.
+    """
     names = _fields(kind)
     if (
         names is None
@@ -189,18 +192,18 @@ def _pairs_of_sets(given: Collection[Any], came: Collection[Any]) -> list[Pair]:
 
 
 def _are_same_atoms(given: Collection[Any], came: Collection[Any]) -> bool:
-    """Return whether two are the same because all that is in them is of one simple type; found out at once."""
+    """Return whether two collections are equal and hold values of one simple type, which is found out at once."""
     kinds = {*map(type, given)}
     return len(kinds) == 1 and kinds <= _ATOMS and kinds == {*map(type, came)} and _is_equal(given, came)
 
 
 def _is_equal(given: Any, came: Any) -> bool:
-    """Return whether two of one class are equal, as far as their class can tell; what is not a number is, too."""
+    """Return whether two of one class are equal, as far as their class can tell; a NaN is equal to another."""
     kind: Any = type(given)
     if kind.__eq__ is object.__eq__:
         return True
     if kind is datetime and given.tzinfo is not None and came.tzinfo is not None:
-        # In the hour that a clock is set back Python calls no two equal that have different zones (PEP 495).
+        # In the hour in which a clock is set back, Python calls no times of different zones equal (PEP 495).
         return bool(given.astimezone(UTC) == came.astimezone(UTC))
     try:
         return bool(given == came or (given != given and came != came))

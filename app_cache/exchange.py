@@ -77,20 +77,20 @@ if TYPE_CHECKING:
     Learn = Callable[["Exchange", StoredResponse, Hit], None]
 
 ASKED_IN_VAIN = "app_cache.asked_in_vain"
-"""Is in the scope of a request that no remembered hit answers: whether the backend failed when asked for one."""
+"""In the scope of a request that no remembered hit answers: whether the backend failed when asked for one."""
 COPIED_BACK = ("route", "endpoint", "path_params", "router")
 """What the router leaves in the scope, for middleware further out."""
 BODY_LIMIT = "starlette.max_body_size"
-"""Where Starlette has, in the scope, how many bytes of content it lets through; a router may change that."""
+"""In the scope, by Starlette: how many bytes of content are let through; a router may change that."""
 FRAMED_BY_FIELDS = frozenset({"1.0", "1.1"})
-"""Versions of HTTP in which a field tells whether there is content (RFC 9112 §6); in later ones none need."""
+"""Versions of HTTP in which a field tells whether there is content (RFC 9112 §6); in later ones no field need."""
 NOT_LOOKED_UP = Found("")
 NOTHING_STORED = Forward(Fwd.URI_MISS)
 NO_VARIANT_STORED = Forward(Fwd.VARY_MISS)
 MOST_TURNED_AWAY = 3
-"""Runs that a request waits for which then say nothing of its own answer; after these it goes alone.
+"""Runs that a request waits for and learns nothing of its own answer from; after so many it leads alone.
 
-Their requests are not let through to the endpoint, or their failures are of another variant.
+The request of such a run was not let through to the endpoint, or its failure is of another variant.
 """
 RAISED = 500
 """The status that an exception of the application becomes."""
@@ -106,12 +106,12 @@ class Exchange:
     """Answers one request, from the cache or by the application; it dies with the request.
 
     Args:
-        app: What the cache stands in front of.
-        store: Where responses are.
+        app: The application behind the cache.
+        store: Where responses are kept.
         plan: What the route table says of the request.
         policy: The plan's.
         keys: The key generator in force.
-        learn: Told of each hit.
+        learn: Called with each hit.
         scope: The request's.
         receive: Gives what its client sends.
         send: Takes what its client gets.
@@ -149,7 +149,7 @@ class Exchange:
         """The backend was asked for this request, and failed: it is not asked again before the handler runs."""
         self.body: bytes | None = None
         self.known: Identity
-        """Which request it is, once that has been found."""
+        """The request's key and names, once they are made."""
         self.found = NOT_LOOKED_UP
         self.decision = NOTHING_STORED
         self.started = False
@@ -161,7 +161,7 @@ class Exchange:
         """Answer the request."""
         refusal = why_pass(self.request, self.asked)
         if refusal is None and "session" in self.scope and not is_readable(self.scope["session"]):
-            refusal = Refusal.COOKIE  # it is loaded by who uses it, into the scope of the request itself
+            refusal = Refusal.COOKIE  # a session is loaded when it is used, into the scope of the request itself
         if refusal is None and self.request.method in WITH_CONTENT:
             refusal = await self._read_content() if self._may_read_content() else Refusal.TOO_LARGE
         elif refusal is None and not self._is_framed_by_fields():
@@ -175,9 +175,9 @@ class Exchange:
             await self._forward()
 
     def _may_read_content(self) -> bool:
-        """Return whether no limit of the application's may be passed by reading the content now.
+        """Return whether the content is known to be within the application's limit, if it has one.
 
-        That of a router further in may be another, and it is answered for where that is.
+        Else it is left unread: a router further in may have another limit, and lets it through or refuses it.
         """
         limit, headers = self.scope.get(BODY_LIMIT), self.request.headers
         if limit is None or (self._is_framed_by_fields() and not has_content(headers)):
@@ -256,10 +256,10 @@ class Exchange:
         await self._serve(response, hit.age, CacheStatus(hit=True, ttl=int(hit.ttl // 1)))
 
     async def _give(self, given: StoredResponse | Answer, give: Give) -> None:
-        """Let *give* send what is *given* without a run for this request; a guarded endpoint is asked before.
+        """Have *give* send the answer *given*, which no run for this request made; ask a guarded endpoint before.
 
-        What stands around the endpoint takes it for what that returned. Where it answers with the same status, the
-        request was let through, and *give* sends; anything else is the client's own.
+        That is done by running the application with *given* in the place of what the endpoint returns. If it lets
+        the request through and answers with the same status, *give* sends; any other answer is this client's own.
         """
         if not self.policy.guarded:
             await give()
@@ -294,7 +294,7 @@ class Exchange:
         await self._give(response, partial(self._rescue, failed_with))
 
     def _copy_back(self, scope: Scope) -> None:
-        """Leave what the router found in the request's own scope."""
+        """Copy what the router found from *scope*, that of a run, into the request's own."""
         for name in COPIED_BACK:
             if name in scope:
                 self.scope[name] = scope[name]
@@ -302,7 +302,7 @@ class Exchange:
     async def _forward(self, *, waited: bool = False) -> None:
         """Let the application answer, in a fill of its own or that of another request.
 
-        *waited*: It has waited for another fill before, so that one under way began after this request came.
+        *waited*: The request has waited for a fill before, so that one under way now began after the request came.
         """
         is_head = self.request.method == "HEAD"
         if is_head and self.decision.rescue and not self.asked.only_if_cached:
@@ -340,7 +340,7 @@ class Exchange:
             await self.app(self.scope, self.receive, send_told)
 
     async def _forward_head(self) -> None:
-        """Let the application answer a HEAD, and what is stored stand in where it fails (RFC 5861 §4)."""
+        """Let the application answer a HEAD; if it fails, the stored response stands in (RFC 5861 §4)."""
         guard = Guard() if self.policy.guarded else None
         learn, is_rescued = await self._learner(guard), False
 
@@ -371,15 +371,15 @@ class Exchange:
             await self._rescue(RAISED)
 
     async def _pass_on(self, start: Message, headers: Headers, status: CacheStatus) -> None:
-        """Send the *start* of the application's own answer, which may depend on what joins the key too."""
+        """Send the *start* of the application's own answer, with fields that join the key in Vary."""
         await send_start(
             self.send, start["status"], announced(headers, self.policy.include_headers), status, start
         )
 
     async def _learner(self, guard: Guard | None) -> Callable[[int, Headers], Awaitable[None]]:
-        """Return what learns from the answer to a HEAD of what is stored (RFC 9111 §4.3.5).
+        """Return a function that updates what is stored by the answer to a HEAD (RFC 9111 §4.3.5).
 
-        What answers in the place of a guarded endpoint, whose *guard* was not passed, says nothing of that.
+        An answer that came in the place of a guarded endpoint's, with *guard* not passed, says nothing of that.
         """
         has_stored = self.request.method == "HEAD" and self.found.entry is not None
         filling = self._filling(self.scope, guard=guard) if has_stored else None
@@ -393,7 +393,7 @@ class Exchange:
         return learn
 
     def _keeps_to_itself(self) -> bool:
-        """Return whether nobody may wait for the answer to this request, and it waits for nobody's."""
+        """Return whether no other request may wait for the answer to this one, nor this one for another's."""
         return (
             self.decision.detail is not None
             or unshared_credential(self.request, NOTHING_SAID, self.policy) is not None
@@ -415,7 +415,7 @@ class Exchange:
         return fill if valid else None
 
     async def _follow(self, fill: Fill, *, waited: bool) -> None:
-        """Wait for the answer that another request leads; go alone if it cannot be shared."""
+        """Wait for the *fill* of another request, and answer with its outcome; lead alone if that cannot be."""
         self.earlier = None
         outcome = await fill.follow(self._patience())
         if outcome is not None:
@@ -426,7 +426,7 @@ class Exchange:
             await self._lead_as_one_of_few(fill, waited=waited)
 
     async def _use(self, fill: Fill, outcome: Outcome, *, waited: bool) -> None:
-        """Answer with the *outcome* of a fill of another request; go alone if it cannot be shared."""
+        """Answer with the *outcome* of the *fill* of another request; lead alone if that cannot be shared."""
         leader, entry, failure = cast("Filling", fill.judge), outcome.entry, outcome.failure
         is_of_another = failure is not None and not self._is_variant_of(leader, failure.headers)
         if (is_of_another or outcome is UNADMITTED) and self.turned_away < MOST_TURNED_AWAY:
@@ -448,7 +448,7 @@ class Exchange:
             await self._give(failure, partial(self._fail, failure))
 
     async def _lead_as_one_of_few(self, hung: Fill, *, waited: bool = False) -> None:
-        """Lead alone, when few others do who have waited for the same handler in vain; else give up.
+        """Lead alone, in one of a few places for requests that waited in vain; if none becomes free, give up.
 
         An answer that is there by then is given, whoever made it, that of the *hung* fill too.
         """
@@ -471,12 +471,12 @@ class Exchange:
         return min(self._time_of_handler() or FILL_TIMEOUT_S, FILL_TIMEOUT_S)
 
     def _time_of_handler(self) -> float | None:
-        """Return the seconds after which what is stored stands in for a slow handler; None: it does not."""
+        """Return the seconds after which the stored response stands in for a slow handler; None: it does not."""
         most = self.policy.handler_timeout if self.decision.rescue else None
         return most if most is not None and self._rescues(after=most) else None
 
     def _rescues(self, after: float = 0.0) -> bool:
-        """Return whether what is stored may stand in for a failure, *after* so many seconds (RFC 5861 §4)."""
+        """Return whether the stored response may stand in for a failure *after* so many seconds (RFC 5861 §4)."""
         if self.found.entry is None or not self.decision.rescue:
             return False
         response, then = self.found.entry.response(), self.store.now() + after
@@ -485,7 +485,7 @@ class Exchange:
         return isinstance(decision, Forward) and decision.rescue
 
     async def _share(self, response: StoredResponse, came: int) -> None:
-        """Serve the *response* that another's fill has made of an answer of the status that *came*."""
+        """Serve the *response* that another request's fill has made of an answer with the status *came*."""
         age = current_age(response, self.store.now())
         forwarded = None if came == response.status else came
         status = CacheStatus(fwd=self.decision.fwd, fwd_status=forwarded, collapsed=True)
@@ -497,10 +497,10 @@ class Exchange:
         await send_answer(self.send, failure, status)
 
     async def _may_use(self, entry: Entry, leader: Filling, *, waited: bool) -> bool:
-        """Return whether what another's fill gave may answer this request too (RFC 9111 §4).
+        """Return whether *entry*, from the fill of another request, may answer this one too (RFC 9111 §4).
 
-        It must be this request's variant, and need no validation; and unless its fill began after this request
-        came, be what its client asks for, and not have been invalidated while it was waited for.
+        It must be this request's variant, and need no validation. Unless the fill began after this request came
+        (*waited*), it must also be what this client asks for, and not have been invalidated during the wait.
         """
         response, now = entry.response(), self.store.now()
         if not self._is_variant_of(leader, entry.headers):
@@ -511,7 +511,7 @@ class Exchange:
         return fresh and await self.store.still_holds(entry, leader.invalidations, self.known.subject)
 
     def _is_variant_of(self, leader: Filling, answer: Headers) -> bool:
-        """Return whether this request is the *leader*'s in the fields by which *answer*, the leader's, varies."""
+        """Return whether this request and the *leader*'s agree in the fields by which *answer* varies."""
         vary = selecting_fields(answer, self.policy)
         own = variant_key(self.known.key, vary, self.request.headers)
         return own == variant_key(self.known.key, vary, leader.request.headers)
@@ -519,7 +519,8 @@ class Exchange:
     async def _lead(self, *, alone: bool = False) -> None:
         """Run the application in a fill, and send on what it sends.
 
-        A 304 that is about another response than the stored one gives no answer: then it is asked for the whole.
+        A 304 that is about another response than the stored one gives no answer: then the application runs again,
+        and is asked for the whole.
         """
         filling, fill, scope = self._take_off(alone=alone)
         patience = self._time_of_handler()
@@ -542,7 +543,7 @@ class Exchange:
             await fill.end()
 
     async def _stand_in(self, filling: Filling) -> None:
-        """Send what takes the place of an answer that is withheld: what it validated, or what rescues it."""
+        """Send what takes the place of a withheld answer: the response that it validated, or that rescues it."""
         if filling.entry is not None:
             detail = filling.refusal or self.decision.detail
             status = CacheStatus(fwd=self.decision.fwd, fwd_status=304, stored=filling.stored, detail=detail)
@@ -565,7 +566,7 @@ class Exchange:
         conditional: bool = False,
         guard: Guard | None = None,
     ) -> Filling:
-        """Return what judges the answer of a run with *scope*."""
+        """Return the `Filling` that judges the answer of a run with *scope*."""
         return Filling(
             self.store,
             self.request,
@@ -580,7 +581,7 @@ class Exchange:
         )
 
     def _take_off(self, *, alone: bool, refresh: bool = False) -> tuple[Filling, Fill, Scope]:
-        """Begin a run of the application; for a *refresh*, which no client waits for, nothing stands in."""
+        """Begin a run of the application; if a *refresh* fails, nothing stands in, for no client waits for it."""
         validating = self._validating_headers()
         rescues = self._rescues if self.decision.rescue and not refresh else None
         guard = Guard() if self.policy.guarded else None
@@ -599,10 +600,10 @@ class Exchange:
         return filling, fill, scope
 
     def _own_headers(self, *, alone: bool) -> Headers:
-        """Return the request's fields without those that the cache answers to itself.
+        """Return the request's fields without those that the cache itself acts on.
 
-        Those are the client's conditions where the answer may be stored for others, but for one in the key; and a
-        range where something is stored. A run that is the client's *alone*, and has nothing to replace, gets all.
+        Those are the client's conditions, but for fields that join the key; and its range where something is
+        stored. A run that is the client's *alone*, and has nothing stored to replace, gets all fields.
         """
         if self.found.entry is None and alone:
             return self.request.headers
@@ -611,14 +612,14 @@ class Exchange:
         return without(self.request.headers, own.difference(map(str.encode, in_key)) if in_key else own)
 
     def _without_wishes(self, headers: Headers) -> Headers:
-        """Return *headers* without what a client wants of caches, unless that selects the response."""
+        """Return *headers* without the `WISHES`, but for those by which the response is selected."""
         stored = self.found.entry
         vary = None if stored is None else vary_fields(stored.headers)
         selecting = {*self.policy.include_headers, *(vary or ())}
         return without(headers, WISHES.difference(map(str.encode, selecting)))
 
     def _validating_headers(self) -> Headers | None:
-        """Return the request's fields with the conditions that validate what is stored, None if nothing can be."""
+        """Return the request's fields with conditions that validate the stored response; None: nothing can be."""
         stored = self.found.entry
         if stored is None or self.request.method not in VALIDATED or not can_be_validated(stored.status):
             return None
@@ -626,14 +627,14 @@ class Exchange:
         return validating_headers(self.request.headers, stored.headers, made)
 
     def _refresh(self) -> None:
-        """Fetch anew in the background, if nobody does, and it did not just fail (RFC 5861 §3)."""
+        """Begin a refresh, unless one is under way, or one has just failed (RFC 5861 §3)."""
         if self.store.flight.may_refresh(self.found.key):
             self._take_off(alone=False, refresh=True)
 
     def _dressed(self, filling: Filling, scope: Scope) -> Send:
-        """Return *send* for the leader: it adds what the cache says, and makes a 304 of what the client has.
+        """Return *send* for the leader: it adds the cache's fields, and sends a 304 if the client has the answer.
 
-        What stands further out then finds in the request's own scope what routers left in that of the run.
+        It also copies what routers left in the run's *scope* into the request's own, for middleware further out.
         """
         matched = False
 
@@ -675,7 +676,7 @@ class Exchange:
     async def _serve(
         self, response: StoredResponse, age: float | None, status: CacheStatus, *, offered: bool = True
     ) -> None:
-        """Send what this client gets of *response*, and say which status the handler gave if that is another."""
+        """Send what this client gets of *response*; Cache-Status says the handler's status if that is another."""
         self.plan.leave_in(self.scope)
         answer = answer_of(self.request, self.policy, response, age, offered=offered)
         if status.fwd is not None and status.fwd_status is None and answer.status != response.status:
@@ -683,7 +684,7 @@ class Exchange:
         await send_answer(self.send, answer, self._tell(status))
 
     def _tell(self, status: CacheStatus) -> CacheStatus:
-        """Say what happened, in one value: for the header, the application and the metrics."""
+        """Note what happened, for the application and the metrics, and return it for the header: one value."""
         state = self.scope.setdefault("state", {})
         if type(state.setdefault("cache", status)) is CacheStatus:  # else the application has its own by that name
             state["cache"] = status
@@ -699,7 +700,7 @@ def _is_meant(plan: Plan, scope: Scope) -> bool:
 
 
 def _replay(messages: deque[Message], receive: Receive) -> Receive:
-    """Return what gives *messages*, as many as there are by then, and then what *receive* does."""
+    """Return a function that gives *messages*, as many as there are when it is called, then those of *receive*."""
 
     async def receive_again() -> Message:
         return messages.popleft() if messages else await receive()

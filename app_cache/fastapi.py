@@ -148,8 +148,8 @@ def cache_router(*, authorize: Callable[..., Any] | None = _NOT_GIVEN, prefix: s
 
     Args:
         authorize: A FastAPI dependency that guards the first two: it refuses by raising; False is 403; anything
-            else, None included, admits. ``authorize=None`` admits clients of this machine only, which ask for
-            themselves and by its own name.
+            else, None included, admits. ``authorize=None`` admits only clients on this machine that come without a
+            proxy, from no page of another site, and ask for the machine by its own name.
         prefix: Goes before the paths.
 
     Raises:

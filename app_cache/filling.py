@@ -62,7 +62,7 @@ class Filling:
         found: What the look-up gave: the clock, and the entry to validate or to stand in, if there is one.
         rescues: Tells whether that entry stands in if the handler fails now; None: never.
         conditional: Whether the handler is asked to validate that entry, so that a 304 is about it.
-        guard: What a guarded endpoint asks in this run, or None.
+        guard: The guard that a guarded endpoint asks in this run, or None.
         session: Watches the session that middleware further out keeps by a cookie; None: there is none.
         is_meant: Tells whether the policy is for the endpoint that routers came to; None: it is known to be.
     """
@@ -161,7 +161,7 @@ class Filling:
         return why_not_store(self.request, self._head, self._said, self.policy, self.store.now())
 
     def is_offered(self, headers: Headers) -> bool:
-        """Return whether caches on the way may keep what the leader gets with *headers*: nothing of it is his."""
+        """Return whether caches on the way may keep an answer with *headers*: none of it is the leader's own."""
         own = withheld_fields(response_directives(headers), self.policy)
         is_own = self.session is not None and self.session.is_changed()
         return self.refusal is None and not is_own and not any(has_field(headers, name) for name in own)
@@ -214,10 +214,10 @@ class Filling:
         return outcome
 
     def _why_not_update(self, head: ResponseHead, said: ResponseDirectives) -> Refusal | None:
-        """Return why the stored response does not become *head*, which says *said*, or None.
+        """Return why the stored response is not updated to *head*, with the directives *said*; None: it is.
 
-        What came for a credential is shared only if the update itself says so: what the stored response says is
-        not about the fields of another's answer (§3.5).
+        An update that came for a credential is shared only if it says so itself: what the stored response says is
+        not about the fields of an answer to somebody else (§3.5).
         """
         if self.is_meant is not None and not self.is_meant():
             return Refusal.POLICY
@@ -233,9 +233,10 @@ class Filling:
             self._withdraw(self.found.key)
 
     def _withdraw(self, key: str) -> None:
-        """Drop what is stored under *key* if the answer tells of it.
+        """Drop what is stored under *key* if the answer shows that it is no longer right.
 
-        An answer to a credential says so for its own client alone; a failure, or a client's error, does not.
+        An answer for a credential shows that for its own client alone; a failure, or a client's error other than
+        one of `NOT_THERE`, does not show it.
         """
         personal = unshared_credential(self.request, NOTHING_SAID, self.policy) is not None
         tells = self._head.status < 400 or self._head.status in NOT_THERE
@@ -248,7 +249,7 @@ class Filling:
         self.refused()
 
     def raised(self) -> Outcome:
-        """Return the outcome of a handler that raised, or of what stands before it."""
+        """Return the outcome of a run that raised, in the handler or before the request came to it."""
         return Outcome(failed=True) if self.admitted else UNADMITTED
 
     def _failure(self, body: bytes) -> Answer:
@@ -262,14 +263,14 @@ class Filling:
     async def _keep(
         self, head: ResponseHead, said: ResponseDirectives, body: bytes, replaced: str | None
     ) -> Outcome:
-        """Store the answer, and take away what is *replaced*, a key, if it is not stored under that itself."""
+        """Store the answer, and drop the entry under the key *replaced* if the answer is not stored under that."""
         self.entry, seconds = self._entry(head, said, body)
         if self.mark is not None:
             self.stored = await self._store(self.entry, seconds, head.headers, replaced)
         return Outcome(entry=self.entry)
 
     async def freshen_by_head(self, headers: Headers) -> None:
-        """Compare what could have been chosen for a HEAD with *headers*, those of its 200 (RFC 9111 §4.3.5)."""
+        """Update what is stored, or make it stale, by *headers*, those of a 200 to a HEAD (RFC 9111 §4.3.5)."""
         self._head, self._said = ResponseHead(304, headers), response_directives(headers)
         chosen = () if self.found.entry is None else (self.found.entry,)
         for stored in (*self.found.others, *chosen):
@@ -299,7 +300,7 @@ class Filling:
     def _entry(self, head: ResponseHead, said: ResponseDirectives, body: bytes) -> tuple[Entry, float]:
         """Return the answer as an entry, and the seconds that the backend holds it.
 
-        What decides how long it is fresh is never withheld: *said* is that of the whole answer.
+        Fields that decide how long it is fresh are never withheld: *said* are the directives of the whole answer.
         """
         subject, received_at = self.identity.subject, self.store.now()
         shortened = 1 - self.policy.jitter * self.store.chance()
@@ -343,6 +344,6 @@ class Filling:
 
 
 def _without_made_tag(stored: Entry) -> Headers:
-    """Return the fields of *stored* without an entity tag that the cache made, which is another with others."""
+    """Return the fields of *stored* without an entity tag that the cache made: it depends on the other fields."""
     made = entity_tag_of(stored.body, stored.headers).decode("ascii")
     return without(stored.headers, _ETAG) if entity_tag(stored.headers) == made else stored.headers

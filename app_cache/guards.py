@@ -1,8 +1,8 @@
-"""Endpoints that are guarded: their dependencies run before a stored answer is given, and only they.
+"""Guarded endpoints: before a stored answer is given, their dependencies run, but the endpoint itself does not.
 
-A hit of a guarded endpoint goes through the application, with what is to be given in the place of the endpoint.
-What its dependencies, or anything before them, answer instead is the client's own. What is given is sent as it is:
-all that stands between has handled it once, when the endpoint ran.
+A hit of a guarded endpoint goes through the application, with the stored answer in the place of the endpoint. If
+its dependencies, or anything before them, answer instead, that is the client's own answer. The stored answer is
+sent as it is: all middleware between has handled it once, when the endpoint ran.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _MARK = "__app_cache_guarded__"
 
 
 class Guard:
-    """What is done where a guarded endpoint would run in one request.
+    """What takes the place of a guarded endpoint in one request.
 
-    *passed* is set once it would: then all that stands before it has let the request through.
+    *passed* is set when the endpoint would run: then all that stands before it has let the request through.
 
     Args:
         stand_in: What the endpoint is taken to return; None lets it run.
@@ -41,7 +41,7 @@ in_force: ContextVar[Guard | None] = ContextVar("app_cache_guard", default=None)
 
 
 class Guarding:
-    """Lets *guard* be what guarded endpoints ask that run in here, and in tasks that begin in here."""
+    """Puts *guard* in force for guarded endpoints that run within the block, and in tasks that begin there."""
 
     def __init__(self, guard: Guard | None) -> None:
         self._guard = guard
@@ -96,7 +96,7 @@ def is_generator(call: Any) -> bool:
 
 
 def _functions(call: Any) -> list[Any]:
-    """Return what tells FastAPI how *call* is called: its functions, in their decorators and without them."""
+    """Return the functions by which FastAPI decides how to run *call*: with their decorators and without them."""
     outer = _without_partials(call)
     called = [outer, inspect.unwrap(outer)]
     called += [_without_partials(type(each).__call__) for each in called]

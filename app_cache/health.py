@@ -1,4 +1,4 @@
-"""Is the backend there, and does it give back what it was given."""
+"""Whether the backend is there, and gives back what it was given."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 CHECK_TIMEOUT_S = 1.0
 """Seconds that a round trip may take."""
 CHECK_EVERY_S = 1.0
-"""Seconds for which an answer is given again rather than asked for."""
+"""Seconds for which a report is given again, without another check."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +99,13 @@ class HealthCheck:
 
 
 def _is_cancelled() -> bool:
-    """Return whether the running task is to end, and not just a call within the backend."""
+    """Return whether the running task itself was cancelled, and not just a call within the backend."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
 
 def _what_failed(error: BaseException, *, late: bool) -> str:
-    """Return what *error* says of a backend, of which only the error's name is told."""
+    """Return what *error* says of a backend, without its message: of a foreign error, the name of its class."""
     if late:
         return f"no answer within {CHECK_TIMEOUT_S:g} s"
     if isinstance(error, BackendError):

@@ -41,7 +41,7 @@ class Identity(msgspec.Struct, frozen=True):
     """What tells a request apart, for the store and for those who invalidate.
 
     Args:
-        key: The key that it shares with the same requests.
+        key: Its key, that of all requests that count as the same.
         subject: What an invalidation may name its answer by, as far as that is known before the handler ran.
         origin: Scheme, host and port of its URL (RFC 9110 §4.3.1).
     """
@@ -140,7 +140,7 @@ def _routed(scope: Scope, plan: Plan) -> Scope:
 async def _asked(
     name: str, hook: Callable[[Request], Any], plan: Plan, scope: Scope, body: bytes | None
 ) -> str | None:
-    """Return what *hook*, called *name*, says of the request, which may read its body.
+    """Return what *hook*, called *name*, says of the request; it may read the request's body.
 
     Raises:
         TypeError: If that is neither a string nor None.

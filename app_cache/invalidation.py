@@ -23,7 +23,7 @@ __all__ = ["InvalidationResult", "InvalidationService"]
 _STORED = re.compile(r"cache:(?:.+:)?[0-9a-f]{64}", re.DOTALL)
 """What the key of an entry looks like."""
 _NOT_IN_URLS = re.compile(r"[\x00-\x20\x7f]")
-"""What a path may have when it is decoded, and `urlsplit` leaves out."""
+"""Characters that a decoded path may have, and that `urlsplit` would drop."""
 
 
 class InvalidationService:
@@ -107,13 +107,13 @@ class InvalidationService:
     async def carry_out(self, order: Order) -> InvalidationResult:
         """Carry out *order*; override this to see, or to pass on, every invalidation of the service.
 
-        Where it raises for a change that a request made, the order is carried out without it.
+        Where it raises for a change that a request made, the store carries out the order without it.
         """
         return await self.store.invalidate(order)
 
 
 def result_of(given: object) -> InvalidationResult:
-    """Return what a service has *given*; where that is no result, one that says that the backend has the order."""
+    """Return what a service has *given* if that is a result, else one that says that the backend has the order."""
     return given if isinstance(given, InvalidationResult) else InvalidationResult(durable=True)
 
 

@@ -53,8 +53,8 @@ class KeyGenerator(ABC):
 class DefaultKeyGenerator(KeyGenerator):
     """Tells requests apart by scheme, host, root path, path, query, and a POST's body, type and coding.
 
-    The path counts as it came, and as the application has it: middleware may have rewritten that. Query parameters
-    are sorted by name; values of one name keep their order.
+    The path counts as it came, and as the application has it, for middleware may have rewritten it. Query
+    parameters are sorted by name; values of one name keep their order.
     """
 
     async def generate_cache_key(self, request: Request) -> str | None:
@@ -173,7 +173,7 @@ def raw_path(scope: Mapping[str, Any]) -> bytes:
 
 
 def full_path(scope: Mapping[str, Any]) -> str:
-    """Return the decoded path with the root path before it, as the client's URL has it; it can be encoded."""
+    """Return the decoded path with the root path before it, as in the client's URL, without lone surrogates."""
     path: str = scope["path"]
     if path[:1] not in ("", "/"):
         path = f"/{path}"  # of a root path that was given without its slash
@@ -193,7 +193,7 @@ def root_paths(scope: Mapping[str, Any], own: str = "") -> list[str]:
 
 
 def without_root(path: str, root: str) -> str:
-    """Return a *path* that begins with the root path *root* as the application's routes have it."""
+    """Return *path* as the application's routes have it: without the root path *root* that it begins with."""
     return path.removeprefix(root) or "/"
 
 
@@ -233,7 +233,7 @@ def origin(scheme: str, host: str) -> str:
 def canonical_query(query: bytes, policy: CachePolicy | None) -> bytes:
     """Return *query* with its parameters sorted by name, those of one name in their order, filtered by *policy*.
 
-    By the RFC alone two URLs that differ in the order are two (RFC 9111 §4), and nothing is sorted.
+    If *policy* goes by the RFC alone, URLs that differ in that order are two (RFC 9111 §4), and nothing is sorted.
 
     >>> canonical_query(b"b=1&a=2&a=1", None)
     b'a=2&a=1&b=1'

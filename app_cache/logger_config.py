@@ -5,8 +5,8 @@ event is a line ``cache.backend_failed operation=get`` on the standard library's
 handlers the application has. Where the application configured structlog, events go there instead. Where it called
 `configure_logger`, they go where that call said, and structlog's own configuration is left alone.
 
-On each of these ways what is named like a secret and the passwords in URLs become ``***``, in tracebacks too, and
-control characters are escaped.
+On each of these ways, values that are named like secrets and passwords in URLs become ``***``, in tracebacks too,
+and control characters are escaped.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ AGAIN_AFTER_S = 60.0
 """Seconds after which a `SparingLogger` says again what goes on."""
 MAX_KINDS = 1_000
 MAX_WARNED = 5_000
-"""Warnings that `warn_once` knows to have been said; of more, the oldest may be said again."""
+"""Warnings that `warn_once` remembers; if there are more, the oldest may be said again."""
 AGE_UNITS = {"second": 1, "minute": 60, "hour": 3_600, "day": 86_400, "week": 604_800}
 
 _QUANTITY = re.compile(r"(\d+(?:\.\d+)?) *([a-z]+)", re.ASCII)
@@ -68,10 +68,10 @@ class EventLogger:
     """Says events with fields: ``logger.warning("cache.backend_failed", operation="get")``.
 
     Where an event goes is looked up when it is said, so the order of imports and configuration does not matter.
-    What is raised there does not reach who said it: it is written on standard error, with the event, unless
-    `logging.raiseExceptions` is False.
-    A filtered one costs little on the standard library and some microseconds on a structlog of the application: an
-    event is a change of state, never a request.
+    An error that is raised there does not reach the caller: it is written on standard error, with the event,
+    unless `logging.raiseExceptions` is False.
+    An event that is filtered out costs little with the standard library, and some microseconds with a structlog of
+    the application: an event is a change of state, never a request.
     """
 
     def __init__(self) -> None:
@@ -140,8 +140,9 @@ class _Kind:
 class SparingLogger:
     """Says what each request may cause: the first of a kind at once, then how many, once a minute at most.
 
-    Of one kind is what has event, place and type of the error in common, or event, place and facts. A place is one
-    of the code, never of a request, so that no client makes kinds. Event loops in several threads may share it.
+    Events are of one kind if they have event, place and type of the error in common, or event, place and facts. A
+    place is one in the code, never one in a request, so that no client makes kinds. Event loops in several threads
+    may share a logger.
 
     Args:
         monotonic: Gives the time in seconds.
@@ -153,7 +154,7 @@ class SparingLogger:
         self._kinds: Bounded[tuple[object, ...], _Kind] = Bounded(MAX_KINDS)
 
     def failed(self, event: str, place: str, error: BaseException, **fields: Any) -> None:
-        """Say that *error* was raised at *place*; with its traceback, where none of its kind was left unsaid."""
+        """Say that *error* was raised at *place*; with its traceback, if no other of its kind was left unsaid."""
         name = type(error).__name__
         times = self._times_unsaid(event, place, name)
         if times == 1:
@@ -282,7 +283,7 @@ def _with_context(level_name: str, fields: Mapping[str, Any]) -> Mapping[str, An
 
 
 def _say_at_last(error: Exception, level_name: str, event: str, fields: Mapping[str, Any]) -> None:
-    """Write on standard error what *error* kept from being logged, as `logging` does where a handler fails."""
+    """Write on standard error the event that *error* kept from the log, as `logging` does if a handler fails."""
     if not logging.raiseExceptions or sys.stderr is None:
         return
     try:
@@ -295,7 +296,7 @@ def _say_at_last(error: Exception, level_name: str, event: str, fields: Mapping[
 
 
 def _for_any_renderer(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return *fields* so that any renderer may have them.
+    """Return *fields* in a form that any renderer may get.
 
     An exception becomes its traceback, as the text ``exception``: what a renderer would make of the object itself
     shows the secrets of messages, of lines of code and of local variables.

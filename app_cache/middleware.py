@@ -67,8 +67,8 @@ class CacheMiddleware:
         key_generator: Instead of the container's, or of the default one.
         namespace: Comes between ``cache:`` and the key; a container has its own.
         clock: Tells the time, in epoch seconds; `time.time` if not given. A container has its own.
-        front: The application that a server calls, if `CacheProtocol` may give hits of this cache without what
-            stands between that and this: middleware that is outside then does not run on most hits.
+        front: The application that the server calls, if `CacheProtocol` may give hits of this cache past all that
+            stands between the two: middleware outside of the cache then does not run on most hits.
 
     Raises:
         ConfigurationError: If there is neither backend nor container, there are both, or a value cannot work.
@@ -76,7 +76,7 @@ class CacheMiddleware:
     """
 
     is_response_cache = True
-    """By this the routes of another application know that what is mounted has a cache."""
+    """By this the routes of another application know that the one mounted there has a cache."""
 
     def __init__(
         self,
@@ -151,7 +151,7 @@ class CacheMiddleware:
             serving.reset(token)
 
     def again(self, scope: Scope) -> Messages | Question | None:
-        """Return the messages that answer the request of *scope*, or what gets them, if its hit is remembered."""
+        """Return the messages of a remembered hit for the request of *scope*, or what gets them; else None."""
         if SCOPE_KEY in scope or ASKED_IN_VAIN in scope:
             return None
         try:
@@ -183,7 +183,7 @@ class CacheMiddleware:
         return DefaultKeyGenerator().generate_cache_key(request)
 
     def _draining(self, send: Send) -> Send:
-        """Return *send* for the lifespan: what is under way is drained before the end is told."""
+        """Return *send* for the lifespan: it drains what is under way before it tells of the shutdown's end."""
 
         async def send_drained(message: Message) -> None:
             if message["type"].startswith("lifespan.shutdown.") and self._plain is not None:
@@ -219,7 +219,7 @@ class CacheMiddleware:
             await change.end()
 
     async def _posted(self, services: CacheServices, scope: Scope) -> PostedAnswer | None:
-        """Return what stores the answer to a POST for later GETs, where those are cached by the RFC alone."""
+        """Return a `PostedAnswer` that stores for later GETs, if those are cached by the RFC alone; else None."""
         plan = self._table.find(scope, "GET")
         if plan is None or plan.policy is None or not plan.policy.http_only:
             return None
@@ -228,7 +228,7 @@ class CacheMiddleware:
 
 
 class _OwnKeys(KeyGenerator):
-    """The key generator that a subclass of the middleware is."""
+    """The key generator of a subclass of the middleware: its `generate_cache_key`."""
 
     def __init__(self, middleware: CacheMiddleware) -> None:
         self._middleware = middleware

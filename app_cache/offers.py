@@ -1,4 +1,4 @@
-"""What the cache offers to a server that can give a hit again by itself, before it makes a request of the bytes.
+"""Offers of the cache to a server that can give a hit again by itself, before it makes a request of the bytes.
 
 A server puts a function into the scope, under `EXTENSION` among its extensions. The middleware calls it with an
 `Offer`, and with the scope, before it gives a plain hit of a backend that answers at once. While the offer holds,
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from app_cache.rules.messages import Headers
 
 EXTENSION = "app_cache.offer"
-"""Where a server puts what takes an offer: ``scope["extensions"]["app_cache.offer"]``."""
+"""Where a server puts the function that takes an offer: ``scope["extensions"]["app_cache.offer"]``."""
 
 
 class Offer:
-    """A hit that may be given again without the middleware, while that would give it.
+    """A hit that may be given again without the middleware, as long as the middleware would give it.
 
     It keeps no body: the hit lives as long as the fast path remembers it.
 
     Args:
-        fast: Whose hit it is.
+        fast: The fast path that remembers the hit.
         ready: The hit.
         unchanged: Whether it was given as a 304.
     """

@@ -1,4 +1,4 @@
-"""What middleware further out knows of who asks: a user, and a session whose cookie it sets behind the cache."""
+"""What middleware further out knows of the client: a user, and a session whose cookie it sets after the cache."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 def has_user(scope: Mapping[str, Any]) -> bool:
     """Return whether ``scope["user"]``, as `AuthenticationMiddleware` sets it, is anybody known.
 
-    What does not say that it is nobody is somebody.
+    A user that does not say that it is nobody is somebody.
     """
     user = scope.get("user")
     try:
@@ -19,7 +19,7 @@ def has_user(scope: Mapping[str, Any]) -> bool:
 
 
 def is_readable(session: object) -> bool:
-    """Return whether *session* can be looked at; what stands in for one that is not loaded yet cannot."""
+    """Return whether *session* can be looked at; an object that stands in for one not loaded yet cannot."""
     try:
         _ = bool(session), _is_modified(session)
         return session is None or isinstance(session, Mapping)
@@ -30,8 +30,8 @@ def is_readable(session: object) -> bool:
 def begins_session(scope: Mapping[str, Any]) -> bool:
     """Return whether middleware further out has put something into ``scope["session"]`` for this request.
 
-    So it has if that is not empty though the request has no cookie, or says that it was modified, and if it cannot
-    be looked at.
+    It has if the session is not empty and the request has no cookie, or the session says that it was modified; and
+    if the session cannot be looked at.
     """
     session = scope.get("session")
     if session is None or not is_readable(session):
@@ -54,7 +54,8 @@ class SessionWatch:
     def is_changed(self) -> bool:
         """Return whether it has other values than it had, or says that it was modified: a Set-Cookie follows then.
 
-        A change inside of a value is seen only where the session says so. What cannot be looked at has changed.
+        A change inside of a value is seen only where the session says so. A session that cannot be looked at has
+        changed.
         """
         try:
             return (
@@ -71,7 +72,7 @@ class SessionWatch:
 
 
 def session_watch(scope: Mapping[str, Any]) -> SessionWatch | None:
-    """Return what watches ``scope["session"]``; None: there is no session."""
+    """Return a watch of ``scope["session"]``; None: there is no session."""
     session = scope.get("session")
     return None if session is None else SessionWatch(session)
 
@@ -81,7 +82,7 @@ def _is_modified(session: object) -> bool:
 
 
 def _values(session: Any) -> object:
-    """Return what is in *session*; one that says itself that it was modified may also note that it was read."""
+    """Return the values in *session*; None for one that tells of changes itself: it may note a look as a read."""
     if isinstance(session, dict) or not hasattr(session, "modified"):
         return {**session}
     return None

@@ -27,7 +27,8 @@ T = TypeVar("T")
 MAX_READERS = 512
 """Types for which a process remembers how they are read."""
 _PLAIN = (type(None), bool, int, float, str, bytes)
-"""What comes back as it was though no type is named; so do lists and dicts of it, and datetimes with a zone."""
+"""Types whose values come back as they were without a named type; lists and dicts of them do too, and datetimes
+with a zone."""
 
 
 class _NoSchemaError(Exception):
@@ -36,7 +37,7 @@ class _NoSchemaError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
-    """How bytes become a type; whether a dict is given for a class with fields, which is what *takes_rows*."""
+    """How bytes become a value; *takes_rows*: a dict may have been given for an object of a class with fields."""
 
     decode: Callable[[bytes], Any]
     takes_rows: bool = True
@@ -70,7 +71,7 @@ def decode_value(content: bytes, kind: Any) -> Any:
 
 
 def settled(value: object, kind: Any) -> tuple[bytes, Any]:
-    """Return *value* as msgpack, and as everybody gets it back from there as *kind*.
+    """Return *value* as msgpack, and what every caller gets back from that, as *kind*.
 
     Raises:
         EncodingError: If it does not come back as *kind*, or not as it is.
@@ -176,7 +177,7 @@ def _is_untyped(kind: Any) -> bool:
 
 
 def _to_plain(value: object) -> Any:
-    """Return *value*, which msgspec does not know, as what it knows."""
+    """Return *value*, of a type that msgspec does not know, as values that it knows."""
     if isinstance(value, BaseModel):
         return value.model_dump(round_trip=True, by_alias=False, warnings=False)
     problem = EncodingError(

@@ -1,6 +1,6 @@
 """Values of the application's own: typed, made once for all who ask, and invalidated as responses are.
 
-A `ValueCache` belongs to who asks; what many share, a run of a factory and where its value goes, is the store's.
+A `ValueCache` belongs to its caller; what callers share, the runs of factories and the values, is the store's.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ T = TypeVar("T")
 D = TypeVar("D")
 
 THREADS = 40
-"""Threads in which plain factories run at once in a loop: as many as `def` endpoints have, and none of those.
+"""Threads in which plain factories run at once in a loop: as many as `def` endpoints have, but other ones.
 
-An endpoint in a thread that waits for a value would else hold the very thread that the factory waits for.
+Else an endpoint that waits for a value in a thread would hold the very thread that the factory waits for.
 """
 _threads: RunVar[CapacityLimiter] = RunVar("app_cache_threads")
 _inside: ContextVar[tuple[_Making, ...]] = ContextVar("app_cache_inside", default=())
@@ -59,7 +59,7 @@ _NOTHING: Any = object()
 
 @dataclass(frozen=True, slots=True)
 class _Miss:
-    """What a look-up gave that found nothing to give: the clock, and what stands in for a failure, if anything."""
+    """What a look-up in vain gave: the clock, and the value that stands in for a failure, or `_NOTHING`."""
 
     reading: Reading | None
     rescue: Any
@@ -90,7 +90,7 @@ def use_of(value: Value, now: float, *, marked_stale: bool) -> Use:
 
 @dataclass(frozen=True, slots=True)
 class _Terms:
-    """How long a value is kept, and what it is used for, in seconds."""
+    """How long a value is fresh, and how long it may be used when it is stale, in seconds."""
 
     timeout: float
     stale_while_revalidate: float = 0.0
@@ -144,7 +144,7 @@ class ValueCache:
                 f"not a {type(store).__name__}"
             )
         self.store = store
-        """The stored responses that the values are beside."""
+        """The store that keeps the values, beside the responses."""
 
     @overload
     async def get(self, key: str, *, default: Any = ...) -> Any: ...
@@ -160,7 +160,7 @@ class ValueCache:
             key: As it was set.
             type: What it comes back as; what cannot be read as that is a miss. Without one it comes back as plain
                 msgpack has it: None, bool, int, float, str, bytes, lists, dicts, datetimes.
-            default: Given for a miss; an object of your own tells it from a stored None.
+            default: Given for a miss; an object of your own tells a miss from a stored None.
 
         Raises:
             ConfigurationError: If *key* is no string, or is empty.
@@ -259,11 +259,11 @@ class ValueCache:
         Args:
             key: What tells the value from others.
             factory: A callable without arguments; a plain one runs in a thread. Its run belongs to the cache: it
-                goes on when its caller is cancelled. What it raises reaches its caller as it is, each who waits as
-                a copy, and is never kept.
+                goes on when its caller is cancelled. What it raises reaches its caller as it is, and each other
+                caller that waits as a copy; it is never kept.
             timeout: Seconds that the value is fresh.
-            type: What it comes back as, to its maker too; if not given, what *factory* is annotated to return, and
-                without that only what is plain comes back: see `get`.
+            type: What the value comes back as, to the caller that made it too; if not given, what *factory* is
+                annotated to return. Without either, only plain values come back: see `get`.
             tags: Names to invalidate it by.
             stale_while_revalidate: Seconds beyond *timeout* in which it is given while it is made anew.
             stale_if_error: Seconds beyond *timeout* in which it is given if *factory* raises.
@@ -271,7 +271,7 @@ class ValueCache:
         Raises:
             ConfigurationError: If *key*, *factory*, a time or a tag cannot work, or *factory* asks for *key*.
             EncodingError: If what *factory* gave cannot come back as the type.
-            TimeoutError: If a few calls have run their factories for so long that this one is not let run its own.
+            TimeoutError: If a few calls have run their factories for so long that this one may not run its own.
             Exception: What *factory* raised.
         """
         _check_factory(factory)
@@ -291,7 +291,7 @@ class ValueCache:
         return Subject(stamps, "", key, f"{prefix(self.store.namespace)}v:{digest(['value', key])}")
 
     def _judged(self, found: FoundValue, kind: Any) -> tuple[Use, Any]:
-        """Return how what was *found* may be used, and the value; what cannot be read as *kind* is none."""
+        """Return how the value *found* may be used, and the value; one that cannot be read as *kind* is a miss."""
         if found.value is None:
             return Use.NONE, None
         use = use_of(found.value, self.store.now(), marked_stale=found.marked_stale)
@@ -308,9 +308,9 @@ class ValueCache:
             return _NOTHING
 
     async def _answer(self, asked: _Asked, *, waited: bool = False) -> Any:
-        """Look up, and give what is found if it may be given; else have it made, or wait for who does.
+        """Look up, and give the value if it may be given; else have it made, or wait for the run that makes it.
 
-        *waited*: It has waited for another run before, so that one under way began after this call did.
+        *waited*: The call has waited for a run before, so that one under way now began after the call did.
         """
         value, miss = await self._look_up(asked)
         if value is not _NOTHING:
@@ -332,7 +332,7 @@ class ValueCache:
         return await self._follow(run, asked, miss, waited=waited)
 
     async def _look_up(self, asked: _Asked) -> tuple[Any, _Miss]:
-        """Return what is found if it may be given, else `_NOTHING`; and what it takes to have it made then."""
+        """Return the stored value if it may be given, else `_NOTHING`; and what a run needs to make it."""
         found = await self.store.look_up_value(asked.subject)
         use, value = self._judged(found, asked.kind)
         if use is Use.STALE:
@@ -351,7 +351,7 @@ class ValueCache:
         return run if valid else None
 
     async def _follow(self, run: _Making, asked: _Asked, miss: _Miss, *, waited: bool) -> Any:
-        """Wait for what another call has made; go alone if that is not for this one."""
+        """Wait for the value that *run* makes for another call; lead alone if this call cannot use it."""
         with _one_thread_more():
             made = await run.follow(FILL_TIMEOUT_S)
         if made is not None:
@@ -361,7 +361,7 @@ class ValueCache:
         return await self._lead_as_one_of_few(run, asked, miss, waited=waited)
 
     async def _use(self, run: _Making, made: _Made, asked: _Asked, miss: _Miss, *, waited: bool) -> Any:
-        """Give what another call has *made*; go alone if that is not for this one."""
+        """Give what *run* has *made* for another call; lead alone if this call cannot use it."""
         if made.value is not None:
             if not waited and not await self.store.still_holds(made.value, run.invalidations):
                 return await self._answer(asked, waited=True)
@@ -377,7 +377,7 @@ class ValueCache:
         return await self._lead(asked, miss, alone=True)
 
     async def _lead_as_one_of_few(self, hung: _Making, asked: _Asked, miss: _Miss, *, waited: bool = False) -> Any:
-        """Lead alone, when few others do who have waited for the same factory in vain; else give up.
+        """Lead alone, in one of a few places for calls that waited in vain; if none becomes free, give up.
 
         A value that is there by then is given, whoever made it, that of the *hung* run too.
         """
@@ -394,7 +394,7 @@ class ValueCache:
         return miss.rescue if value is _NOTHING else value
 
     async def _lead(self, asked: _Asked, miss: _Miss, *, alone: bool = False) -> Any:
-        """Have the value made, and give it; what rescues stands in for a failure."""
+        """Have the value made, and give it; if that fails, give the value that rescues, if there is one."""
         self.store.stats["value-miss"] += 1
         run = self._take_off(asked, miss.reading, led=True, alone=alone)
         try:
@@ -503,7 +503,7 @@ def runs_in_loop(factory: Callable[[], object]) -> bool:
 
 
 def _places() -> CapacityLimiter:
-    """Return what bounds the threads of the running loop; one that another of them waits for is not bounded."""
+    """Return what bounds the threads of the running loop; a factory that another thread waits for has no bound."""
     if any(not runs_in_loop(run.asked.factory) for run in _inside.get()[:-1]):
         return CapacityLimiter(math.inf)
     try:
@@ -515,7 +515,7 @@ def _places() -> CapacityLimiter:
 
 @contextmanager
 def _one_thread_more() -> Iterator[None]:
-    """Bound the threads by one more while a factory that has one waits for another, which may wait for one."""
+    """Allow one thread more while a factory in a thread waits for another factory, which may need a thread."""
     limiter = _threads.get(None)
     if limiter is None or all(runs_in_loop(run.asked.factory) for run in _inside.get()):
         yield
@@ -528,9 +528,9 @@ def _one_thread_more() -> Iterator[None]:
 
 
 def own_copy(error: Exception) -> Exception | None:
-    """Return another error like *error*, without its traceback, for a second one to raise; None if there is none.
+    """Return a copy of *error* without its traceback, for another task to raise; None if it cannot be copied.
 
-    The constructor of a class of Python's is not called: it may take what is not in the error's `args`.
+    A constructor that is written in Python is not called: it may take what is not in the error's `args`.
     """
     kind = type(error)
     try:

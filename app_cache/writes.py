@@ -1,4 +1,4 @@
-"""Writes to the backend that nobody waits for, deletions among them, one after the other of each key.
+"""Writes to the backend that nobody waits for, deletions among them; those of one key go one after the other.
 
 A backend in this process is written to at once: what is stored there can be hit before the answer is sent. With
 another, a write on its way stands in for what the backend will hold.
@@ -40,7 +40,7 @@ WRITERS = 4
 """Writes on their way to the backend at once."""
 
 _deletes: ContextVar[bool] = ContextVar("app_cache_deletes", default=False)
-"""Whether it is the cache itself that deletes a key: that is no reason to forget what is on its way there."""
+"""Whether the cache itself deletes a key now: that is no reason to forget a write on its way to that key."""
 
 
 @dataclass(slots=True)
@@ -80,9 +80,9 @@ class Writes:
 
     Args:
         backend: Where they go.
-        shelf: Puts bytes there.
-        clock: Puts those there that can be invalidated.
-        calls: Call the backend.
+        shelf: Writes lists of variants, and records that no invalidation can name.
+        clock: Writes those that one can.
+        calls: Bounds each call of the backend, and counts what fails.
         stats: Where what is dropped is counted.
         monotonic: Seconds that never go back.
     """
@@ -150,7 +150,7 @@ class Writes:
             pending.end()
 
     async def written(self, key: str) -> None:
-        """Return when what is on its way to *key* is written, or will not be, or has had the time of a call."""
+        """Return when the write on its way to *key* is done, or dropped, or has had the time of a call."""
         pending = self.pending.get(key)
         if pending is None:
             return
@@ -160,12 +160,12 @@ class Writes:
         await asyncio.wait({ended}, timeout=self._calls.timeout)
 
     async def delete(self, key: str) -> None:
-        """Take what stands under *key* out of the backend, as far as that can be done now."""
+        """Delete what the backend has under *key*, as far as that can be done now."""
         self.drop(key)
         await self._calls.attempt("delete", self._delete(key))
 
     def doom(self, key: str) -> None:
-        """Take what stands under *key* out of the backend beside the requests."""
+        """Delete what the backend has under *key*, by a task beside the requests."""
         self._queue(_Pending(key, self._monotonic()))
 
     async def close(self) -> None:
@@ -190,7 +190,7 @@ class Writes:
             _deletes.reset(before)
 
     def _queue(self, pending: _Pending) -> None:
-        """Put *pending* in the place of what is on its way to its key, behind all others."""
+        """Queue *pending* behind all others, in the place of the write on its way to the same key."""
         self.drop(pending.key)
         self.pending[pending.key] = pending
         self._pending_bytes += pending.size
@@ -223,7 +223,7 @@ class Writes:
                     self.drop(pending.key)
 
     def _next_pending(self, loop: asyncio.AbstractEventLoop) -> _Pending | None:
-        """Return the oldest that nobody sends yet; of one key, one after the other, so that the newest wins."""
+        """Return the oldest write that no task sends yet; those of one key in turn, so that the newest wins."""
         for key, pending in [*self.pending.items()]:
             if not pending.sent and (loop, key) not in self._writing:
                 return pending

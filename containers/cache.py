@@ -100,7 +100,7 @@ class CacheContainer(containers.DeclarativeContainer):
     """The stored responses of the backend in force."""
 
     key_generator = Part(_key_generator, environment)
-    """What tells requests apart that have no policy of their own for it."""
+    """The key generator for requests whose policy and middleware name none."""
 
     invalidation = providers.Callable(_invalidation, environment, store)
     """A service that invalidates in the backend in force."""

@@ -1,4 +1,4 @@
-"""Providers that tell when they may give something else from now on, so that nobody has to ask at each request."""
+"""Providers that tell when they may give something else from now on, and so need not be asked at each request."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def _telling(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _Telling:
-    """Tells when it is overridden; until that ends it is asked, and so need not tell of the end."""
+    """Tells when it is overridden; an overridden one is asked each time, and so need not tell when that ends."""
 
     tells = True
     override = _telling(providers.Provider.override)
 
 
 class Container(containers.DynamicContainer):
-    """A container that tells when a provider takes the place of another in it, and takes nothing else there."""
+    """A container that tells when a provider takes the place of one of its own, and lets nothing else take it."""
 
     @_telling
     def __setattr__(self, name: str, value: object) -> None:

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 OPERATION_TIMEOUT_S = 0.25
-"""Seconds that one operation of a backend may take which names no ``operation_timeout`` of its own."""
+"""Seconds that one operation may take if its backend names no ``operation_timeout``."""
 STALLED_S = 0.05
-"""Seconds past the end of its time after which an operation that ends was held up by this process."""
+"""An operation that ends so many seconds after its time was over was held up by this process."""
 LAST_LOOK_S = 0.005
-"""Seconds past the end of its time in which an operation may still end: what came while the event loop stood still
-is read after its timers have run."""
+"""Seconds after its time is over in which an operation may still end: an answer that came while the event loop
+stood still is read only after the loop's timers have run."""
 
 
 class CacheBackend(ABC):
@@ -103,10 +103,10 @@ class SizedBackend(Protocol):
 
 
 class LocalBackend(Protocol):
-    """Lives in this process: what must live exactly as long as its values can be kept beside them."""
+    """Lives in this process: objects that must live exactly as long as its values can be kept beside them."""
 
     def beside(self, name: str, make: Callable[[], T]) -> T:
-        """Return the object kept under *name*, made by *make* when first asked for; it counts in no bound."""
+        """Return the object kept under *name*, made by *make* when first asked for; it counts towards no bound."""
         ...
 
 
@@ -123,7 +123,7 @@ class ScriptBackend(Protocol):
 
 
 class CombinedBackend(Protocol):
-    """Reads or keeps a value and does something beside it in one round trip."""
+    """Reads a value together with others, or keeps one and runs a script, in one round trip."""
 
     async def get_beside(self, key: str, others: Sequence[str]) -> tuple[bytes | None, list[bytes | None]]:
         """Return the bytes under *key*, and those under each of *others*, all read at one instant."""
@@ -143,23 +143,23 @@ class CombinedBackend(Protocol):
 
 
 class BatchingBackend(Protocol):
-    """Reads together what is asked at one moment, in bounded time; who is cancelled is let go at once."""
+    """Reads together what callers ask for at one moment, in bounded time; a cancelled caller is let go at once."""
 
     async def get_batched(self, keys: Sequence[str]) -> list[bytes | None]:
-        """Return the bytes under each of *keys*, read at one instant, within its ``operation_timeout``."""
+        """Return the bytes under each of *keys*, read at one instant, within the ``operation_timeout``."""
         ...
 
 
 class Lent(Protocol):
-    """A value that says whether its backend has it still, so that it need not be asked for again."""
+    """A value that tells whether its backend still has it, so that the backend need not be asked again."""
 
     value: bytes
     expires_at: float
-    """The time from which on it is there no more, by the clock that it was lent with, whatever *live* says."""
+    """The time from which on the backend no longer has it, by the clock lent with it, whatever *live* says."""
     live: bool
-    """Whether it is there: False from when it is deleted, replaced, put out by others, or the backend closed."""
+    """Whether the backend has it: False once it is deleted, replaced or evicted, or the backend is closed."""
     read: bool
-    """To be set by who gives it out, so that it counts as read."""
+    """Whether it was served: set it to True then, so that the backend counts it as read."""
 
 
 class InstantBackend(Protocol):
@@ -171,13 +171,13 @@ class InstantBackend(Protocol):
 
 
 class WatchedBackend(Protocol):
-    """Tells who asks of each key that is set or deleted directly."""
+    """Tells its watchers of each key that is set or deleted directly."""
 
     def watch(self, told: Callable[[str], None]) -> Callable[[], object]:
         """Call *told* with the key at each later `set` and `delete`, before it is sent.
 
-        Returns what ends that. It may be called more than once, in any thread, and while others are being told:
-        the cache does so when a store of it is collected as garbage.
+        Returns a function that ends this. It may be called more than once, in any thread, and while other watchers
+        are being told: the cache does so when one of its stores is collected as garbage.
         """
         ...
 
@@ -202,11 +202,11 @@ STANDS_FOR = {
     "lend": "get",
     "get_batched": "get_beside",
 }
-"""The verb that each stands for: who overrides that one alone wants to be asked by it."""
+"""The verb that each is called in place of: a subclass that overrides that verb alone wants it to be called."""
 
 
 NOWHERE = sys.maxsize
-"""The place of a verb that no class has, but the object itself, as a wrapper may."""
+"""The place of a verb that no class of the backend has, only the object itself, as a wrapper may."""
 
 
 def capability(backend: CacheBackend, kind: TypeForm[T]) -> T | None:
@@ -234,12 +234,12 @@ def _stood_for(verb: str) -> Iterator[str]:
 
 
 def _place(backend: CacheBackend, verb: str) -> int:
-    """Return how far up among the classes of *backend* the one is that has *verb*."""
+    """Return the place, in the method resolution order of *backend*, of the first class that has *verb*."""
     return next((place for place, cls in enumerate(type(backend).__mro__) if verb in vars(cls)), NOWHERE)
 
 
 def budget_of(backend: CacheBackend) -> float:
-    """Return in how many seconds an operation of *backend* is to be done.
+    """Return the seconds that an operation of *backend* may take.
 
     Raises:
         ConfigurationError: If its ``operation_timeout`` is no positive number of seconds.

@@ -1,7 +1,7 @@
 """Values made smaller on their way into any backend.
 
-A value that is kept compressed begins with a mark and a letter for how; whatever does not begin with the mark is a
-value as it was given, so that what was there before stays readable. Nothing is decompressed beyond a bound.
+A value that is kept compressed begins with a mark and a letter for the method; whatever does not begin with the
+mark is a value as it was given, so that values from before stay readable. Nothing is decompressed beyond a bound.
 Compression runs in the thread of the event loop, at a fast level: about a millisecond for 100 KB.
 """
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 Algorithm = Literal["gzip", "zstd"]
 
 MARK: Final = b"=cz1="
-"""How a value begins that is not kept as it was given."""
+"""The first bytes of a value that is not kept as it was given."""
 MIN_SIZE: Final = 1024
 MAX_DECOMPRESSED: Final = 64 * 1024 * 1024
 GZIP_LEVEL: Final = 1
@@ -56,7 +56,7 @@ class CompressedBackend(Wrapper):
         max_decompressed: The greatest number of bytes that a value is decompressed to.
 
     Raises:
-        ConfigurationError: If *backend* is none, an option is not one of these, or the extra is not installed.
+        ConfigurationError: If *backend* is not a backend, an option is not one of these, or the extra is missing.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class CompressedBackend(Wrapper):
         return None if value is None else as_text(value)
 
     async def set(self, key: str, value: str, timeout: float | None = None) -> None:
-        """Keep *value* under *key* for *timeout* seconds; None is what the backend within has for it, or an hour.
+        """Keep *value* under *key* for *timeout* seconds; None: the default of the backend within, or an hour.
 
         Raises:
             TypeError: If *value* is not str.
@@ -146,7 +146,7 @@ class CompressedBackend(Wrapper):
     def watch(self, told: Callable[[str], None]) -> Callable[[], object]:
         """Call *told* with the key at each later `set` and `delete`, here or directly in the backend within.
 
-        Returns what ends that.
+        Returns a function that ends this.
         """
         end_within = cast("WatchedBackend", self.backend).watch(told)
         end_here = self._watchers.add(told)
@@ -169,7 +169,7 @@ class CompressedBackend(Wrapper):
 class CompressedMemoryBackend(CompressedBackend):
     """Keeps values compressed in this process: a `CompressedBackend` over a `MemoryBackend`.
 
-    The options are those of the two; what is bounded are the bytes as they are kept, compressed.
+    The options are those of the two; the bounds count bytes as they are kept, compressed.
 
     Raises:
         ConfigurationError: As the two do.
@@ -201,7 +201,7 @@ class _Method:
     letter: bytes
     compressed: Callable[[bytes], bytes]
     decompressed: Callable[[bytes, int], bytes | None]
-    """Of bytes and the most that may become of them: what they were, or None if they are no such thing."""
+    """Called with compressed bytes and a bound: returns the value, or None if they are damaged or it is larger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +213,7 @@ class _Packing:
     max_size: int
 
     def packed(self, value: bytes, armour: Callable[[bytes], bytes] = bytes) -> bytes:
-        """Return *value* as it is kept; what stands behind a mark has gone through *armour*."""
+        """Return *value* as it is kept; what follows a mark is encoded by *armour*."""
         if self.min_size <= len(value) <= self.max_size:
             smaller = MARK + self.method.letter + armour(self.method.compressed(value))
             if len(smaller) < len(value):
@@ -270,7 +270,7 @@ def _zstd_decompressed(kept: bytes, at_most: int) -> bytes | None:
     except ImportError:
         return None
     try:
-        # What the frame says is allocated before anything is read, so it is looked at first; -1: it says nothing.
+        # The size that the frame states is allocated before anything is read, so it is checked first; -1: none.
         if not 0 <= zstandard.frame_content_size(kept) <= at_most:
             return None
         return cast("bytes", zstandard.ZstdDecompressor().decompress(kept, allow_extra_data=False))

@@ -46,7 +46,7 @@ class MetricsBackend(Wrapper):
         clock: Seconds that never go back, to measure durations with.
 
     Raises:
-        ConfigurationError: If *backend*, *metrics_client* or *clock* is none.
+        ConfigurationError: If *backend*, *metrics_client* or *clock* is not what its name says.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class MetricsBackend(Wrapper):
         return value
 
     async def set(self, key: str, value: str, timeout: float | None = None) -> None:
-        """Keep *value* under *key* for *timeout* seconds; None is what the backend within has for it, or an hour.
+        """Keep *value* under *key* for *timeout* seconds; None: the default of the backend within, or an hour.
 
         Raises:
             ValueError: If *timeout* is not positive, or a bool.

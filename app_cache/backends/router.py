@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 
 class BackendRouter(Composite):
-    """Asks of each key the backend that it belongs to.
+    """Asks, for each key, the backend that the key belongs to.
 
     Without *routes*, a key such as ``session:7`` belongs to the backend named ``session``, if there is one. With
     them, the first that fits decides. Any other key belongs to *default*. Override `_get_backend_for_key` to
-    decide otherwise. The keys of responses are hashed (``cache:…``): prefixes tell apart only keys that one sets
-    oneself.
+    decide otherwise. The keys of responses are hashed (``cache:…``): prefixes tell apart only keys that you set
+    yourself.
 
     Bytes, `delete_pattern`, `ping`, `size` and `watch` are there if all backends have them.
 
@@ -45,8 +45,8 @@ class BackendRouter(Composite):
         routes: Pairs of a prefix, or a function that tells whether a key belongs, and a backend or its name.
 
     Raises:
-        ConfigurationError: If there is no backend, *default* or a route names one that is not there, or what is
-            given is none of this.
+        ConfigurationError: If there is no backend, *default* or a route names one that is not there, or an
+            argument is none of these.
     """
 
     default = "data"
@@ -73,7 +73,7 @@ class BackendRouter(Composite):
 
     @cached_property
     def operation_timeout(self) -> float:
-        """In how many seconds an operation is to be done: the most that one of the backends may take."""
+        """The seconds that an operation may take: the most that one of the backends may take."""
         return max(map(budget_of, self._parts()))
 
     def _get_backend_for_key(self, key: str) -> str:
@@ -88,7 +88,7 @@ class BackendRouter(Composite):
         return await self._backend_for(key).get(key)
 
     async def set(self, key: str, value: str, timeout: float | None = None) -> None:
-        """Keep *value* under *key* in its backend for *timeout* seconds; None is what that has for it, or an hour.
+        """Keep *value* under *key* in its backend for *timeout* seconds; None: that one's default, or an hour.
 
         Raises:
             TypeError: If *value* is not str.
@@ -136,7 +136,7 @@ class BackendRouter(Composite):
 
     @Offered
     async def ping(self) -> None:
-        """Return when every backend has answered; raise what the first raises that does not."""
+        """Return when every backend has answered; raise the error of the first that does not."""
         for backend in self._parts():
             await cast("PingBackend", backend).ping()
 
@@ -147,7 +147,10 @@ class BackendRouter(Composite):
 
     @Offered
     def watch(self, told: Callable[[str], None]) -> Callable[[], object]:
-        """Call *told* with the key at each later `set` and `delete` in any backend; return what ends that."""
+        """Call *told* with the key at each later `set` and `delete` in any backend.
+
+        Returns a function that ends this.
+        """
         ends = [cast("WatchedBackend", backend).watch(told) for backend in self._parts()]
 
         def end_all() -> None:

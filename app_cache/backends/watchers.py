@@ -1,7 +1,7 @@
-"""Who watches what is set and deleted directly.
+"""The watchers of keys that are set and deleted directly.
 
 Watches begin and end at any moment, in any thread, and in the midst of telling: one may end because its object is
-collected as garbage. So each step here is one operation of a dictionary, and who is told is a copy.
+collected as garbage. So each step here is one operation of a dictionary, and a copy of the watchers is told.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Watchers:
-    """Those who are told of keys, the first who asked for it first."""
+    """The functions that are told of keys, in the order in which they were added."""
 
     def __init__(self) -> None:
         self._told: dict[object, Callable[[str], None]] = {}
@@ -23,12 +23,12 @@ class Watchers:
         return len(self._told)
 
     def add(self, told: Callable[[str], None]) -> Callable[[], object]:
-        """Call *told* with each key from now on; return what ends that, and may be called again."""
+        """Call *told* with each key from now on; return a function that ends this, and may be called twice."""
         place = object()
         self._told[place] = told
         return partial(self._told.pop, place, None)
 
     def tell(self, key: str) -> None:
-        """Tell *key* to all who watch now."""
+        """Call all functions that watch now with *key*."""
         for told in [*self._told.values()]:
             told(key)

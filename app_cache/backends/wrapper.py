@@ -1,7 +1,7 @@
-"""Backends that are made of others, and offer beyond the four verbs exactly what those can.
+"""Backends that are made of others, and offer beyond the four verbs exactly what those others can.
 
-Nothing here answers for a capability that is not there: `hasattr` and `capability` tell the truth of a wrapper
-around any backend.
+No method is there for a capability that is not: `hasattr` and `capability` tell the truth about a wrapper around
+any backend.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 DEFAULT_TIMEOUT_S = 3600
-"""For how long a value is kept that is set with the timeout None in a backend without a default of its own."""
+"""Seconds that a value set with the timeout None is kept, in a backend without a default of its own."""
 
 
 class Composite(CacheBackend):
@@ -48,7 +48,7 @@ class Wrapper(Composite):
     """A backend around *backend*: passes on every verb of it, and of its attributes the `SETTINGS`.
 
     Raises:
-        ConfigurationError: If *backend* is none.
+        ConfigurationError: If *backend* is not a backend.
     """
 
     def __init__(self, backend: CacheBackend) -> None:
@@ -59,7 +59,7 @@ class Wrapper(Composite):
         return await self.backend.get(key)
 
     async def set(self, key: str, value: str, timeout: float | None = None) -> None:
-        """Keep *value* under *key* for *timeout* seconds; None is what the backend within has for it, or an hour.
+        """Keep *value* under *key* for *timeout* seconds; None: the default of the backend within, or an hour.
 
         Raises:
             TypeError: If *value* is not str.
@@ -113,7 +113,7 @@ class Offered(Generic[P, R]):
 
 
 SETTINGS = frozenset({"default_timeout", "operation_timeout"})
-"""What others ask of a backend that may have it, and so of the wrapper around it."""
+"""Attributes that a backend may have, and so the wrapper around it too."""
 PAST = (BatchingBackend, InstantBackend)
 """Capabilities that would take a value past a wrapper."""
 ALL_VERBS = frozenset(verb for kind, verbs in VERBS.items() if kind not in PAST for verb in verbs)
@@ -127,9 +127,9 @@ def verbs_of(backend: CacheBackend) -> frozenset[str]:
 
 
 def seconds_for(backend: CacheBackend, timeout: float | None) -> int:
-    """Return *timeout* as `set` of *backend* may have it: for None its default, a whole number as int.
+    """Return *timeout* as `set` of *backend* takes it: a whole number as int, and for None the backend's default.
 
-    Fractions stay what they are, for our own backends know them; hence the type is half a promise.
+    A fraction stays a float, whatever the return type says: our own backends take it.
 
     Raises:
         ValueError: If *timeout* is not positive, or a bool.

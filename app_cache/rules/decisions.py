@@ -40,7 +40,7 @@ UNDERSTOOD_STATUSES = frozenset(
 )
 """Statuses whose rules for caches are known (RFC 9110 §15), for must-understand (RFC 9111 §5.2.2.3)."""
 NOT_STORED = NEVER_STORED | {206, 304}
-"""Statuses that are never stored, with those of what is not a whole response (RFC 9111 §3.3, §4.3.4)."""
+"""Statuses that are never stored, those of a response that is not whole among them (RFC 9111 §3.3, §4.3.4)."""
 DEFAULT_PORTS = {"http": "80", "https": "443"}
 FAILURES = frozenset({500, 502, 503, 504})
 """Statuses that a stale response may stand in for (RFC 5861 §4)."""
@@ -151,9 +151,10 @@ def has_content(headers: Headers) -> bool:
 def unshared_credential(request: RequestHead, said: ResponseDirectives, policy: CachePolicy) -> Refusal | None:
     """Return the credential of *request* that keeps a response saying *said* from being shared, or None.
 
-    By RFC 9111 §3.5 one of three directives shares what was asked with Authorization; so it is for a user that the
-    application knows by other means. Cookie is our own safeguard: only ``public``, or the policy, shares that; a
-    session that has no cookie yet is not told apart by that in the key.
+    By RFC 9111 §3.5 one of three directives shares a response to a request with Authorization; it also shares one
+    to a user that the application knows by other means. Cookie is our own safeguard: only ``public``, or the
+    policy, shares a response to a request with it. A session that has no cookie yet is not told apart by Cookie in
+    the key.
     """
     if has_field(request.headers, b"authorization") and not said.shared and not policy.declares("authorization"):
         return Refusal.AUTHORIZATION
@@ -168,7 +169,7 @@ def unshared_credential(request: RequestHead, said: ResponseDirectives, policy: 
 
 
 def _tells_session(request: RequestHead, policy: CachePolicy) -> bool:
-    """Return whether *policy* tells apart a session that no cookie of *request* does, or says that it need not."""
+    """Return whether *policy* tells apart a session that *request* has no cookie for, or says it need not be."""
     by_token = "authorization" in policy.include_headers and has_field(request.headers, b"authorization")
     return by_token or policy.vary_by is not None or "cookie" in policy.exclude_headers
 
@@ -191,8 +192,8 @@ def select(
         stored: The response.
         policy: What the author of the endpoint asked for.
         now: Epoch seconds.
-        marked_stale: It was softly invalidated, and counts as stale from the edge of its freshness, as what
-            was received by a clock ahead of this one does.
+        marked_stale: It was softly invalidated: its freshness counts as just over. So does that of a response
+            that was received by a clock ahead of this one.
         chance: A random number above 0, at most 1, that decides whether it is refreshed early.
     """
     said = response_directives(stored.headers)
@@ -217,8 +218,8 @@ def select(
 def answers_others(stored: StoredResponse, policy: CachePolicy, now: float) -> bool:
     """Return whether *stored*, which has just come, may answer others who wait for it at *now* (RFC 9111 §4).
 
-    It may not where each use needs a validation. That a lifetime is over says only that the handler is slow, if
-    the response does not forbid any use then.
+    It may not if each use needs a validation. A lifetime that is over by then says only that the handler is slow:
+    the response may answer, unless it forbids to be used stale.
     """
     said = response_directives(stored.headers)
     left = stored.freshness_lifetime - current_age(stored, now)
@@ -259,7 +260,7 @@ def _why_unwanted(asked: RequestDirectives, age: float, ttl: float) -> Refusal |
 
 
 def _may_be_stale(said: ResponseDirectives) -> bool:
-    """Return whether nothing forbids to serve it stale (RFC 9111 §4.2.4)."""
+    """Return whether a response that says *said* may be served stale (RFC 9111 §4.2.4)."""
     return not (said.no_cache or said.must_revalidate or said.proxy_revalidate or said.s_maxage is not None)
 
 
@@ -311,7 +312,7 @@ def why_not_store(
 
 
 def shares_set_cookie(said: ResponseDirectives, policy: CachePolicy) -> bool:
-    """Return whether a response with Set-Cookie is stored: as it is by the RFC, else without that field."""
+    """Return whether a response with Set-Cookie is stored: by the RFC alone as it is, else without that field."""
     if policy.http_only and policy.store_set_cookie:
         return True
     return b"set-cookie" in said.withheld or "set-cookie" in policy.exclude_headers
@@ -346,7 +347,7 @@ def freshness_lifetime(
 def stale_windows(response: ResponseHead, said: ResponseDirectives, policy: CachePolicy) -> tuple[float, float]:
     """Return the seconds of stale-while-revalidate and stale-if-error; the response's word first (RFC 5861).
 
-    An error has no windows but its own.
+    An error has no windows but those that it states itself.
     """
     if not _may_be_stale(said):
         return 0.0, 0.0
@@ -370,7 +371,8 @@ def keep_for(response: ResponseHead, lifetime: float, windows: tuple[float, floa
 def can_be_validated(status: int) -> bool:
     """Return whether a 304 may be about a stored response of that *status*.
 
-    It says that the request would be answered well, so what is not is no longer so (RFC 9110 §13.2.1, §15.4.5).
+    A 304 says that the request would be answered with success now, so a stored response without it is outdated
+    (RFC 9110 §13.2.1, §15.4.5).
     """
     return 200 <= status < 300
 
@@ -378,8 +380,8 @@ def can_be_validated(status: int) -> bool:
 def to_invalidate(method: str, target: str, status: int, headers: Headers) -> tuple[str, ...]:
     """Return the URLs whose stored responses an answer makes invalid (RFC 9111 §4.4).
 
-    Those are the *target* (an absolute URL) of an unsafe method that was answered well, and of Location and
-    Content-Location what has its origin.
+    Those are the *target* (an absolute URL) of an unsafe method that was answered well, and the URLs in Location
+    and Content-Location that have its origin.
     """
     if method in SAFE_METHODS or not 200 <= status < 400:
         return ()
@@ -401,7 +403,7 @@ def answers_get(target: str, response: ResponseHead, received_at: float) -> bool
 
 
 def _as_uri(reference: str) -> str:
-    """Return a field's *reference* with octets that no URI has percent-encoded (RFC 3986 §2.1)."""
+    """Return a field's *reference* with each octet that no URI may have percent-encoded (RFC 3986 §2.1)."""
     return re.sub(r"[^!-~]", lambda octet: f"%{ord(octet[0]):02X}", reference)
 
 

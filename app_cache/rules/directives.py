@@ -29,7 +29,7 @@ DECIDING = frozenset(
 )
 """Fields that decide whom a stored response may answer, how long, and as what its body is read.
 
-Without one of them it is not stored.
+If one of them may not be kept, the response is not stored.
 """
 _NAMING_FIELDS = frozenset({"private", "no-cache"})
 _RESTRICTING = frozenset({"no-cache", "no-store", "private"})
@@ -41,9 +41,10 @@ _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 def parse_directives(lines: Iterable[str]) -> dict[str, str | None]:
     """Return the directives in field *lines* by lower-case name, each with its argument or None.
 
-    A quoted argument is unquoted, whatever it holds. What follows a name and is no argument makes one that nothing
-    can read, but a word in it that restricts is heard: it was meant to be a directive. Of a repeated directive the
-    first counts, but what two lists of fields name is added up, and one without a list is the stricter (§4.2.1).
+    A quoted argument is unquoted, whatever it holds. Text after a name that is no argument becomes one that
+    nothing can read, but ``no-cache``, ``no-store`` or ``private`` in it counts: it was meant as a directive. Of
+    a repeated directive the first counts; but lists of fields are joined, and one without a list is the stricter
+    (§4.2.1).
 
     >>> parse_directives(['Max-Age="60", private="set-cookie, x"', "foo, public; no-store"])
     {'max-age': '60', 'private': 'set-cookie, x', 'foo': None, 'public': '; no-store', 'no-store': None}
@@ -136,7 +137,7 @@ class ResponseDirectives:
     private: bool = False
     public: bool = False
     shared: bool = False
-    """Whether it may answer others than who asked with Authorization (§3.5)."""
+    """Whether it may answer other clients than the one that asked with Authorization (§3.5)."""
     must_revalidate: bool = False
     proxy_revalidate: bool = False
     must_understand: bool = False
@@ -194,7 +195,7 @@ def _response_directives(said: Directives, *, targeted: bool) -> ResponseDirecti
 
 
 def _is_shared(said: Directives) -> bool:
-    """Return whether one of the directives of §3.5 permits that; one that cannot be read does not."""
+    """Return whether one of the directives of §3.5 shares the response; one that cannot be read does not."""
     stated = said.get("public", "") is None or said.get("must-revalidate", "") is None
     return stated or delta_seconds(said.get("s-maxage")) is not None
 
@@ -202,7 +203,7 @@ def _is_shared(said: Directives) -> bool:
 def _fields_named(argument: str | None) -> frozenset[bytes] | None:
     """Return the fields that a list names, in lower case; None if all of the response is meant.
 
-    That is so where it is no list of fields, or one of them decides on the use of the others.
+    All of it is meant if *argument* is no list of fields, or names one of `DECIDING`.
     """
     members = list_members(argument or "")
     if not members or not all(map(is_token, members)):
@@ -227,7 +228,7 @@ def _targeted_directives(value: str) -> Directives | None:
 
 
 def _argument(name: str, value: Member) -> str | None:
-    """Return *value* as the argument it stands for; of another type than the directive's it says nothing."""
+    """Return *value* as the argument of the directive *name*; of a wrong type, as one that nothing can read."""
     if value is True:
         return None
     takes_text = name in _NAMING_FIELDS

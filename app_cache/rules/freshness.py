@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from app_cache.rules.messages import Headers, ResponseHead, StoredResponse
 
 HEURISTIC_FRACTION = 0.1
-"""Of the time since Last-Modified (RFC 9111 §4.2.2)."""
+"""The part of the time since Last-Modified for which a response is taken to be fresh (RFC 9111 §4.2.2)."""
 HEURISTIC_STATUSES = frozenset({200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501})
 """Statuses that are heuristically cacheable (RFC 9110 §15.1), 206 left out."""
 
@@ -96,7 +96,7 @@ def explicit_lifetime(said: ResponseDirectives, headers: Headers, received_at: f
 
 
 def heuristic_lifetime(response: ResponseHead, said: ResponseDirectives, received_at: float) -> float | None:
-    """Return the seconds for which a response that states none is taken to be fresh, 0 where nothing tells.
+    """Return the seconds for which a response that states no lifetime is taken to be fresh; 0 if nothing tells.
 
     None: it is not heuristically cacheable, and not to be stored (RFC 9111 §3, §4.2.2).
     """
@@ -117,13 +117,13 @@ def corrected_initial_age(response: StoredResponse) -> float:
 
 
 AHEAD_S = 1.0
-"""Seconds that the clocks of two hosts may differ, or one may go back, without more ado."""
+"""Seconds that the clocks of two hosts may differ, or one clock go back, before it counts as ahead."""
 
 
 def freshness_left(response: StoredResponse, age: float, now: float, *, marked_stale: bool = False) -> float:
     """Return the seconds that *response* of *age* stays fresh from *now* on, negative where it is stale.
 
-    None are left if it was *marked_stale*, or received by a clock that is ahead.
+    If it was *marked_stale*, or received by a clock that is ahead, that is 0 at most.
     """
     left = response.freshness_lifetime - age
     return min(left, 0.0) if marked_stale or is_ahead(response.received_at, now) else left
@@ -132,7 +132,7 @@ def freshness_left(response: StoredResponse, age: float, now: float, *, marked_s
 def is_ahead(moment: float, now: float) -> bool:
     """Return whether *moment* was told by a clock that is ahead of the one that says *now*.
 
-    For how long something is fresh that came into being then, nobody knows; it counts as stale.
+    Nobody knows for how long something is fresh that was made at such a moment; it counts as stale.
     """
     return moment - now > AHEAD_S
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 LONGEST_START = 100
-"""Characters of a pattern that is too long which are kept, each of them perhaps escaped."""
+"""Characters that are kept from the start of a pattern that is too long, each of them perhaps escaped."""
 
 
 def compile_glob(pattern: str) -> Callable[[str], bool]:
@@ -75,7 +75,7 @@ def literal_directory(pattern: str) -> str:
 
 
 def fitted(pattern: str) -> str:
-    """Return *pattern*, or where it is too long what matches all that it does: its literal start and a star.
+    """Return *pattern*, or if it is too long, one that matches all that it does: its literal start and a star.
 
     >>> fitted("/users/*"), fitted("/a?" + "b" * 300)
     ('/users/*', '/a*')
@@ -123,7 +123,7 @@ STAR = _Token((), negated=True, repeated=True)
 
 
 def _parsed(pattern: str) -> list[_Token]:
-    """Return what *pattern* asks for, one by one."""
+    """Return the tokens of *pattern*, in order."""
     _check_length(pattern)
     tokens: list[_Token] = []
     at = 0
@@ -186,7 +186,7 @@ class _Automaton:
 
     literal: str
     bounds: tuple[int, ...]
-    """The code points, ascending from 0, at which it changes what the tokens accept."""
+    """The code points, ascending from 0, at which other tokens accept a character than before."""
     accepts: tuple[int, ...]
     """For the code points from each bound on: the states that such a character takes one step further."""
     stays: int

@@ -28,7 +28,7 @@ class RequestHead:
         method: Its method.
         headers: Its fields.
         has_user: Whether the application knows whose it is, by whatever means.
-        begins_session: Whether a session was begun or changed for it, which no cookie of its own tells.
+        begins_session: Whether a session was begun or changed for it that no cookie of its own tells of.
     """
 
     method: str
@@ -199,7 +199,7 @@ def end_to_end(headers: Headers) -> Headers:
 def plain_answer(status: int) -> Answer:
     """Return the answer of a failure that says nothing but its *status*.
 
-    The content of one that nobody knows is that of a 500 (RFC 9110 §15).
+    An unknown status has the content of a 500 (RFC 9110 §15).
     """
     known = status if status in KNOWN_STATUSES else HTTPStatus.INTERNAL_SERVER_ERROR
     text = HTTPStatus(known).phrase.encode("ascii")

@@ -20,7 +20,7 @@ CLOCKS_APART = 60.0
 One second would do if they were the same; but Last-Modified often comes from a database or a disk.
 """
 UNSATISFIABLE = range(0)
-"""What is wanted by a Range of which nothing is there (RFC 9110 §14.1.2)."""
+"""What a Range asks for if none of its bytes are there (RFC 9110 §14.1.2)."""
 
 _OF_THE_WHOLE = frozenset({b"content-length", b"content-range", b"content-digest"})
 """Fields that are true of all the content alone (RFC 9110 §8.6, §14.4; RFC 9530 §2)."""
@@ -34,9 +34,9 @@ def ranged(request: RequestHead, response: StoredResponse) -> Answer | None:
 
     None: it gets the whole (RFC 9110 §14.2). Range counts in a GET, of a 200; preconditions other than If-Range
     are evaluated before (§13.2.2). A part has all fields of the whole, even where If-Range shows that the client
-    knows them (§15.3.7): some clients compare. A 416 says by ETag and Vary what has the length that it states; it
-    has no field that lets a cache store it, for its status is not cacheable without one (§15.1), and once stored
-    it would answer requests for the whole.
+    knows them (§15.3.7): some clients compare. The ETag and Vary of a 416 tell which response has the length that
+    it states; it has no field that lets a cache store it, for its status is not cacheable without one (§15.1), and
+    once stored it would answer requests for the whole.
     """
     asked = field_lines(request.headers, b"range")
     if request.method != "GET" or response.status != 200 or len(asked) != 1:
@@ -64,8 +64,8 @@ def ranged(request: RequestHead, response: StoredResponse) -> Answer | None:
 def wanted_range(value: str, length: int) -> range | None:
     """Return the bytes of *length* that a Range asks for, `UNSATISFIABLE` if none is there (RFC 9110 §14.1.2).
 
-    None: it is ignored (§14.2). So it is if the unit is another, the syntax is wrong, there are too many ranges or
-    they leave a gap, for no multipart is made, or if there is no content to take a part of.
+    None: the Range is ignored (§14.2), because its unit is another, its syntax is wrong, it has too many ranges or
+    a gap between them, for no multipart is made, or there is no content to take a part of.
 
     >>> wanted_range("bytes=500-700, 601-", 1000), wanted_range("bytes=-20", 1000)
     (range(500, 1000), range(980, 1000))

@@ -96,7 +96,7 @@ def _bare_item(text: str) -> BareItem:
     if first == '"':
         return _ESCAPED.sub(r"\1", text[1:-1])
     if first == ":":
-        return b64decode(text[1:-1] + "==")  # what there is too much of means nothing
+        return b64decode(text[1:-1] + "==")  # padding that is not needed means nothing
     if first == "?":
         return text == "?1"
     if first in "-0123456789":

@@ -50,7 +50,7 @@ def not_modified(
 ) -> bool:
     """Return whether *request* is to get a 304 for a response with *status* and the fields *response*.
 
-    Only a 200 to GET or HEAD has one, and to QUERY, whose representation is that of a GET (RFC 9110 §13.2.1).
+    Only a 200 becomes one: to GET or HEAD, and to QUERY, whose representation is that of a GET (RFC 9110 §13.2.1).
     If-None-Match decides alone where it is there (§13.2.2). An If-Modified-Since is ignored that is no date, or in
     another method than GET and HEAD. Without Last-Modified, what is *stored* is compared by its Date (RFC 9111
     §4.3.2), and what the handler gave just now not at all (RFC 9110 §13.1.3).
@@ -75,8 +75,8 @@ def not_modified(
 def validating_headers(request: Headers, stored: Headers, made: str | None = None) -> Headers | None:
     """Return *request* with the preconditions that validate a response with the fields *stored* (RFC 9111 §4.3.1).
 
-    They take the place of the client's own, and of a range, for all of the response is validated. None: it has no
-    validator.
+    They take the place of the client's own, and of a range, for all of the response is validated. None: the
+    response has no validator.
 
     Args:
         request: The fields of the request.
@@ -116,7 +116,7 @@ def same_strongly(update: Headers, stored: Headers) -> bool:
 def head_agrees(update: Headers, stored: StoredResponse) -> bool | None:
     """Return whether the 200 to a HEAD is about the same representation as *stored* (RFC 9111 §4.3.5).
 
-    None: it has no validator to tell by, and says nothing. A stored response of another status is not what the
+    None: the answer to the HEAD has no validator to tell by. A stored response of another status is not what the
     same GET would be answered with now.
     """
     received = {name: lines for name in (b"etag", b"last-modified") if (lines := field_lines(update, name))}
@@ -130,8 +130,8 @@ def head_agrees(update: Headers, stored: StoredResponse) -> bool | None:
 def freshened(stored: Headers, update: Headers, received_at: float) -> Headers:
     """Return the fields of a stored response after a 304, or a HEAD, with the fields *update* (RFC 9111 §3.2).
 
-    It is as old as the update says (§4.2.3): where that has none, its own Age goes, and its Date becomes that of
-    *received_at* (RFC 9110 §6.6.1).
+    It is as old as the update says (§4.2.3): the stored Age goes, and if the update has no Date, the stored one
+    becomes that of *received_at* (RFC 9110 §6.6.1).
     """
     update = without(end_to_end(update), NOT_FRESHENED)
     if field_lines(stored, b"date") and not field_lines(update, b"date"):

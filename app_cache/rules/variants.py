@@ -33,7 +33,7 @@ _WEIGHT_OF_1 = re.compile(r"[qQ]=1(?:\.0{0,3})?")
 def vary_fields(headers: Headers) -> frozenset[str] | None:
     """Return the lower-case names in Vary, empty where it is absent.
 
-    None: no request is told to select the same response, for a member is ``*``, or no name of a field.
+    None: of no request can be told that it selects the same response, for a member is ``*``, or no field's name.
     """
     members = field_members(headers, b"vary")
     if not members:
@@ -45,7 +45,7 @@ def vary_fields(headers: Headers) -> frozenset[str] | None:
 def variant(fields: frozenset[str], request: Headers) -> Variant:
     """Return the values of *fields* in *request*, in one form for what no handler tells apart (RFC 9111 §4.1).
 
-    Their lines are apart, in order, and so are members: a handler may read the first of either.
+    Lines stay apart and in order, and so do members of lists: a handler may read only the first of either.
     """
     return tuple((name, _in_one_form(name, request)) for name in sorted(fields))
 
@@ -79,7 +79,7 @@ def _preference(member: str) -> str:
 def selecting_fields(headers: Headers, policy: CachePolicy) -> frozenset[str]:
     """Return the request fields beyond the key that a response with *headers* varies by, as *policy* has it.
 
-    What joins the key selects already; of credentials the author may say that they do not matter.
+    Fields that join the key select already; of credentials the author may say that they do not matter.
     """
     named = vary_fields(headers)
     if not named:
@@ -89,9 +89,9 @@ def selecting_fields(headers: Headers, policy: CachePolicy) -> frozenset[str]:
 
 
 def precedence(headers: Headers, requested_at: float) -> tuple[bool, float]:
-    """Return what decides between several that match: Vary, then the later Date (RFC 9111 §4, §4.1).
+    """Return what decides between several responses that match: Vary, then the later Date (RFC 9111 §4, §4.1).
 
-    One without Date was made after *requested_at*: of two, that is the later whose handler began later.
+    A response without Date was made after *requested_at*: of two, the one whose handler began later is the later.
     """
     return vary_fields(headers) != frozenset(), date_value(headers, requested_at)
 

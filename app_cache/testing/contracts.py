@@ -70,7 +70,7 @@ GLOBS = [
 
 @pytest.mark.anyio
 class BackendContract:
-    """What every backend keeps to, as tests: subclass it, name your backend, and let pytest collect it.
+    """The contract of every backend, as tests: subclass it, name your backend, and let pytest collect it.
 
     Name beside it the contracts of what more the backend can do: `TimeoutContract` where `set` refuses wrong
     timeouts, `BytesContract`, `PatternContract`, `PingContract`, `SizeContract` …
@@ -155,7 +155,7 @@ class BackendContract:
         assert await backend.get(renewed) == "new"
 
     async def test_many_at_once(self, backend: CacheBackend) -> None:
-        """Tasks that use it at the same time have each their own values."""
+        """Tasks that use the backend at the same time each get their own values."""
         keys = [new_key() for _ in range(100)]
         await asyncio.gather(*(backend.set(key, key, 60) for key in keys))
         assert await asyncio.gather(*(backend.get(key) for key in keys)) == keys
@@ -188,7 +188,7 @@ class BackendContract:
 
 @pytest.mark.anyio
 class BytesContract:
-    """What a backend keeps to that keeps bytes."""
+    """The contract of a backend that keeps bytes."""
 
     @pytest.mark.parametrize("value", BLOBS)
     async def test_bytes(self, backend: CacheBackend, value: bytes) -> None:
@@ -237,7 +237,7 @@ class BytesContract:
 
 @pytest.mark.anyio
 class PatternContract:
-    """What a backend keeps to that deletes keys by a glob."""
+    """The contract of a backend that deletes keys by a glob."""
 
     @pytest.mark.parametrize(("glob", "matching", "others"), GLOBS)
     async def test_delete_pattern(
@@ -259,7 +259,7 @@ class PatternContract:
 
 @pytest.mark.anyio
 class PingContract:
-    """What a backend keeps to that can be asked whether it is there."""
+    """The contract of a backend that can be asked whether it is there."""
 
     async def test_ping(self, backend: CacheBackend) -> None:
         """A backend that is there says so in time."""
@@ -269,7 +269,7 @@ class PingContract:
 
 @pytest.mark.anyio
 class SizeContract:
-    """What a backend keeps to that knows how much it holds."""
+    """The contract of a backend that knows how much it holds."""
 
     async def test_size(self, backend: CacheBackend) -> None:
         """The number of keys held counts what was set."""
@@ -281,7 +281,7 @@ class SizeContract:
 
 @pytest.mark.anyio
 class LocalContract:
-    """What a backend keeps to that lives in this process."""
+    """The contract of a backend that lives in this process."""
 
     async def test_beside(self, backend: CacheBackend) -> None:
         """What is kept beside the values is made once for each name."""
@@ -293,7 +293,7 @@ class LocalContract:
 
 @pytest.mark.anyio
 class ScriptContract:
-    """What a backend keeps to that runs scripts."""
+    """The contract of a backend that runs scripts."""
 
     async def test_get_many(self, backend: CacheBackend) -> None:
         """Many keys are read in the order asked for, with None for what is absent."""
@@ -312,7 +312,7 @@ class ScriptContract:
 
 @pytest.mark.anyio
 class CombinedContract:
-    """What a backend keeps to that does two things in one round trip."""
+    """The contract of a backend that does two things in one round trip."""
 
     async def test_get_beside(self, backend: CacheBackend) -> None:
         """A value is read together with others, in the order asked for."""
@@ -334,10 +334,10 @@ class CombinedContract:
 
 @pytest.mark.anyio
 class WatchContract:
-    """What a backend keeps to that tells of what is set and deleted directly."""
+    """The contract of a backend that tells watchers of what is set and deleted directly."""
 
     async def test_watch(self, backend: CacheBackend) -> None:
-        """Who watches is told the key of each value that is set or deleted."""
+        """A watcher is told the key of each value that is set or deleted."""
         told: list[str] = []
         having(backend, WatchedBackend).watch(told.append)
         first, second = new_key(), new_key()
@@ -346,7 +346,7 @@ class WatchContract:
         assert told == [first, second]
 
     async def test_watch_that_has_ended(self, backend: CacheBackend) -> None:
-        """Who has ended a watch, once or twice, is told of nothing more; others still are."""
+        """A watcher whose watch was ended, once or twice, is told of nothing more; others still are."""
         told: list[str] = []
         others: list[str] = []
         able, key = having(backend, WatchedBackend), new_key()
@@ -375,7 +375,7 @@ class WatchContract:
 
 @pytest.mark.anyio
 class TimeoutContract:
-    """What a backend keeps to that refuses wrong timeouts."""
+    """The contract of a backend that refuses wrong timeouts."""
 
     @pytest.mark.parametrize("timeout", [0, -1, True, False])
     async def test_wrong_timeout(self, backend: CacheBackend, timeout: int) -> None:

@@ -28,8 +28,8 @@ TRIED = ALL_VERBS - LOCAL - {"watch"} | {"get", "set", "delete"}
 class FlakyBackend(Wrapper):
     """Passes on every operation to *backend*, or fails it with `BackendError`, early or late.
 
-    It can all that *backend* can, but does not live in this process (`LocalBackend`): what lives there can neither
-    fail nor be slow, so that the cache would not bound the time of it.
+    It can do all that *backend* can, but is no `LocalBackend`: a backend in this process can neither fail nor be
+    slow, so that the cache would not bound its time.
 
     >>> from app_cache.backends.memory import MemoryBackend
     >>> backend = FlakyBackend(MemoryBackend(), error_rate={"set": 0.5}, random=chance.Random(7))
@@ -39,12 +39,12 @@ class FlakyBackend(Wrapper):
         backend: The backend to wrap; closed with this one.
         error_rate: Which part of the operations fails, from 0 to 1: of all, or by verb. A rate for ``get`` or
             ``set`` holds for the verbs that stand for it too (``get_bytes``, …), if they have none of their own.
-        delay: The seconds that each operation takes more, before it fails or is passed on: of all, or by verb.
+        delay: The seconds that each operation waits before it fails or is passed on: of all, or by verb.
         random: What decides which operations fail; one with a seed decides the same in each run.
         sleep: What lets a delay pass; one that waits for an event makes it as long as the test wants.
 
     Raises:
-        ValueError: If a rate is not between 0 and 1, a delay is negative, or a verb is none.
+        ValueError: If a rate is not between 0 and 1, a delay is negative, or there is no such verb.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class FlakyBackend(Wrapper):
         return await super().get(key)
 
     async def set(self, key: str, value: str, timeout: float | None = None) -> None:
-        """Keep *value* under *key* for *timeout* seconds; None is what the backend within has for it, or an hour.
+        """Keep *value* under *key* for *timeout* seconds; None: the default of the backend within, or an hour.
 
         Raises:
             BackendError: If it is this operation's turn to fail.
@@ -113,7 +113,7 @@ class FlakyBackend(Wrapper):
         return tried
 
     async def _falter(self, verb: str) -> None:
-        """Take the time that *verb* takes more, and raise if it is its turn to fail."""
+        """Wait for the delay of *verb*, and raise if it is its turn to fail."""
         self.calls[verb] += 1
         fails = self._random.random() < self._error_rates[verb]
         if self._delays[verb]:
@@ -127,7 +127,7 @@ def _by_verb(option: str, given: PerVerb, *, most: float) -> dict[str, float]:
     """Return what *given* says of each verb.
 
     Raises:
-        ValueError: If a number is not between 0 and *most*, or a verb is none.
+        ValueError: If a number is not between 0 and *most*, or there is no such verb.
     """
     named = given if isinstance(given, Mapping) else dict.fromkeys(TRIED, given)
     for verb, value in named.items():

@@ -23,7 +23,7 @@ def cache_clock() -> FakeClock:
 def cache_container(cache_clock: FakeClock) -> CacheContainer:
     """A container for the environment ``testing``, whatever the variables of the process say; its memory is empty.
 
-    Both freshness and the memory's own deadlines go by `cache_clock`. What it has is overridden in a line:
+    Both freshness and the memory's own deadlines go by `cache_clock`. Override a part of it in one line:
     ``cache_container.backend.override(…)``.
     """
     settings = CacheSettings({"ENVIRONMENT": "testing"})

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MISSES = frozenset({"fwd=uri-miss", "fwd=vary-miss", "fwd=stale"})
-"""What a member says where nothing that is stored could answer."""
+"""Parameters of Cache-Status that say that nothing stored could answer."""
 RESCUED = "fwd-status=5"
-"""What a parameter begins with that says in place of which failure something stored answers (RFC 5861 §4)."""
+"""How the parameter begins that names the failure in whose place a stored response answers (RFC 5861 §4)."""
 
 
 class Answered(Protocol):

@@ -1,4 +1,4 @@
-"""`RedisBackend`: keeps values in Redis or Valkey, by one verb after the other.
+"""`RedisBackend`: the verbs, which keep values in Redis or Valkey.
 
 A call runs on the connections of the event loop that it is made in. Each loop of each process opens its own with
 its first call and closes them when it ends; nothing is shared between loops, or across a fork.
@@ -52,8 +52,8 @@ class RedisBackend(CacheBackend):
         encoding: How `set` writes text and `get` reads it.
         default_timeout: For how many seconds a value is kept that is set with the timeout None.
         operation_timeout: In how many seconds the middleware wants an operation done, the wait for a connection
-            and the second attempt included. Reads of many keys are bound by it too, other calls that are made
-            directly by *socket_timeout* instead.
+            and the second attempt included. It bounds reads of many keys even where they are called directly;
+            *socket_timeout* bounds the other calls that are.
         url_source: The environment variable that *url* came from, for the error that names it.
         **options: How to connect: see `RedisOptions`.
 
@@ -270,7 +270,7 @@ class RedisBackend(CacheBackend):
     def watch(self, told: Callable[[str], None]) -> Callable[[], object]:
         """Call *told* with the key at each later `set` and `delete`, and with those of `delete_pattern`.
 
-        Returns what ends that.
+        Returns a function that ends this.
         """
         return self._watchers.add(told)
 
@@ -283,7 +283,7 @@ class RedisBackend(CacheBackend):
         return await self._run(operation, lambda client: client.execute_command(*command, **RAW))
 
     async def _read(self, operation: str, keys: Sequence[str]) -> list[bytes | None]:
-        """Return the bytes under each of *keys*, read at one instant, by one command with what others ask now."""
+        """Return the bytes under each of *keys*, read at one instant, by one command with other callers' keys."""
         client = self._clients.get((asyncio.get_running_loop(), process.pid))
         if client is None:
             client = await self._opened(operation)

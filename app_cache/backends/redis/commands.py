@@ -1,7 +1,7 @@
 """Commands as they are sent, and sent once more where the first time was in vain.
 
-Keys and scripts are UTF-8, whatever the encoding of values is, and answers are bytes. What was asked on a
-connection that is lost is asked anew, and a script that the server does not know is told to it.
+Keys and scripts are UTF-8, whatever the encoding of values is, and answers are bytes. A command whose connection
+is lost is sent anew, and a script that the server does not know is loaded into it.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ T = TypeVar("T")
 
 OTHER_LOOP: Final = "connection_pool has a connection of another event loop: give each loop a backend with a pool"
 OF_ANOTHER_LOOP: Final = ("attached to a different loop", "is bound to a different event loop")
-"""How asyncio ends what it says of something that another event loop has."""
+"""How asyncio's messages about an object of another event loop end."""
 RAW: Final = {NEVER_DECODE: True}
-"""Answers are bytes, also those of a pool that was given and decodes."""
+"""An option of `execute_command`: answers come as bytes, even from a given pool that decodes."""
 
 
 def command_of(name: str, *args: str | bytes | int) -> tuple[str | bytes | int, ...]:
-    """Return the command *name* with its text as bytes, as `execute_command` takes it."""
+    """Return the command *name* with *args*, text among them as bytes, as `execute_command` takes it."""
     return name, *(arg.encode("utf-8", "surrogatepass") if isinstance(arg, str) else arg for arg in args)
 
 
 def mget(keys: Sequence[str]) -> bytes:
-    """Return MGET as it is sent; redis-py copies what it has packed with each key that it adds."""
+    """Return MGET of *keys* as it is sent; redis-py would copy what it has packed with each key that it adds."""
     encoded = [key.encode("utf-8", "surrogatepass") for key in keys]
     parts = [b"$%d\r\n%b\r\n" % (len(key), key) for key in encoded]
     return b"".join((b"*%d\r\n$4\r\nMGET\r\n" % (len(keys) + 1), *parts))
@@ -53,8 +53,8 @@ def _digest(script: str) -> str:
 async def anew_if_lost(ask: Callable[[], Awaitable[T]]) -> T:
     """Return what *ask* returns; if its connection was lost and redis-py does not know that, ask once more.
 
-    What an event loop says of a connection that cannot be used is raised as an error of redis-py. A pool that was
-    given has connections that do not heed a loss themselves.
+    An event loop's error about a connection that cannot be used is raised as an error of redis-py. The connections
+    of a given pool, unlike ours, do not heed a loss themselves.
     """
     try:
         return await ask()
@@ -91,7 +91,7 @@ async def with_script(client: Any, script: str, call: Callable[[], Awaitable[T]]
 
 
 async def in_one_round_trip(client: Any, commands: Sequence[Sequence[str | bytes | int]]) -> None:
-    """Send *commands* together; raise what the first is answered with that failed."""
+    """Send *commands* together, and raise the error of the first one that failed."""
     pipeline = client.pipeline(transaction=False)
     for command in commands:
         pipeline.execute_command(*command)

@@ -1,7 +1,7 @@
-"""Connections: what ours do otherwise than those of redis-py, each to be combined with one of its kinds.
+"""Connections: what ours do otherwise than those of redis-py, as classes to combine with its own.
 
-They say HELLO without a PING before it, share one TLS context, write nothing once they are lost, and end what was
-cancelled while it wrote.
+They say HELLO without a PING before it, share one TLS context, write nothing once they are lost, and disconnect
+when a call was cancelled while it wrote.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class _PromptHello:
     """Says HELLO first: a PING before it, as redis-py sends one, would double what a hung server costs a call."""
 
     async def on_connect_check_health(self, check_health: bool = True) -> None:
-        """Log in on a connection that was just made; *check_health* is not asked for."""
+        """Log in on a connection that was just made; *check_health* is ignored."""
         say_hello: Any = super()
         await say_hello.on_connect_check_health(check_health=False)
 
@@ -41,8 +41,8 @@ class SharedTlsContext:
 class _Writer:
     """Writes as *writer* does, but nothing once the connection is lost.
 
-    Event loops raise what redis-py does not know for that, or nothing: asyncio's may watch the file descriptor for
-    ever, so that the next connection which gets that one hangs.
+    For such a write, event loops raise errors that redis-py does not know, or none: asyncio's may watch the file
+    descriptor for ever, so that the next connection which gets that descriptor hangs.
     """
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
@@ -58,7 +58,7 @@ class _Writer:
 
 
 class _Heeds:
-    """Heeds that the connection was lost before a write, and that the call was cancelled during one."""
+    """Notices that the connection was lost before a write, and that the call was cancelled during one."""
 
     _writer: Any
 
@@ -70,7 +70,7 @@ class _Heeds:
         """Send *command* as it is.
 
         redis-py writes within `asyncio.wait_for`, which before Python 3.12 returns though it was cancelled, if
-        what it awaits has just ended: who gave the call up would wait for its answer all the same.
+        what it awaits has just ended: a call that was given up would wait for its answer all the same.
         """
         cancelled = _times_cancelled()
         await super().send_packed_command(command, check_health)  # type: ignore[misc]
@@ -80,23 +80,23 @@ class _Heeds:
 
 
 class TcpConnection(_Heeds, _PromptHello, Connection):
-    """To one server, or a Sentinel."""
+    """A connection to one server, or to a Sentinel."""
 
 
 class TlsConnection(_Heeds, _PromptHello, SharedTlsContext, SSLConnection):
-    """To one server, or a Sentinel, by TLS."""
+    """A connection to one server, or to a Sentinel, by TLS."""
 
 
 class UnixConnection(_Heeds, _PromptHello, UnixDomainSocketConnection):
-    """To the server at a Unix socket."""
+    """A connection to the server at a Unix socket."""
 
 
 class SentinelConnection(_Heeds, SentinelManagedConnection):
-    """To the primary that the Sentinels name."""
+    """A connection to the primary that the Sentinels name."""
 
 
 class SentinelTlsConnection(_Heeds, SharedTlsContext, SentinelManagedSSLConnection):
-    """To the primary that the Sentinels name, by TLS."""
+    """A connection to the primary that the Sentinels name, by TLS."""
 
 
 def _times_cancelled() -> int:

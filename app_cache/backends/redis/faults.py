@@ -45,25 +45,25 @@ FAULTS: Final[tuple[tuple[tuple[type[Exception], ...], Fault], ...]] = (
     ((ReadOnlyError,), Fault.READ_ONLY),
     ((RedisConnectionError, RedisTimeoutError, InvalidResponse, OSError, OtherLoopError), Fault.AWAY),
 )
-"""What each failure says of the server; the first that fits, for the later ones are wider."""
+"""The fault that each failure shows; the first that fits counts, for the later classes are wider."""
 NOT_LOGGED_IN: Final = ("HELLO must be called with the client already authenticated", "Authentication required")
-"""How Valkey and Redis begin to say that they want a password, and were given none."""
+"""How the errors of Valkey and Redis begin which want a password and were given none."""
 DENIED_IN_SCRIPT: Final = ("ACL failure in script", "The user executing the script can't run this command")
-"""How Valkey and Redis begin to say that a script may not do what it does; no code says it."""
+"""How the errors of Valkey and Redis begin for a script that may not do what it does; no code says it."""
 NOT_BY_SENTINELS: Final = "the Sentinels want another sentinel_password than is given, if any is"
 _REPEATED: Final = re.compile(r",? with args beginning with:.*", re.DOTALL)
-"""How servers end what they say of a command that they do not know, with whatever was in it."""
+"""How the errors of servers end for a command that they do not know: with its arguments."""
 LOST: Final = "Connection lost"
-"""What is said of a connection that was lost before anything was written to it."""
+"""The message about a connection that was lost before anything was written to it."""
 
 
 def failure_of(operation: str, error: Exception, server: RedisUrl) -> BackendError:
-    """Return what is raised for *error*, which is its cause unless it shows the password, or what was sent.
+    """Return the error to raise for *error*, which is its cause unless that shows the password, or what was sent.
 
     Args:
-        operation: What was to be done.
-        error: What it ended with: one of `FAILURES`.
-        server: Where it was to be done, as whom.
+        operation: The verb that failed.
+        error: What it ended with: one of `FAILURES`, or a `BackendError` of the reader.
+        server: The server that was asked, with the password that no message may show.
     """
     said = str(error) or type(error).__name__
     if said.startswith(NOT_LOGGED_IN):
@@ -77,7 +77,7 @@ def failure_of(operation: str, error: Exception, server: RedisUrl) -> BackendErr
 
 
 def _fault_of(error: Exception) -> Fault:
-    """Return what *error* says of the server: whatever it answers shows that it is there."""
+    """Return the fault that *error* shows; any answer of the server shows that it is there."""
     if isinstance(error, BackendError):
         return error.fault
     if str(error).startswith(DENIED_IN_SCRIPT) or _is_shut_out(error):
@@ -86,7 +86,7 @@ def _fault_of(error: Exception) -> Fault:
 
 
 def _is_shut_out(error: Exception) -> bool:
-    """Return whether Sentinels were asked for the primary, and one let nobody in."""
+    """Return whether Sentinels were asked for the primary, and one of them refused the log-in."""
     return isinstance(error, MasterNotFoundError) and AuthenticationError.__name__ in str(error)
 
 

@@ -1,8 +1,8 @@
 """Connections as they are lent: whose turn it is, and who makes them, keeps them and lets go of them.
 
-A `Client` has those of one event loop in one process: it is opened with the first call of the loop, and closed
-when that ends. A call waits its turn, first come, first served, and for a bounded time; look-ups have a `Reader`,
-to which a connection is lent.
+A `Client` has the connections of one event loop in one process: it is opened with the first call of the loop, and
+closed when the loop ends. A call waits its turn, first come, first served, and for a bounded time; look-ups have a
+`Reader`, to which a connection is lent.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ T = TypeVar("T")
 MAX_WAIT_S: Final = 5.0
 """How long a call waits for its turn at a connection: a pool that is full is busy, not broken."""
 LET_GO_EVERY_S: Final = 1.0
-"""Seconds from one time that all connections are let go of to the next: a server may stay read-only."""
+"""Seconds that must pass before all connections are let go of again: a server may stay read-only."""
 MAX_CLOSE_S: Final = 1.0
 """How long `close` waits for calls under way."""
 MAKING_S: Final = 5.0
-"""Seconds after which what makes a connection for nobody is not waited for any more, but ended."""
+"""Seconds after which a task that makes a connection no call waits for is cancelled, not waited for again."""
 
 
 class _Process:
@@ -80,7 +80,10 @@ class Client:
         await anext(self._life)
 
     async def close(self) -> None:
-        """Close what is owned, if it was not closed before, once the calls under way have ended."""
+        """Close the lender and the owned pools, once the calls under way have ended or `MAX_CLOSE_S` have passed.
+
+        What is closed already stays so.
+        """
         with suppress(TimeoutError):
             async with asyncio.timeout(MAX_CLOSE_S):
                 await self.reader.settle()
@@ -91,10 +94,10 @@ class Client:
         await self._life.aclose()
 
     async def run(self, ask: Callable[[Any], Awaitable[T]]) -> T:
-        """Return what *ask* gets from the client, once a connection is free.
+        """Return what *ask* returns when it is given redis-py's client, once a connection is free.
 
         Raises:
-            MaxConnectionsError: If none becomes free in time.
+            MaxConnectionsError: If no connection becomes free in time.
         """
         self._calls += 1
         try:
@@ -129,12 +132,14 @@ class Client:
 
 
 class _Lender:
-    """Lends connections of *pool*, each with one of the *turns* that all calls take at them.
+    """Lends the connections of *pool* to the reader, each with one of the *turns* that all calls take.
 
-    If it *keeps* what is given back, it is lent again without a way through the pool, which costs a fifth of a
-    look-up, until others want a turn. A connection that has to be made is made whether or not who wants it stays,
-    and another where who had one left in the midst of it: if to make it and to use it took longer than a call may,
-    there would never be an answer. Of a pool that is not our *own* none is made for nobody.
+    With *keeps*, a connection that is given back is kept and lent again, without the way through the pool, which
+    costs a fifth of a look-up, until other calls want its turn.
+
+    A connection that has to be made is made even if the call that wants it is cancelled, and another one is made
+    when a call is cancelled while it uses its connection: if making and using one took longer than a call may,
+    there would never be an answer. With *is_own* False, as for a given pool, none is made that no call waits for.
     """
 
     def __init__(self, pool: Any, turns: asyncio.Semaphore, *, keeps: bool, is_own: bool) -> None:
@@ -142,10 +147,10 @@ class _Lender:
         self._turns = turns
         self._keeps = keeps
         self._is_open = is_own
-        """Whether a connection may be made for nobody."""
+        """Whether connections may be made that no call waits for: only in a pool of our own, and until `close`."""
         self._kept: _Line | None = None
         self._left: dict[asyncio.Task[None], float] = {}
-        """What makes a connection that nobody waits for any more, and when it began."""
+        """The tasks that make a connection no call waits for any more, each with the time at which it began."""
         self._may_let_go_at = -math.inf
 
     async def lend(self) -> _Line:
@@ -165,10 +170,10 @@ class _Lender:
             raise
 
     async def ready(self) -> None:
-        """Return when the pool has a connection that need not be made, or could not make one.
+        """Return once the pool has a connection that need not be made; at once if this lender may make none.
 
         Raises:
-            RedisError, OSError: If none can be made.
+            RedisError, OSError: If no connection can be made.
         """
         free = self._pool._get_free_connections()  # noqa: SLF001 - no other way to know them
         if not self._is_open or (free and await _is_ready(free[-1])):
@@ -181,12 +186,15 @@ class _Lender:
             raise
 
     def prepare(self) -> None:
-        """Have a connection made for who wants one next, unless one is being made for nobody already."""
+        """Begin to make a connection for the next call, unless one is being made that no call waits for."""
         if self._is_open and not self._left:
             self._leave(*self._begin_to_make())
 
     def _taken_over(self) -> tuple[asyncio.Task[None], float] | None:
-        """Return what makes a connection for nobody, and has not done so for long; what has is ended."""
+        """Return a task that makes a connection no call waits for, and when it began; None if there is none.
+
+        Tasks that began `MAKING_S` ago or earlier are cancelled.
+        """
         now = time.monotonic()
         while self._left:
             making, began_at = self._left.popitem()
@@ -213,7 +221,7 @@ class _Lender:
         _ = making.cancelled() or making.exception()
 
     async def close(self) -> None:
-        """End what makes connections for nobody; none is made so later."""
+        """Cancel the tasks that make connections no call waits for; no more of them begin."""
         self._is_open = False
         left = [*self._left]
         for making in left:
@@ -221,20 +229,20 @@ class _Lender:
         await asyncio.gather(*left, return_exceptions=True)
 
     def keep(self, line: _Line) -> bool:
-        """Keep *line* for the next who asks, if that may be, and return whether it is kept."""
+        """Keep *line* to be lent next, if it may be kept, and return whether it is."""
         if not self._keeps or self._kept is not None or line.is_wanted or not line.connection.is_connected:
             return False
         self._kept = line
         return True
 
     async def release_kept(self) -> None:
-        """Let others have the connection that is kept, if one is."""
+        """Give the connection that is kept, if one is, back to the pool, and its turn to other calls."""
         line, self._kept = self._kept, None
         if line is not None:
             await line.release()
 
     async def let_go(self) -> None:
-        """Have all connections made anew before they are used again: their server may be the primary no more.
+        """Have all connections made anew before they are used again: their server may no longer be the primary.
 
         `disconnect` of a pool would wait for each to close, and then spoil those that were made anew meanwhile.
         """
@@ -253,8 +261,8 @@ class _Lender:
 class _Line:
     """A connection of a pool, and the turn that goes with it, while the reader has them.
 
-    The reader has one timer for all that it does, and ends what comes too late; two more for each command would
-    cost as much as the command.
+    The reader has one timer for each batch, and ends what comes too late. So the connection's own timeouts are off
+    meanwhile: two more timers for each command would cost as much as the command.
     """
 
     def __init__(self, lender: _Lender, pool: Any, connection: Any, turns: asyncio.Semaphore) -> None:
@@ -296,7 +304,7 @@ class _Line:
             await self.release()
 
     async def release(self) -> None:
-        """Give the connection back to the pool; nothing that ends badly here is raised."""
+        """Give the connection back to the pool, and the turn to other calls; a failure here is not raised."""
         self.connection.socket_timeout = self._socket_timeout
         try:
             with suppress(*FAILURES):
@@ -306,7 +314,10 @@ class _Line:
 
 
 async def _until_closed(owned: Sequence[Closing], pid: int) -> AsyncGenerator[None]:
-    """Close what is *owned* when this is closed: by us, or by the event loop, which does so when it ends."""
+    """Call each function of *owned*, once this generator is closed: by us, or by the event loop when it ends.
+
+    *pid*: The process that owns what they close; in another one, a child, they are not called.
+    """
     try:
         yield
     finally:
@@ -316,7 +327,7 @@ async def _until_closed(owned: Sequence[Closing], pid: int) -> AsyncGenerator[No
 
 
 async def _is_ready(connection: Any) -> bool:
-    """Return whether *connection* is made, and the server has said nothing on it that nobody asked for."""
+    """Return whether *connection* is made and good, with nothing on it to read that no call asked for."""
     if not connection.is_connected or connection.should_reconnect():
         return False
     try:

@@ -58,7 +58,7 @@ class RedisOptions(TypedDict, total=False):
     sentinel_username: str | None
     """As whom to speak to the Sentinels."""
     sentinel_password: str | None
-    """The password that the Sentinels ask for; what the URL has is for the server."""
+    """The password that the Sentinels ask for; that of the URL is for the server."""
     ssl: bool
     """Whether to connect by TLS, where the scheme of the URL does not say."""
     ssl_keyfile: FilePath | None
@@ -213,7 +213,7 @@ VOID_WITHOUT_TLS: Mapping[str, object] = MappingProxyType(
         "ssl_check_hostname": False,
     }
 )
-"""What means nothing without TLS, with the values that are accepted all the same: many write all options out."""
+"""Options that mean nothing without TLS, each with the value that is accepted even so: many write all out."""
 
 
 def check(name: str, value: object, rule: Rule) -> None:
@@ -233,7 +233,7 @@ def check_options(options: Mapping[str, object]) -> None:
 
 
 def _meant(name: str) -> str:
-    """Return a question for the option that is likely meant by *name*, if there is one."""
+    """Return a question whether the option was meant that is most like *name*; ``""`` if none is like it."""
     return "".join(f"did you mean {each}? " for each in get_close_matches(name, OPTIONS, 1))
 
 
@@ -281,12 +281,12 @@ def keepalive_options(asked: Mapping[str, int] | Mapping[int, int]) -> dict[int,
     """Return the options of TCP keepalive that are *asked* for, by the numbers that this platform has for them.
 
     Args:
-        asked: By name (``idle``, ``interval``, ``count``) or by the constants of `socket`. Keys of which none is
-            another than 1, 2 and 3 are understood as that trio: on Linux those numbers are other options, and
-            connecting would fail.
+        asked: By name (``idle``, ``interval``, ``count``) or by the constants of `socket`. If there are no keys
+            but 1, 2 and 3, they stand for those names in that order: on Linux those numbers are other options,
+            and connecting would fail.
 
     Raises:
-        ConfigurationError: If a key is none of these, or a value is none that a kernel takes.
+        ConfigurationError: If a key is none of these, or no kernel takes a value.
     """
     numbers = {
         "idle": getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None)),
@@ -319,7 +319,7 @@ def _keepalive(chosen: RedisOptions, given: RedisOptions) -> dict[int, int] | No
 
 
 def _is_by_tls(url: RedisUrl, options: RedisOptions) -> bool:
-    """Return whether to connect by TLS; what means nothing without it is refused."""
+    """Return whether to connect by TLS; options that need it and do not get it are refused."""
     asked = options.get("ssl", url.tls)
     if url.tls and not asked:
         raise ConfigurationError(f"ssl=False contradicts {url.scheme}://: leave it out, or the s of the scheme")

@@ -1,8 +1,8 @@
 """Look-ups that are asked for in one turn of an event loop, and leave together in one command.
 
-The command is the reader's: who asked may leave at any moment, and takes nothing along but its own future. Nobody
-joins what was sent, for its answer may be older than an invalidation that has been carried out since. Failure is a
-value, handed to each who asked. A reader lives with one event loop of one process.
+The command is the reader's: a caller may leave at any moment, and takes nothing along but its own future. No
+look-up joins a command that was sent, for its answer may be older than an invalidation that has been carried out
+since. A failure is a value, given to each caller. A reader lives with one event loop of one process.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
     Waiting = tuple[asyncio.Future[Answer], list[int]]
 
 MAX_KEYS = 256
-"""Keys in one command; those of one look-up stay together however many they are."""
+"""Keys in one command at most; those of one look-up stay together however many they are."""
 FEW_KEYS = 8
-"""Keys of a command that says nothing of the next: it is for one look-up, or hardly more."""
+"""A command with no more keys says nothing of how many the next may have: it is for one look-up, or few more."""
 MAX_BYTES = 8 * 1024 * 1024
-"""Bytes that the answer to one command is expected to have at most: who waits for it waits for all of them."""
+"""Bytes that the answer to one command is expected to have at most: each caller waits for all of them."""
 LANES = 2
-"""Commands under way at once; while both are, what is asked gathers in the next."""
+"""Commands under way at once; while both are, look-ups gather in the next."""
 CLOSED = "the connection was closed meanwhile"
 
 
 class RefusedError(Exception):
-    """The server answered that it will not; *why* is what is told to who asked."""
+    """The server answered a command with an error; *why* is the error that callers are told."""
 
     def __init__(self, why: Exception) -> None:
         super().__init__(why)
@@ -47,13 +47,13 @@ class Line(Protocol):
 
     @property
     def is_wanted(self) -> bool:
-        """Whether it is to be given back: somebody else may be waiting for it, or it is to be made anew."""
+        """Whether the connection is to be given back: other calls may wait for it, or it is to be made anew."""
         ...
 
     async def ask(self, keys: Sequence[str]) -> Values:
         """Return the bytes under each of *keys*, read at one instant.
 
-        If it is cancelled, or raises anything but `RefusedError`, the answer is never read by another.
+        If this is cancelled, or raises anything but `RefusedError`, no later command gets the answer to this one.
 
         Raises:
             RefusedError: If the server answered with an error.
@@ -61,12 +61,12 @@ class Line(Protocol):
         ...
 
     async def give_back(self) -> None:
-        """Let others have it; nothing that ends badly here is raised."""
+        """Give the connection back to its lender; a failure here is not raised."""
         ...
 
 
 class Tally:
-    """How many calls of others the server has served."""
+    """How many calls the server has served that did not go through the reader."""
 
     def __init__(self) -> None:
         self.total = 0
@@ -77,7 +77,7 @@ class _Batch:
 
     def __init__(self, served: int) -> None:
         self.served = served
-        """Calls of others that had been served when it began."""
+        """The total of the tally when this batch began."""
         self.keys: dict[str, int] = {}
         self.waiting: list[Waiting] = []
         self.open = True
@@ -110,7 +110,7 @@ class _Batch:
         self.end()
 
     def end(self) -> None:
-        """Let go of everybody: the batch itself may be remembered for long."""
+        """Let go of callers, lane and timer: the reader may remember the batch itself for long."""
         self.open = False
         self.waiting = []
         self.lane = None
@@ -118,7 +118,7 @@ class _Batch:
             self.timer.cancel()
 
     def parts(self, most: Callable[[], int]) -> Iterator[_Batch]:
-        """Yield what is still awaited in batches without a timer, each of *most* keys at most, or one look-up.
+        """Yield the look-ups still awaited in batches without a timer, of *most* keys at most, or one look-up.
 
         Look-ups of the same keys stay together.
         """
@@ -139,13 +139,13 @@ class _Batch:
 
 
 class Reader:
-    """Reads for all who ask in the running event loop.
+    """Reads for all callers in the running event loop.
 
     Args:
         lend: Gives a connection when one is free.
         timeout: Seconds that a look-up may take, all waits included.
         lanes: Commands under way at once.
-        served: Tells whether others are served meanwhile.
+        served: Counts the calls beside the reader's that the server serves meanwhile.
     """
 
     def __init__(
@@ -161,16 +161,16 @@ class Reader:
         self._served = served or Tally()
         self._loop = asyncio.get_running_loop()
         self._context = Context()
-        """Of nobody: what is asked for many is done in the context of none of them."""
+        """An empty context: what is done for many callers is done in the context of none of them."""
         self._lanes: set[asyncio.Task[None]] = set()
         self._queue: deque[_Batch] = deque()
-        """Those that have no lane yet."""
+        """The batches that have no lane yet, the oldest first."""
         self._newest = _Batch(0)
         self._newest.end()
         self._room = MAX_KEYS
-        """Keys for which a command may ask: half of those that one asked in vain, more after one that was full."""
+        """Keys that a command may ask for: half after one that had no answer, more after one that was full."""
         self._bytes_per_key = 0.0
-        """Of the latest answers with many, on average."""
+        """The average of the latest answers with many keys."""
 
     def ask(self, keys: Sequence[str]) -> asyncio.Future[Answer]:
         """Return a future of the bytes under each of *keys*, read at one instant, or of why they are not known."""
@@ -182,12 +182,12 @@ class Reader:
         return future
 
     async def settle(self) -> None:
-        """Return when nothing that was asked is under way any more."""
+        """Return once no command is under way any more."""
         while self._lanes:
             await asyncio.wait(self._lanes)
 
     async def close(self) -> None:
-        """End what is under way, and tell who waits for it."""
+        """End the commands under way and the batches that wait, and tell their callers."""
         while self._queue:
             self._queue.popleft().fail(BackendError(CLOSED))
         lanes = [*self._lanes]
@@ -206,7 +206,7 @@ class Reader:
         batch.timer = self._loop.call_later(LAST_LOOK_S, self._give_up, batch, context=self._context)
 
     def _give_up(self, batch: _Batch) -> None:
-        """Tell who waits for *batch* that its time is over, and let nobody read what may still come."""
+        """Tell the callers of *batch* that its time is over, and have no answer read that may still come."""
         late = time.monotonic() - batch.begun - self._timeout
         fault, missed = Fault.STALLED if late > STALLED_S else Fault.AWAY, "answer"
         if batch.open and self._served.total > batch.served:
@@ -221,7 +221,7 @@ class Reader:
                 self._room = max(FEW_KEYS, min(self._most_keys(), keys) // 2)
 
     def _open_lane(self) -> None:
-        """Begin a lane, if there may be one more; what is asked for in this turn of the loop still joins it."""
+        """Begin a lane, if there may be one more; look-ups of this turn of the loop still join its batch."""
         if len(self._lanes) < self._most:
             lane = self._loop.create_task(self._serve(), context=self._context.copy())
             self._lanes.add(lane)
@@ -241,7 +241,7 @@ class Reader:
             self._open_lane()
 
     async def _serve(self) -> None:
-        """Ask for what has gathered, until nothing has or others want the connection."""
+        """Ask for the waiting batches, until there are none, one fails, or other calls want the connection."""
         line: Line | None = None
         try:
             while (line is None or not line.is_wanted) and (batch := self._oldest()) is not None:
@@ -252,7 +252,7 @@ class Reader:
                 except asyncio.CancelledError:
                     batch.fail(BackendError(CLOSED))
                     raise
-                except Exception as error:  # noqa: BLE001  whatever it is, it is told to who asked
+                except Exception as error:  # noqa: BLE001  whatever it is, the callers are told
                     batch.fail(error)
                     break
         finally:
@@ -260,7 +260,7 @@ class Reader:
                 await line.give_back()
 
     async def _fetch(self, batch: _Batch, line: Line) -> None:
-        """Ask *line* for all of *batch*, in parts where there is no room for it in one command."""
+        """Ask *line* for all of *batch*, in parts where it has more keys than one command may."""
         batch.open = False
         if len(batch.keys) <= self._most_keys():
             await self._ask(batch, line)
@@ -270,7 +270,7 @@ class Reader:
         batch.end()
 
     async def _ask(self, batch: _Batch, line: Line) -> None:
-        """Ask *line* for *batch*; where that is refused, for each alone: one may want what it must not have."""
+        """Ask *line* for *batch*; if the server refuses, for each look-up alone: one may name a forbidden key."""
         try:
             values = await line.ask([*batch.keys])
         except RefusedError as refused:
@@ -286,7 +286,7 @@ class Reader:
             self._learn(values)
 
     def _most_keys(self) -> int:
-        """Return for how many keys the next command asks at most, as far as there are more look-ups than one."""
+        """Return how many keys the next command may ask for; a look-up alone may have more."""
         return max(1, min(self._room, int(MAX_BYTES / max(1.0, self._bytes_per_key))))
 
     def _learn(self, values: Values) -> None:

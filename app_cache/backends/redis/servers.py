@@ -1,6 +1,6 @@
 """Which server is connected to, and how: one by a plan, a set under Sentinel, or whatever a given pool has.
 
-Nothing here connects: it makes the `Client` of an event loop, which does so with its first call.
+Nothing here connects: a server here makes the `Client` of an event loop, which connects with its first call.
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ RELIED_UPON: Final = (
     (ConnectionPool, "_get_in_use_connections"),
     (AbstractConnection, "_connect"),
 )
-"""What `lending` and `connections` use of redis-py though it promises none of it."""
+"""Private names of redis-py that `lending` and `connections` use: it promises none of them."""
 
 
 class Server(Protocol):
-    """What is connected to."""
+    """A server, or a set of them, and how to connect to it."""
 
     address: RedisUrl
 
     def client(self, read_timeout: float) -> Client:
         """Return a client for the running event loop, which reads within *read_timeout* seconds.
 
-        It connects with its first call.
+        The client connects with its first call.
 
         Raises:
             OSError: If a file of certificates cannot be read.
@@ -108,7 +108,7 @@ class _PlannedServer:
         return {"connection_class": connection_class, "tls_context": self._tls_context}
 
     def _session(self) -> dict[str, Any]:
-        """Return what holds for each connection to a server that keeps values."""
+        """Return the options of each connection to a server that keeps values."""
         return self._socket() | {
             "username": self.address.username,
             "password": self.address.password,
@@ -120,7 +120,7 @@ class _PlannedServer:
         return {"username": self._plan.sentinel_username, "password": self._plan.sentinel_password}
 
     def _socket(self) -> dict[str, Any]:
-        """Return what holds for each connection, to a Sentinel too."""
+        """Return the options of each connection, those to a Sentinel included."""
         plan = self._plan
         retried = (RedisConnectionError, RedisTimeoutError) if plan.retry_on_timeout else (RedisConnectionError,)
         options: dict[str, Any] = {
@@ -154,7 +154,7 @@ class _GivenPool:
 
 
 def server_of(url: str | NotGiven, url_source: str | None, options: RedisOptions) -> Server:
-    """Return what to connect to.
+    """Return the server to connect to.
 
     Args:
         url: Where it is, unless *options* have a pool.
@@ -162,7 +162,7 @@ def server_of(url: str | NotGiven, url_source: str | None, options: RedisOptions
         options: How to connect, each checked by itself.
 
     Raises:
-        ConfigurationError: If nothing can be connected to so, or not with the redis-py that is installed.
+        ConfigurationError: If *url* and *options* cannot work, or the redis-py that is installed cannot be used.
     """
     _check_redis_py()
     pool = options.get("connection_pool")

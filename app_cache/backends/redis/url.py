@@ -1,7 +1,7 @@
 """Where a Redis is: the URLs that `RedisBackend` takes, read into values.
 
-Nothing here connects, logs, or imports redis. What is wrong is said without anything that could be a secret: of a
-URL that cannot be read, only what certainly is an address is shown.
+Nothing here connects, logs, or imports redis. Errors show nothing that could be a secret: of a URL that cannot be
+read, only what certainly is an address.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ UNIX = "unix"
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*", re.IGNORECASE | re.ASCII)
 _NO_PORT = r"port|\$\{[\w:-]+\}"
-"""What was to be filled in."""
+"""What stands for a port that was to be filled in."""
 _NODE = rf"(?:\[[0-9a-f:.]+\]|[\w.-]*)(?::(?:\d{{1,5}}|{_NO_PORT}))?|(?:localhost|[\d.]+|\[[0-9a-f:.]+\]):\d+"
 _ADDRESS = re.compile(rf"(?:{_NODE})(?:,(?:{_NODE}))*(?:/[\w./-]*)?", re.IGNORECASE | re.ASCII)
 _NODE_PARTS = re.compile(rf"(\[[0-9a-fA-F:.]+\]|[\w.-]*)(?::([0-9]*|{_NO_PORT}))?")
@@ -77,7 +77,7 @@ def parse_redis_url(url: object, source: str | None = None) -> RedisUrl:
         source: The environment variable that *url* came from, so that an error can name it.
 
     Raises:
-        ConfigurationError: If it says nothing that can be connected to.
+        ConfigurationError: If *url* names nothing that can be connected to.
     """
     name = source or "url"
     if not isinstance(url, str) or not url:

@@ -135,7 +135,7 @@ class _Lender:
     """Lends the connections of *pool* to the reader, each with one of the *turns* that all calls take.
 
     With *keeps*, a connection that is given back is kept and lent again, without the way through the pool, which
-    costs a fifth of a look-up, until other calls want its turn.
+    costs a sixth of a look-up, until other calls want its turn.
 
     A connection that has to be made is made even if the call that wants it is cancelled, and another one is made
     when a call is cancelled while it uses its connection: if making and using one took longer than a call may,

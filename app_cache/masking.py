@@ -1,25 +1,46 @@
-"""Texts as they may be shown: without secrets, and with nothing that a terminal takes for an order."""
+"""Texts as they may be shown: without secrets, and with nothing that a terminal takes for an order.
+
+What may be anybody's text is read in time linear in its length.
+"""
 
 from __future__ import annotations
 
 import re
+import string
 
 SECRET_NAME = re.compile(r"password|passwd|pwd|secret|token|api[_-]?key|authorization|cookie", re.IGNORECASE)
 """What the name of a secret has in it."""
-_VALUE = r"\*{3}|'[^']*'|\"[^\"]*\""
+_QUOTED = r"'(?:[^'\\\n]|\\.)*'|\"(?:[^\"\\\n]|\\.)*\""
 _SECRET_PAIR = re.compile(
-    rf"((?:{SECRET_NAME.pattern})['\"]?)(?:(=)(?:{_VALUE}|[^&\s]+)|(:\s*)(?:{_VALUE}|[^\s'\"].*))", re.IGNORECASE
+    rf"""
+    (
+      (?:{SECRET_NAME.pattern}) =                                      # an argument, a query
+    | (?:{SECRET_NAME.pattern}) ['"] : \s*                             # JSON, a dictionary
+    | (?<![a-z0-9]) (?:password|passwd|pwd|secret|api[_-]?key) : [ ]+  # YAML
+    )
+    (?: \*{{3}} | b?(?:{_QUOTED}) | [^&\s]+ )
+    """,
+    re.IGNORECASE | re.VERBOSE,
 )
-"""A secret after its name: to the next blank or ``&`` after ``=``, to the end of the line after a colon."""
-_WORD = re.compile(r"'[^'\n]*://[^'\n]*'|\"[^\"\n]*://[^\"\n]*\"|\S+")
-"""What may be a URL: one in quotes may have blanks in it."""
+"""The name of a secret, and the secret: a text in quotes, or what goes to the next blank or ``&``."""
+_SECRET_FIELD = re.compile(r"(?<![a-z0-9])((?:authorization|cookie): +)[^'\"\n]+", re.IGNORECASE)
+"""A field of a message, which goes to the end of the line."""
+_SCHEME = frozenset(string.ascii_letters + string.digits + "+-.")
+_UNTIL = {
+    "": re.compile(r"\S*"),
+    "'": re.compile(r"(?:[^'\\\n]|\\.)*"),
+    '"': re.compile(r'(?:[^"\\\n]|\\.)*'),
+}
+"""What goes to the end of a URL, by the quotation mark before it: in quotes there may be blanks in it."""
 
 
 def without_secrets(text: str) -> str:
-    """Return *text* with ``***`` for what precedes a URL's ``@`` and what follows ``password=`` and its like."""
-    if "://" in text:
-        text = _WORD.sub(_without_userinfo, text)
-    return _SECRET_PAIR.sub(_without_value, text)
+    """Return *text* with ``***`` for what precedes a URL's ``@`` and what follows ``password=`` and its like.
+
+    >>> without_secrets("redis://shop:s3cret@host:6379, token=abc")
+    'redis://***@host:6379, token=***'
+    """
+    return _SECRET_FIELD.sub(r"\1***", _SECRET_PAIR.sub(r"\1***", _without_userinfo(text)))
 
 
 def escaped(text: str) -> str:
@@ -29,11 +50,28 @@ def escaped(text: str) -> str:
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
-def _without_userinfo(word: re.Match[str]) -> str:
-    scheme, mark, rest = word[0].partition("://")
-    _, at, place = rest.rpartition("@")
-    return f"{scheme}{mark}***@{place}" if at else word[0]
+def _without_userinfo(text: str) -> str:
+    shown: list[str] = []
+    at = 0
+    while (mark := text.find("://", at)) >= 0:
+        start = mark + len("://")
+        end = _end_of_url(text, _quotation_mark(text, mark, at), start)
+        _, sign, place = text[start:end].rpartition("@")
+        shown += (text[at:start], "***@" if sign else "", place)
+        at = end
+    return "".join(shown) + text[at:]
 
 
-def _without_value(pair: re.Match[str]) -> str:
-    return f"{pair[1]}{pair[2] or pair[3]}***"
+def _quotation_mark(text: str, mark: int, at: int) -> str:
+    """Return the quotation mark before the scheme that ends at *mark*, if there is one after *at*."""
+    while mark > at and text[mark - 1] in _SCHEME:
+        mark -= 1
+    return text[mark - 1] if mark > at and text[mark - 1] in _UNTIL else ""
+
+
+def _end_of_url(text: str, quote: str, start: int) -> int:
+    for each in (quote, ""):
+        end = _UNTIL[each].match(text, start).end()  # type: ignore[union-attr]  # it matches nothing, too
+        if text[end : end + 1] == each or not each:
+            return end
+    return len(text)

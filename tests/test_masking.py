@@ -21,6 +21,7 @@ from app_cache import (
 )
 from app_cache.masking import escaped, without_secrets
 from containers import CacheContainer, close, install
+from tests.timing import assert_within
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +34,9 @@ URL: Any = "redis://shop:s3cret@cache.example.com"
     [
         pytest.param("at redis://me:s3cret@host:1/0 now", "at redis://***@host:1/0 now", id="a URL"),
         pytest.param("not 'redis://me:s3 cret@host'", "not 'redis://***@host'", id="a URL with a blank"),
-        pytest.param('"a b redis://me:s3 cret@host"', '"a b redis://***@host"', id="a URL in a sentence"),
+        pytest.param("['redis://me:s3 cret@h', 'x']", "['redis://***@h', 'x']", id="a URL in a list"),
+        pytest.param("url=b'redis://me:s3 cret@h', 1", "url=b'redis://***@h', 1", id="a URL in bytes"),
+        pytest.param("it's redis://me:s3cret@h now", "it's redis://***@h now", id="an apostrophe"),
         pytest.param("redis://host:1/0", "redis://host:1/0", id="a URL without a user"),
         pytest.param("ask me@host", "ask me@host", id="an address"),
         pytest.param("?db=0&password=s3cret&x=1", "?db=0&password=***&x=1", id="a query"),
@@ -42,14 +45,42 @@ URL: Any = "redis://shop:s3cret@cache.example.com"
         pytest.param('{"password": "s3 cret", "x": 1}', '{"password": ***, "x": 1}', id="JSON"),
         pytest.param("{'X-Api-Key': 's3cret', 'x': 1}", "{'X-Api-Key': ***, 'x': 1}", id="a dictionary"),
         pytest.param("Authorization: Bearer s3cret\nAge: 1", "Authorization: ***\nAge: 1", id="a header"),
+        pytest.param("Set-Cookie: a=s3cret; Path=/", "Set-Cookie: ***", id="a cookie"),
+        pytest.param("db_password: s3cret now", "db_password: *** now", id="YAML"),
+        pytest.param("'pwd': 'it\\'s \"s3cret\" q', 1", "'pwd': ***, 1", id="both quotation marks"),
         pytest.param("the password is wrong", "the password is wrong", id="the word alone"),
         pytest.param("tokens: 5", "tokens: 5", id="another word"),
+        pytest.param("(/reset/{token:path}) has", "(/reset/{token:path}) has", id="a path"),
+        pytest.param("back as AccessToken: it is", "back as AccessToken: it is", id="a class"),
+        pytest.param("at redis.token:6379 is", "at redis.token:6379 is", id="a host"),
     ],
 )
 def test_without_secrets(text: str, shown: str) -> None:
     """What precedes the ``@`` of a URL, and what follows the name of a secret, is left out, and nothing else."""
     assert without_secrets(text) == shown
     assert without_secrets(shown) == shown
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "'a://",
+        " 'a://",
+        "'a:// \"b:// ",
+        "x",
+        "://",
+        "a://@",
+        "'a://\\",
+        "pwd='",
+        'pwd="x ',
+        "pwd='\\",
+        "token':   '",
+        "pwd: ",
+    ],
+)
+def test_long_texts(part: str) -> None:
+    """The time that it takes grows with the length of the text, whatever that is: clients make texts, too."""
+    assert_within(1.0, without_secrets, part * (200_000 // len(part)))
 
 
 def test_escaped() -> None:

@@ -164,7 +164,7 @@ class Environment:
     """Stands before all keys unless ``CACHE_NAMESPACE`` is given."""
     invalidation: Callable[[StoredResponses], InvalidationService] | None = None
     """Makes the invalidation service; the default one if None."""
-    backends: Mapping[str, BackendBuilder] = field(default_factory=lambda: BACKENDS)
+    backends: Mapping[str, BackendBuilder] | None = field(default=None, hash=False)
     """The builders that ``CACHE_BACKEND`` may name, by name: the one it names is used in place of *backend*."""
 
     def __post_init__(self) -> None:
@@ -173,6 +173,12 @@ class Environment:
             if not callable(make) and (make is not None or part == "backend"):
                 kind = type(make).__qualname__
                 raise ConfigurationError(f"{part} of Environment({self.name!r}) must be {right}, not a {kind}")
+        named: object = self.backends
+        if named is not None and not (isinstance(named, Mapping) and all(map(callable, named.values()))):
+            raise ConfigurationError(
+                f"backends of Environment({self.name!r}) must be a mapping of names to callables of the settings, "
+                f"such as {{**BACKENDS, 'memory': …}}, not {named!r}"
+            )
 
 
 _MAKES = {
@@ -194,13 +200,12 @@ def development_backend(settings: CacheSettings) -> CacheBackend:
 
 _LOCAL_REDIS = partial(redis_backend, url=DEFAULT_URL, max_connections=5)
 _STAGING_REDIS = partial(redis_backend, url="redis://staging-redis:6379", max_connections=10)
-_IN_DEVELOPMENT: Mapping[str, BackendBuilder] = MappingProxyType(
-    {"memory": partial(memory_backend, max_size=100), "redis": _LOCAL_REDIS}
-)
-_IN_TESTING: Mapping[str, BackendBuilder] = MappingProxyType(
-    {"memory": partial(memory_backend, max_size=50), "redis": _LOCAL_REDIS}
-)
-_IN_STAGING: Mapping[str, BackendBuilder] = MappingProxyType({**BACKENDS, "redis": _STAGING_REDIS})
+_IN_DEVELOPMENT: dict[str, BackendBuilder] = {
+    "memory": partial(memory_backend, max_size=100),
+    "redis": _LOCAL_REDIS,
+}
+_IN_TESTING: dict[str, BackendBuilder] = {"memory": partial(memory_backend, max_size=50), "redis": _LOCAL_REDIS}
+_IN_STAGING: dict[str, BackendBuilder] = {**BACKENDS, "redis": _STAGING_REDIS}
 
 ENVIRONMENTS: Mapping[str, Environment] = MappingProxyType(
     {
@@ -280,10 +285,11 @@ def build_backend(settings: CacheSettings, environments: Mapping[str, Environmen
     named = settings.cache_backend
     if named is None:
         return environment.backend(settings)
-    if named not in environment.backends:
-        has = ", ".join(environment.backends) or "none"
+    backends = BACKENDS if environment.backends is None else environment.backends
+    if named not in backends:
+        has = ", ".join(backends) or "none"
         raise ConfigurationError(f"CACHE_BACKEND={named}: backends of Environment({environment.name!r}) has {has}")
-    return environment.backends[named](settings)
+    return backends[named](settings)
 
 
 class CacheConfig:
@@ -368,11 +374,14 @@ def _check_certificates(path: str) -> None:
 
 
 def _what_is_wrong(error: ValidationError, fields: Mapping[str, FieldInfo]) -> str:
-    """Return a clause for each of *fields* that pydantic refused: its variable, what is right, what it is."""
+    """Return a clause for each of *fields* that pydantic refused: its variable, what is right, what it is.
+
+    What a variable of a subclass holds is not shown: it may be a secret.
+    """
     clauses = []
     for detail in error.errors(include_url=False, include_context=False):
         name = str(detail["loc"][0]) if detail["loc"] else "settings"
-        field = fields.get(name)
-        shown = f", not {detail['input']!r}" if field is not None and field.repr else ""
+        ours, field = CacheSettings.model_fields.get(name), fields.get(name)
+        shown = f", not {detail['input']!r}" if ours is not None and ours.repr else ""
         clauses.append(f"{name.upper()} must be {(field and field.description) or 'valid'}{shown}")
     return "; ".join(clauses)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import certifi
 import pytest
+from pydantic import Field, SecretStr
 
 from app_cache import config
 from app_cache.backends.memory import MemoryBackend
@@ -192,6 +195,16 @@ class TestSettings:
         settings = CacheSettings({"REDIS_URL": "redis://:s3cret@h", "CACHE_NAMESPACE": "shop"})
         assert "shop" in repr(settings)
         assert "s3cret" not in repr(settings) + str(settings)
+
+    def test_secret_of_a_subclass(self) -> None:
+        """What is wrong in a setting of a subclass is named, and not shown: it may be a secret."""
+
+        class ShopSettings(CacheSettings):
+            shop_pin: SecretStr = Field(min_length=12)
+
+        settings: Any = ShopSettings
+        with pytest.raises(ConfigurationError, match=r"^SHOP_PIN must be valid$"):
+            settings({"SHOP_PIN": "1234"})
 
     def test_subclass(self, no_variables: pytest.MonkeyPatch) -> None:
         """A subclass adds settings of its own, read in the same way."""
@@ -465,6 +478,10 @@ class TestEnvironments:
             pytest.param("backend", None, "callable of the settings .* a NoneType", id="no backend"),
             pytest.param("key_generator", DefaultKeyGenerator(), "such as its class, not a Def", id="generator"),
             pytest.param("invalidation", 5, "callable of the stored responses .* not a int", id="invalidation"),
+            pytest.param("backends", "memory", "a mapping of names .* not 'memory'", id="backends"),
+            pytest.param(
+                "backends", {"redis": MemoryBackend()}, "a mapping of names", id="backends that are built"
+            ),
         ],
     )
     def test_parts(self, part: str, given: Any, right: str) -> None:
@@ -485,6 +502,16 @@ class TestEnvironments:
         """What is no mapping of environments is refused where one is chosen."""
         with pytest.raises(ConfigurationError, match=message):
             build_backend(CacheSettings({"ENVIRONMENT": "testing"}), environments)
+
+    @pytest.mark.usefixtures("recorded")
+    @pytest.mark.parametrize("name", ["development", "testing", "staging", "production"])
+    def test_copies(self, name: str) -> None:
+        """An environment can be copied, as a container copies what it is given, sent elsewhere, and be a key."""
+        environment = ENVIRONMENTS[name]
+        assert {environment, copy.copy(environment)} == {environment}
+        settings = CacheSettings({"REDIS_URL": LOCAL, "ENVIRONMENT": name})
+        for other in (copy.deepcopy(environment), pickle.loads(pickle.dumps(environment))):  # noqa: S301 - ours
+            assert built(build_backend(settings, {name: other})) == built(build_backend(settings))
 
     @pytest.mark.parametrize("mapping", [ENVIRONMENTS, BACKENDS], ids=["ENVIRONMENTS", "BACKENDS"])
     def test_read_only(self, mapping: Any) -> None:

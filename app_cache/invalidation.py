@@ -6,6 +6,8 @@ import re
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import unquote, urlsplit
 
+import idna
+
 from app_cache.checks import checked_tag, kind_of
 from app_cache.clock.base import InvalidationResult, Order
 from app_cache.clock.names import key_stamp, tag_stamp, url_stamp
@@ -24,6 +26,8 @@ _STORED = re.compile(r"cache:(?:.+:)?[0-9a-f]{64}", re.DOTALL)
 """What the key of an entry looks like."""
 _NOT_IN_URLS = re.compile(r"[\x00-\x20\x7f]")
 """Characters that a decoded path may have, and that `urlsplit` would drop."""
+_AROUND_URLS = "".join(map(chr, range(0x21)))
+"""Characters that mean nothing at either end of a URL: that which ends a line, for one."""
 
 
 class InvalidationService:
@@ -128,11 +132,11 @@ def stamp_of_url(url: str | URL) -> str:
         ConfigurationError: If it is neither an absolute http(s) URL nor a path, or has a user or
             a port that cannot be.
     """
-    text = _NOT_IN_URLS.sub(lambda octet: f"%{ord(octet[0]):02X}", str(url))
+    text = _NOT_IN_URLS.sub(lambda octet: f"%{ord(octet[0]):02X}", str(url).strip(_AROUND_URLS))
     try:
         parts = urlsplit(text)
         is_plain = parts.username is None and parts.port != 0
-        netloc = parts.netloc if parts.netloc.isascii() else parts.netloc.encode("idna").decode("ascii")
+        netloc = parts.netloc if parts.netloc.isascii() else _in_ascii(parts.netloc)
     except ValueError:
         raise _wrong_url(url) from None
     path = unquote(parts.path)
@@ -141,6 +145,16 @@ def stamp_of_url(url: str | URL) -> str:
     if parts.scheme not in ("http", "https") or not parts.netloc or not is_plain:
         raise _wrong_url(url)
     return url_stamp(path or "/", origin(parts.scheme, netloc))
+
+
+def _in_ascii(netloc: str) -> str:
+    """Return *netloc* with its host as requests have it (RFC 5891, UTS 46).
+
+    Raises:
+        UnicodeError: If it is no host.
+    """
+    host, colon, port = netloc.partition(":")
+    return f"{idna.encode(host, uts46=True).decode('ascii')}{colon}{port}"
 
 
 def _wrong_url(url: object) -> ConfigurationError:

@@ -104,6 +104,7 @@ async def test_epochs() -> None:
         pytest.param("by_url", ["//host/x"], {}, "not '//host/x'", id="URL without a scheme"),
         pytest.param("by_url", ["ftp://host/x"], {}, "not 'ftp://host/x'", id="wrong scheme"),
         pytest.param("by_url", ["http://[::1/x"], {}, "a URL must be", id="broken URL"),
+        pytest.param("by_url", ["http://ü..example/x"], {}, "a URL must be", id="host that is none"),
         pytest.param("by_url", ["http://h:abc/x"], {}, "a port of at most 65535", id="port that is no number"),
         pytest.param("by_url", ["http://h:99999/x"], {}, "not 'http://h:99999/x'", id="port that cannot be"),
         pytest.param("by_url", ["https://u:s3cret@h/x"], {}, r"not 'https://\*\*\*@h/x'", id="URL with a user"),

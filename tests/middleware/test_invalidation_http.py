@@ -755,9 +755,11 @@ async def test_under_a_root_path_without_its_slash(way: str, prefix: str) -> Non
     ("asked", "host", "named"),
     [
         pytest.param("/users/a%09b", "test", "/users/a\tb", id="tab"),
-        pytest.param("/users/a%0D%0A", "test", "/users/a\r\n", id="end of line"),
-        pytest.param("/users/a%0A", "test", "http://test/users/a\n", id="in a whole URL"),
-        pytest.param("/users/7", "xn--bcher-kva.example", "https://bücher.example/users/7", id="host"),
+        pytest.param("/users/a%0D%0Ab", "test", "/users/a\r\nb", id="end of line"),
+        pytest.param("/users/a%0Ab", "test", "http://test/users/a\nb", id="in a whole URL"),
+        pytest.param("/users/7", "test", " http://test/users/7\r\n", id="blanks around it"),
+        pytest.param("/users/7", "xn--bcher-kva.example", "https://Bücher.example/users/7", id="host"),
+        pytest.param("/users/7", "xn--fa-hia.de:8000", "http://faß.de:8000/users/7", id="host and port"),
     ],
 )
 async def test_url_that_is_not_ascii(asked: str, host: str, named: str) -> None:

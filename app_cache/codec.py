@@ -17,6 +17,7 @@ import msgspec
 import xxhash
 
 from app_cache.rules.messages import Fields, StoredResponse
+from app_cache.rules.variants import announced
 
 if TYPE_CHECKING:
     from app_cache.rules.messages import Headers
@@ -51,7 +52,11 @@ class Mark(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="e"):
-    """A stored response as a backend holds it, with what an invalidation may name."""
+    """A stored response as a backend holds it, with what an invalidation may name.
+
+    *session_read*: The endpoint read the session, so middleware further out announced Cookie in Vary, which is not
+    among *headers*.
+    """
 
     key: str
     mark: Mark
@@ -66,12 +71,13 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     freshness_lifetime: Finite
     stale_while_revalidate: Finite
     stale_if_error: Finite
+    session_read: bool = False
 
     def response(self) -> StoredResponse:
-        """Return the response that is kept."""
+        """Return the response that is kept, as clients get it."""
         return StoredResponse(
             self.status,
-            Fields(self.headers),
+            Fields(announced(self.headers, ("cookie",)) if self.session_read else self.headers),
             self.body,
             self.requested_at,
             self.received_at,

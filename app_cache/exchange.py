@@ -503,7 +503,7 @@ class Exchange:
         (*waited*), it must also be what this client asks for, and not have been invalidated during the wait.
         """
         response, now = entry.response(), self.store.now()
-        if not self._is_variant_of(leader, entry.headers):
+        if not self._is_variant_of(leader, response.headers if self.policy.http_only else entry.headers):
             return False
         if waited:
             return answers_others(response, self.policy, now)
@@ -512,6 +512,8 @@ class Exchange:
 
     def _is_variant_of(self, leader: Filling, answer: Headers) -> bool:
         """Return whether this request and the *leader*'s agree in the fields by which *answer* varies."""
+        if vary_fields(answer) is None:
+            return False
         vary = selecting_fields(answer, self.policy)
         own = variant_key(self.known.key, vary, self.request.headers)
         return own == variant_key(self.known.key, vary, leader.request.headers)

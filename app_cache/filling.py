@@ -102,6 +102,7 @@ class Filling:
         """The entity tag that was made for an answer without one."""
         self.stored = False
         self._tags: frozenset[str] = frozenset()
+        self._session_was_read = False
         self._head = NOT_STARTED
         self._said = NOTHING_SAID
         self._requested_at = 0.0
@@ -201,6 +202,7 @@ class Filling:
 
     async def _update(self, stored: Entry) -> Outcome:
         self._tags = frozenset(tag for tag in stored.tags if not is_group_stamp(tag))
+        self._session_was_read = stored.session_read
         headers = freshened(_without_made_tag(stored), self._head.headers, self.store.now())
         head, said = ResponseHead(stored.status, headers), response_directives(headers)
         self.refusal = self._why_not_update(head, said)
@@ -294,6 +296,8 @@ class Filling:
         await self._store(stale, VALIDATED_FOR, stored.headers, stored.key)
 
     async def _store(self, entry: Entry, seconds: float, headers: Headers, replaced: str | None) -> bool:
+        if entry.session_read and self.policy.http_only:
+            headers = announced(headers, ("cookie",))  # by the RFC alone it selects, whoever has announced it
         vary = selecting_fields(headers, self.policy)
         return await self.store.keep(entry, seconds, self.request.headers, vary, self._turn, replaced)
 
@@ -318,7 +322,9 @@ class Filling:
             self._requested_at,
             received_at,
             compact(lifetime),
-            *map(compact, windows),
+            compact(windows[0]),
+            compact(windows[1]),
+            session_read=self._session_was_read or (self.session is not None and self.session.is_read()),
         )
         return entry, keep_for(head, lifetime, windows, self.policy)
 
@@ -333,10 +339,6 @@ class Filling:
 
     def _stored_fields(self, head: ResponseHead, body: bytes) -> Headers:
         headers = announced(head.headers, self.policy.include_headers)
-        if self.session is not None and self.session.is_read():
-            headers = announced(
-                headers, ("cookie",)
-            )  # as middleware further out does, which is not asked at a hit
         if head.status == 200 and not has_field(headers, b"etag"):
             self.entity_tag = entity_tag_of(body, headers)
             headers = (*headers, (b"etag", self.entity_tag))

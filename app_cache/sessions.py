@@ -68,7 +68,10 @@ class SessionWatch:
 
     def is_read(self) -> bool:
         """Return whether it says that it was looked at: its middleware then adds Cookie to Vary."""
-        return bool(getattr(self._session, "accessed", False))
+        try:
+            return getattr(self._session, "accessed", False) is True
+        except Exception:  # noqa: BLE001  as above
+            return False
 
 
 def session_watch(scope: Mapping[str, Any]) -> SessionWatch | None:

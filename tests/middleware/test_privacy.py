@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import UserDict
 from itertools import count
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,6 +18,7 @@ from starlette.middleware.sessions import SessionMiddleware
 
 from app_cache import CacheMiddleware, CachePolicy, MemoryBackend, cache
 from app_cache.keys import prefix
+from app_cache.sessions import SessionWatch
 from tests.clients import all_blocked
 from tests.middleware.apps import client_of, put_cache, told
 from tests.stored import FourMethods, written
@@ -290,6 +292,106 @@ async def test_a_session_that_is_told_apart_and_read() -> None:
         ("a", "hit", True),
         ("b", "fwd=uri-miss; stored", True),
     ]
+
+
+def of_tenants(**options: Any) -> tuple[FastAPI, list[str]]:
+    """Return an application whose answers are made from sessions, one for each tenant, and its runs."""
+    app, runs = FastAPI(), list[str]()
+
+    @app.get("/")
+    @cache(timeout=60, vary_by=lambda request: request.session["tenant"], **options)
+    async def answer(request: Request) -> Response:
+        runs.append(request.session["tenant"])
+        await asyncio.sleep(0)
+        is_validated = "if-none-match" in request.headers
+        return Response("text" * 100, 304 if is_validated else 200, headers={"etag": '"a"'})
+
+    @app.post("/{tenant}/{user}")
+    async def log_in(tenant: str, user: str, request: Request) -> None:
+        request.session.update(tenant=tenant, user=user)
+
+    app.add_middleware(SessionMiddleware, secret_key="secret")
+    return app, runs
+
+
+async def logged_in(app: FastAPI, *users: str) -> list[str]:
+    """Return the cookies of *users* of one tenant."""
+    cookies = []
+    for user in users:
+        async with client_of(app) as client:
+            cookies.append((await client.post(f"/a/{user}")).headers["set-cookie"].partition(";")[0])
+    return cookies
+
+
+async def test_sessions_that_wait_for_one_run() -> None:
+    """Whom `vary_by` does not tell apart waits for one run, also if nothing can be stored of it."""
+    app, runs = of_tenants()
+    put_cache(app, backend=MemoryBackend(max_entry_bytes=100))
+    cookies = await logged_in(app, "1", "2", "3", "4")
+    async with client_of(app) as client:
+        answers = await asyncio.gather(*(client.get("/", headers={"cookie": cookie}) for cookie in cookies))
+    assert ({each.text for each in answers}, runs) == ({"text" * 100}, ["a"])
+
+
+async def test_sessions_of_a_validated_answer(clock: FakeClock) -> None:
+    """A validated answer that was made from a session is still one for all whom `vary_by` does not tell apart."""
+    app, runs = of_tenants()
+    put_cache(app, clock)
+    one, two = await logged_in(app, "1", "2")
+    async with client_of(app) as client:
+        await client.get("/", headers={"cookie": one})
+        clock.advance(61)
+        validated = await client.get("/", headers={"cookie": one})
+        other = await client.get("/", headers={"cookie": two})
+    assert (told(validated), told(other)) == ("fwd=stale; fwd-status=304; stored", "hit")
+    assert ["cookie" in each.headers["vary"].lower() for each in (validated, other)] == [True, True]
+    assert len(runs) == 2
+
+
+async def test_a_session_by_the_rfc_alone() -> None:
+    """By the RFC alone, what was made from a session is for who has the cookie: its middleware announces that."""
+    app = FastAPI()
+
+    @app.get("/")
+    async def answer(request: Request, response: Response) -> str:
+        response.headers["cache-control"] = "max-age=60"
+        return str(request.session.get("user"))
+
+    @app.post("/{tenant}/{user}")
+    async def log_in(tenant: str, user: str, request: Request) -> None:
+        request.session["user"] = user
+
+    put_cache(app, default_policy=CachePolicy.http())
+    app.add_middleware(SessionMiddleware, secret_key="secret")
+
+    cookies = await logged_in(app, "alice", "bob")
+    async with client_of(app) as client:
+        answers = [await client.get("/", headers={"cookie": cookie}) for cookie in cookies * 2]
+    assert [each.json() for each in answers] == ["alice", "bob"] * 2
+    assert [told(each) == "hit" for each in answers] == [False, False, True, True]
+
+
+class Guarded:
+    """Says that it was read by something that raises."""
+
+    @property
+    def accessed(self) -> bool:
+        raise RuntimeError("ask in another way")
+
+
+@pytest.mark.parametrize(
+    ("session", "read"),
+    [
+        pytest.param({}, False, id="a dictionary"),
+        pytest.param(SimpleNamespace(accessed=True), True, id="says so"),
+        pytest.param(SimpleNamespace(accessed=False), False, id="says no"),
+        pytest.param(SimpleNamespace(accessed=lambda: True), False, id="a method, which is not asked"),
+        pytest.param(Guarded(), False, id="raises"),
+    ],
+)
+def test_whether_a_session_was_read(session: Any, read: bool) -> None:
+    """A session was read if it says so in the way of Starlette's."""
+    assert SessionWatch(session).is_read() is read
 
 
 async def test_a_session_by_a_token() -> None:

@@ -295,6 +295,19 @@ async def test_failure_of_another_variant(fields: dict[str, str], others: str) -
     assert len(app.runs) == 3
 
 
+@pytest.mark.parametrize("vary", ["*", "accept language"])
+async def test_failure_of_no_variant(vary: str) -> None:
+    """A failure that nobody's request selects, as its `Vary` has it, is nobody's who wait."""
+
+    def answer(request: Request) -> Response:
+        return Response("failed", 503, headers={"vary": vary}) if len(app.runs) == 1 else Response("hello")
+
+    app = Gated(answer)
+    answers = await app.waves(await app.ask(1), await app.ask(3))
+    assert [answer.text for answer in answers] == ["failed", *["hello"] * 3]
+    assert len(app.runs) == 2
+
+
 async def test_failures_of_many_variants() -> None:
     """Who has waited for runs that failed for others runs the handler alone."""
 

@@ -82,8 +82,6 @@ COPIED_BACK = ("route", "endpoint", "path_params", "router")
 """What the router leaves in the scope, for middleware further out."""
 BODY_LIMIT = "starlette.max_body_size"
 """In the scope, by Starlette: how many bytes of content are let through; a router may change that."""
-FRAMED_BY_FIELDS = frozenset({"1.0", "1.1"})
-"""Versions of HTTP in which a field tells whether there is content (RFC 9112 §6); in later ones no field need."""
 NOT_LOOKED_UP = Found("")
 NOTHING_STORED = Forward(Fwd.URI_MISS)
 NO_VARIANT_STORED = Forward(Fwd.VARY_MISS)
@@ -164,8 +162,6 @@ class Exchange:
             refusal = Refusal.COOKIE  # a session is loaded when it is used, into the scope of the request itself
         if refusal is None and self.request.method in WITH_CONTENT:
             refusal = await self._read_content() if self._may_read_content() else Refusal.TOO_LARGE
-        elif refusal is None and not self._is_framed_by_fields():
-            refusal = await self._look_for_content()
         if refusal is None:
             refusal = await self._identify()
         if refusal is not None:
@@ -180,19 +176,10 @@ class Exchange:
         Else it is left unread: a router further in may have another limit, and lets it through or refuses it.
         """
         limit, headers = self.scope.get(BODY_LIMIT), self.request.headers
-        if limit is None or (self._is_framed_by_fields() and not has_content(headers)):
+        if limit is None or not has_content(headers):
             return True
         length = delta_seconds(combined(headers, b"content-length"))
         return length is not None and length <= limit
-
-    def _is_framed_by_fields(self) -> bool:
-        return self.scope.get("http_version", "1.1") in FRAMED_BY_FIELDS
-
-    async def _look_for_content(self) -> Refusal | None:
-        """Return why to pass a request for which no field tells whether it has content, or None: it has none."""
-        first = await self.receive()
-        self.receive = _replay(deque([first]), self.receive)
-        return Refusal.BODY if first.get("body") or first.get("more_body") else None
 
     async def _read_content(self) -> Refusal | None:
         """Read the content that joins the key, up to `max_body`, and put it back; return why to pass, or None."""

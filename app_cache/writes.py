@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from app_cache.backends.base import LocalBackend, WatchedBackend, capability
+from app_cache.backends.base import InstantBackend, LocalBackend, WatchedBackend, capability
 from app_cache.codec import Variants, encode
 from app_cache.tasks import end_tasks
 
@@ -105,6 +105,7 @@ class Writes:
         self._stats = stats
         self._monotonic = monotonic
         self._at_once = capability(backend, LocalBackend) is not None
+        self._is_instant = capability(backend, InstantBackend) is not None
         self._pending_bytes = 0
         self._writers: set[asyncio.Task[None]] = set()
         self._writing: set[tuple[asyncio.AbstractEventLoop, str]] = set()
@@ -120,9 +121,10 @@ class Writes:
             subject: What an invalidation may name it by; None: nothing can.
             keep_for: Seconds that the backend holds it.
         """
-        if self._at_once:
+        if self._at_once and not (self._writing and self._is_written(record.key)):
             if self.pending:
                 self.drop(record.key)
+            if self.pending and self._is_instant:
                 await self._write_pending()  # deletions: what is kept stays within its bounds
             await self._calls.attempt("store", self._write(record, subject, keep_for, encode(record)))
             return
@@ -199,6 +201,10 @@ class Writes:
             self._count_dropped(oldest)
             self.drop(oldest.key)
         self._start_writer()
+
+    def _is_written(self, key: str) -> bool:
+        """Return whether something is written to *key*, or deleted there, at this moment."""
+        return (asyncio.get_running_loop(), key) in self._writing
 
     def _count_dropped(self, pending: _Pending) -> None:
         self._stats["delete_dropped" if pending.record is None else "store_dropped"] += 1

@@ -573,11 +573,24 @@ async def turn(times: int) -> None:
         await asyncio.sleep(0)
 
 
+class SlowHere(SlowToDelete):
+    """Lives in this process, as a file does, and is slow to delete all the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._beside: dict[str, Any] = {}
+
+    def beside(self, name: str, make: Callable[[], Any]) -> Any:
+        """Return the object kept under *name*."""
+        return self._beside.setdefault(name, make())
+
+
+@pytest.mark.parametrize("kind", [SlowToDelete, SlowHere], ids=["elsewhere", "in this process"])
 @pytest.mark.parametrize("before", [0, 1, 20])
 @pytest.mark.parametrize("after", [0, 1, 20])
-async def test_stored_again_while_it_is_deleted(before: int, after: int) -> None:
+async def test_stored_again_while_it_is_deleted(before: int, after: int, kind: type[SlowToDelete]) -> None:
     """What is stored after a deletion of its key was asked for is there in the end, wherever that has got to."""
-    backend = SlowToDelete()
+    backend = kind()
     store = StoredResponses(backend)
     await fill(store, PAGE, b"first")
     await written(store)
@@ -588,6 +601,20 @@ async def test_stored_again_while_it_is_deleted(before: int, after: int) -> None
     backend.may_delete.set()
     await written(store)
     assert await body_of(StoredResponses(backend), PAGE) == b"second"
+
+
+async def test_deletions_that_are_slow_hold_up_nothing() -> None:
+    """What is stored in this process does not wait for the deletions of other keys."""
+    backend = SlowHere()
+    store = StoredResponses(backend)
+    for number in range(2 * WRITERS):
+        store.drop(Page(f"/{number}").key, store.next_turn())
+    await turn(20)
+    async with asyncio.timeout(10):
+        await fill(store, PAGE)
+    assert await body_of(store, PAGE) == b"old"
+    backend.may_delete.set()
+    await written(store)
 
 
 async def test_deletion_of_what_is_set_directly() -> None:

@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from app_cache.codec import Mark
-from app_cache.flight import FEW, MARKER_S, NOT_SHARED, REST_S, Fill, Flight, Outcome, Share, land
+from app_cache.flight import (
+    FEW,
+    MARKER_S,
+    NOT_SHARED,
+    REST_S,
+    UNADMITTED,
+    Fill,
+    Flight,
+    Outcome,
+    Share,
+    land,
+)
 from app_cache.rules.messages import Answer
 from app_cache.testing import FakeClock
 from tests.stored import Page
@@ -460,6 +471,11 @@ async def test_run_raises_with_nobody_to_tell(scene: Scene) -> None:
     assert await scene.outcomes() == [FAILED] * 3
     await turns()
     assert scene.unheard == [scene.handler.ended]
+
+
+def test_outcomes_that_say_nothing() -> None:
+    """That an answer is not shared, and that its request was not let through, are two outcomes."""
+    assert NOT_SHARED != UNADMITTED
 
 
 async def test_failing_answer_holds_its_end() -> None:

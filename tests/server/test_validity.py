@@ -10,8 +10,10 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from app_cache import DefaultKeyGenerator, InvalidationService, MemoryBackend, MetricsBackend
+from app_cache.offers import EXTENSION, Offer
 from app_cache.testing import FakeClock
 from containers import CacheContainer, install
+from tests.middleware.apps import scope_of
 from tests.server.apps import Shop, shop
 from tests.server.rig import Line, Unserved, get
 
@@ -228,6 +230,27 @@ async def test_container_that_is_gone(caplog: pytest.LogCaptureFixture) -> None:
     containers.clear()
     assert (await line.ask(ITEM)).status == 500
     assert "cache.hit_failed" in caplog.text
+
+
+async def test_offer_of_a_container_that_is_gone(caplog: pytest.LogCaptureFixture) -> None:
+    """An offer does not hold where its container raises, and says that it did."""
+    containers, app, offers = [CacheContainer()], shop(), list[Offer]()
+    install(app, lambda: containers[0])
+
+    async def discard(message: Any) -> None: ...
+
+    for _ in range(3):
+        extensions = {EXTENSION: lambda offer, scope: offers.append(offer)}
+        await app(scope_of("/items/7", extensions=extensions), receive_nothing, discard)
+    assert offers[-1].given() is not None
+    containers.clear()
+    assert offers[-1].given() is None
+    assert "cache.hit_failed" in caplog.text
+
+
+async def receive_nothing() -> dict[str, Any]:
+    """Return a request without content."""
+    return {"type": "http.request", "body": b"", "more_body": False}
 
 
 async def test_provider_that_raises(served: Served) -> None:

@@ -348,6 +348,27 @@ async def test_sessions_of_a_validated_answer(clock: FakeClock) -> None:
     assert len(runs) == 2
 
 
+async def test_a_session_that_a_validation_does_not_read(clock: FakeClock) -> None:
+    """What was made from a session is announced as such after a validation, though that did not look at it."""
+    app = FastAPI()
+
+    @app.get("/")
+    @cache(timeout=60)
+    async def answer(request: Request) -> Response:
+        if "if-none-match" in request.headers:
+            return Response(status_code=304, headers={"etag": '"a"'})
+        return Response(str(request.session.get("id")), headers={"etag": '"a"'})
+
+    put_cache(app, clock)
+    app.add_middleware(SessionMiddleware, secret_key="secret")
+    async with client_of(app) as client:
+        await client.get("/")
+        clock.advance(61)
+        answers = [await client.get("/") for _ in range(3)]
+    assert [told(each) for each in answers] == ["fwd=stale; fwd-status=304; stored", "hit", "hit"]
+    assert [each.headers.get("vary") for each in answers] == ["cookie"] * 3
+
+
 async def test_a_session_by_the_rfc_alone() -> None:
     """By the RFC alone, what was made from a session is for who has the cookie: its middleware announces that."""
     app = FastAPI()

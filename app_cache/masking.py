@@ -16,14 +16,14 @@ _SECRET_PAIR = re.compile(
     (
       (?:{SECRET_NAME.pattern}) =                                      # an argument, a query
     | (?:{SECRET_NAME.pattern}) ['"] : \s*                             # JSON, a dictionary
-    | (?<![a-z0-9]) (?:password|passwd|pwd|secret|api[_-]?key) : [ ]+  # YAML
+    | (?: password|passwd|pwd|api[_-]?key | (?<![a-z0-9])secret | (?<=[_-])token ) : [ ]+  # YAML
     )
-    (?: \*{{3}} | b?(?:{_QUOTED}) | [^&\s]+ )
+    (?: \*{{3}} | b?(?:{_QUOTED}) | \[[^\]\n]{{0,1000}}\] | [^&\s]+ )
     """,
     re.IGNORECASE | re.VERBOSE,
 )
 """The name of a secret, and the secret: a text in quotes, or what goes to the next blank or ``&``."""
-_SECRET_FIELD = re.compile(r"(?<![a-z0-9])((?:authorization|cookie): +)[^'\"\n]+", re.IGNORECASE)
+_SECRET_FIELD = re.compile(r"(?<![a-z0-9_{])((?:authorization|cookie): *)\S.*", re.IGNORECASE)
 """A field of a message, which goes to the end of the line."""
 _SCHEME = frozenset(string.ascii_letters + string.digits + "+-.")
 _UNTIL = {
@@ -53,9 +53,14 @@ def escaped(text: str) -> str:
 def _without_userinfo(text: str) -> str:
     shown: list[str] = []
     at = 0
+    unclosed = dict.fromkeys(_UNTIL, 0)  # to where a quotation mark of each kind is known not to be closed
     while (mark := text.find("://", at)) >= 0:
         start = mark + len("://")
-        end = _end_of_url(text, _quotation_mark(text, mark, at), start)
+        quote = _quotation_mark(text, mark, at)
+        end = _end_of(quote, text, start) if start >= unclosed[quote] else start
+        if text[end : end + 1] != quote:
+            unclosed[quote] = max(end, unclosed[quote])
+            end = _end_of("", text, start)
         _, sign, place = text[start:end].rpartition("@")
         shown += (text[at:start], "***@" if sign else "", place)
         at = end
@@ -69,9 +74,5 @@ def _quotation_mark(text: str, mark: int, at: int) -> str:
     return text[mark - 1] if mark > at and text[mark - 1] in _UNTIL else ""
 
 
-def _end_of_url(text: str, quote: str, start: int) -> int:
-    for each in (quote, ""):
-        end = _UNTIL[each].match(text, start).end()  # type: ignore[union-attr]  # it matches nothing, too
-        if text[end : end + 1] == each or not each:
-            return end
-    return len(text)
+def _end_of(quote: str, text: str, start: int) -> int:
+    return _UNTIL[quote].match(text, start).end()  # type: ignore[union-attr]  # it matches nothing, too

@@ -47,6 +47,12 @@ URL: Any = "redis://shop:s3cret@cache.example.com"
         pytest.param("Authorization: Bearer s3cret\nAge: 1", "Authorization: ***\nAge: 1", id="a header"),
         pytest.param("Set-Cookie: a=s3cret; Path=/", "Set-Cookie: ***", id="a cookie"),
         pytest.param("db_password: s3cret now", "db_password: *** now", id="YAML"),
+        pytest.param("PGPASSWORD: s3cret", "PGPASSWORD: ***", id="a variable"),
+        pytest.param("X-Auth-Token: s3cret", "X-Auth-Token: ***", id="a token in a header"),
+        pytest.param('Cookie: a="b"; session=s3cret', "Cookie: ***", id="a cookie in quotes"),
+        pytest.param(
+            '{"authorization": ["Bearer s3cret"], "x": 1}', '{"authorization": ***, "x": 1}', id="a list"
+        ),
         pytest.param("'pwd': 'it\\'s \"s3cret\" q', 1", "'pwd': ***, 1", id="both quotation marks"),
         pytest.param("the password is wrong", "the password is wrong", id="the word alone"),
         pytest.param("tokens: 5", "tokens: 5", id="another word"),
@@ -71,6 +77,8 @@ def test_without_secrets(text: str, shown: str) -> None:
         "://",
         "a://@",
         "'a://\\",
+        "\\'a:// ",
+        "token':[",
         "pwd='",
         'pwd="x ',
         "pwd='\\",

@@ -260,7 +260,10 @@ class Filling:
             plain = plain_answer(self._head.status)
             vary = (field for field in self._head.headers if field[0].lower() == b"vary")
             return plain._replace(headers=(*plain.headers, *vary))
-        return Answer(self._head.status, announced(self._shared_fields(), self.policy.include_headers), body)
+        headers = announced(self._shared_fields(), self.policy.include_headers)
+        if self.policy.http_only and self.session is not None and self.session.is_read():
+            headers = announced(headers, ("cookie",))  # as of what is stored
+        return Answer(self._head.status, headers, body)
 
     async def _keep(
         self, head: ResponseHead, said: ResponseDirectives, body: bytes, replaced: str | None

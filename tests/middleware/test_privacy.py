@@ -392,6 +392,29 @@ async def test_a_session_by_the_rfc_alone() -> None:
     assert [told(each) == "hit" for each in answers] == [False, False, True, True]
 
 
+async def test_a_session_whose_request_fails() -> None:
+    """Nor does one whose own request waits get a failure that was made from another's session."""
+    app, gate = FastAPI(), asyncio.Event()
+
+    @app.get("/")
+    async def answer(request: Request) -> Response:
+        await gate.wait()
+        return Response(f"failed, {request.session.get('user')}", 503)
+
+    @app.post("/{tenant}/{user}")
+    async def log_in(tenant: str, user: str, request: Request) -> None:
+        request.session["user"] = user
+
+    put_cache(app, default_policy=CachePolicy.http())
+    app.add_middleware(SessionMiddleware, secret_key="secret")
+    cookies = await logged_in(app, "alice", "bob")
+    async with client_of(app) as client:
+        asked = [asyncio.create_task(client.get("/", headers={"cookie": cookie})) for cookie in cookies]
+        await all_blocked()
+        gate.set()
+        assert [(await each).text for each in asked] == ["failed, alice", "failed, bob"]
+
+
 class Guarded:
     """Says that it was read by something that raises."""
 

@@ -27,7 +27,7 @@ _STORED = re.compile(r"cache:(?:.+:)?[0-9a-f]{64}", re.DOTALL)
 _NOT_IN_URLS = re.compile(r"[\x00-\x20\x7f]")
 """Characters that a decoded path may have, and that `urlsplit` would drop."""
 _AROUND_URLS = "".join(map(chr, range(0x21)))
-"""Characters that mean nothing at either end of a URL: that which ends a line, for one."""
+"""Characters that mean nothing at either end of an absolute URL; of a path, the end of a line means nothing."""
 
 
 class InvalidationService:
@@ -132,7 +132,9 @@ def stamp_of_url(url: str | URL) -> str:
         ConfigurationError: If it is neither an absolute http(s) URL nor a path, or has a user or
             a port that cannot be.
     """
-    text = _NOT_IN_URLS.sub(lambda octet: f"%{ord(octet[0]):02X}", str(url).strip(_AROUND_URLS))
+    text = str(url)
+    text = text.rstrip("\r\n") if text.startswith("/") else text.strip(_AROUND_URLS)
+    text = _NOT_IN_URLS.sub(lambda octet: f"%{ord(octet[0]):02X}", text)
     try:
         parts = urlsplit(text)
         is_plain = parts.username is None and parts.port != 0
@@ -154,7 +156,11 @@ def _in_ascii(netloc: str) -> str:
         UnicodeError: If it is no host.
     """
     host, colon, port = netloc.partition(":")
-    return f"{idna.encode(host, uts46=True).decode('ascii')}{colon}{port}"
+    try:
+        encoded = idna.encode(host, uts46=True)
+    except idna.IDNAError:
+        encoded = host.encode("idna")  # names that IDNA 2008 has not, and clients send as those of 2003
+    return f"{encoded.decode('ascii')}{colon}{port}"
 
 
 def _wrong_url(url: object) -> ConfigurationError:

@@ -758,8 +758,13 @@ async def test_under_a_root_path_without_its_slash(way: str, prefix: str) -> Non
         pytest.param("/users/a%0D%0Ab", "test", "/users/a\r\nb", id="end of line"),
         pytest.param("/users/a%0Ab", "test", "http://test/users/a\nb", id="in a whole URL"),
         pytest.param("/users/7", "test", " http://test/users/7\r\n", id="blanks around it"),
+        pytest.param("/users/7", "test", "/users/7\r\n", id="a path of a line"),
+        pytest.param("/users/a%20", "test", "/users/a ", id="a path that ends in a blank"),
         pytest.param("/users/7", "xn--bcher-kva.example", "https://Bücher.example/users/7", id="host"),
         pytest.param("/users/7", "xn--fa-hia.de:8000", "http://faß.de:8000/users/7", id="host and port"),
+        pytest.param(
+            "/users/7", "_a.xn--bcher-kva.example", "http://_a.bücher.example/users/7", id="host of 2003"
+        ),
     ],
 )
 async def test_url_that_is_not_ascii(asked: str, host: str, named: str) -> None:

@@ -287,7 +287,7 @@ def build_backend(settings: CacheSettings, environments: Mapping[str, Environmen
         return environment.backend(settings)
     backends = BACKENDS if environment.backends is None else environment.backends
     if named not in backends:
-        has = ", ".join(backends) or "none"
+        has = ", ".join(map(str, backends)) or "none"
         raise ConfigurationError(f"CACHE_BACKEND={named}: backends of Environment({environment.name!r}) has {has}")
     return backends[named](settings)
 

@@ -6,6 +6,7 @@ any backend.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from functools import cached_property
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar, cast, overload
@@ -34,9 +35,9 @@ DEFAULT_TIMEOUT_S = 3600
 class Composite(CacheBackend):
     """A backend made of others; what all of them can, it may offer by methods that are `Offered`."""
 
+    @abstractmethod
     def _parts(self) -> Iterable[CacheBackend]:
         """Return the backends that it is made of, each once."""
-        raise NotImplementedError
 
     @cached_property
     def _verbs(self) -> frozenset[str]:

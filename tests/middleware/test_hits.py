@@ -24,7 +24,7 @@ from tests.middleware.apps import client_of, lasting, messages_of, put_cache, sc
 from tests.stored import FourMethods, written
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
     from app_cache.testing import FakeClock
@@ -624,6 +624,22 @@ async def by_hand(request: Request) -> Response:
     return PlainTextResponse(str(request.path_params["item"]))
 
 
+class AsAnswersBegin:
+    """Middleware that gives *note* the scope and the status of each answer as it begins."""
+
+    def __init__(self, app: Any, note: Callable[[Any, int], None]) -> None:
+        self.app = app
+        self.note = note
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def send_noted(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                self.note(scope, message["status"])
+            await send(message)
+
+        await self.app(scope, receive, send_noted)
+
+
 def routed(*, cached: bool) -> tuple[FastAPI, list[Any]]:
     """Return an application with routes of all kinds, and what middleware around it finds as answers begin."""
     app, included, mounted, found = FastAPI(), APIRouter(), FastAPI(), list[Any]()
@@ -638,20 +654,10 @@ def routed(*, cached: bool) -> tuple[FastAPI, list[Any]]:
     if cached:
         put_cache(app)
 
-    class Notes:
-        def __init__(self, app: Any) -> None:
-            self.app = app
+    def note(scope: Any, _: int) -> None:
+        found.append((getattr(scope.get("route"), "path", None), scope["endpoint"], scope["path_params"]))
 
-        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-            async def note(message: Any) -> None:
-                if message["type"] == "http.response.start":
-                    route = getattr(scope.get("route"), "path", None)
-                    found.append((route, scope["endpoint"], scope["path_params"]))
-                await send(message)
-
-            await self.app(scope, receive, note)
-
-    app.add_middleware(Notes)
+    app.add_middleware(AsAnswersBegin, note=note)
     return app, found
 
 
@@ -689,19 +695,10 @@ async def test_route_around_what_is_no_hit() -> None:
 
     put_cache(app)
 
-    class Notes:
-        def __init__(self, app: Any) -> None:
-            self.app = app
+    def note(scope: Any, status: int) -> None:
+        found.append((status, scope["route"].path, scope["path_params"]))
 
-        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-            async def note(message: Any) -> None:
-                if message["type"] == "http.response.start":
-                    found.append((message["status"], scope["route"].path, scope["path_params"]))
-                await send(message)
-
-            await self.app(scope, receive, note)
-
-    app.add_middleware(Notes)
+    app.add_middleware(AsAnswersBegin, note=note)
     async with client_of(app) as client:
         await client.get("/guarded/7")
         await client.get("/guarded/7", headers={"x-refused": "1"})

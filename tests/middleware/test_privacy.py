@@ -266,6 +266,16 @@ async def test_a_session_that_is_read(reads: bool) -> None:
     assert [each.headers.get("vary", "").lower() for each in answers] == ["cookie" if reads else ""] * 3
 
 
+def let_in(app: FastAPI) -> None:
+    """Give *app* sessions, and an endpoint that begins one for a user of a tenant."""
+
+    @app.post("/{tenant}/{user}")
+    async def log_in(tenant: str, user: str, request: Request) -> None:
+        request.session.update(tenant=tenant, user=user)
+
+    app.add_middleware(SessionMiddleware, secret_key="secret")
+
+
 async def test_a_session_that_is_told_apart_and_read() -> None:
     """Whom `vary_by` does not tell apart shares what was made from a session, though its cookie is another."""
     app = FastAPI()
@@ -275,12 +285,8 @@ async def test_a_session_that_is_told_apart_and_read() -> None:
     async def answer(request: Request) -> str:
         return str(request.session["tenant"])
 
-    @app.post("/{tenant}/{user}")
-    async def log_in(tenant: str, user: str, request: Request) -> None:
-        request.session.update(tenant=tenant, user=user)
-
     put_cache(app)
-    app.add_middleware(SessionMiddleware, secret_key="secret")
+    let_in(app)
     seen = []
     for who in ("a/1", "a/2", "b/3"):
         async with client_of(app) as client:
@@ -294,23 +300,19 @@ async def test_a_session_that_is_told_apart_and_read() -> None:
     ]
 
 
-def of_tenants(**options: Any) -> tuple[FastAPI, list[str]]:
+def of_tenants() -> tuple[FastAPI, list[str]]:
     """Return an application whose answers are made from sessions, one for each tenant, and its runs."""
     app, runs = FastAPI(), list[str]()
 
     @app.get("/")
-    @cache(timeout=60, vary_by=lambda request: request.session["tenant"], **options)
+    @cache(timeout=60, vary_by=lambda request: request.session["tenant"])
     async def answer(request: Request) -> Response:
         runs.append(request.session["tenant"])
         await asyncio.sleep(0)
         is_validated = "if-none-match" in request.headers
         return Response("text" * 100, 304 if is_validated else 200, headers={"etag": '"a"'})
 
-    @app.post("/{tenant}/{user}")
-    async def log_in(tenant: str, user: str, request: Request) -> None:
-        request.session.update(tenant=tenant, user=user)
-
-    app.add_middleware(SessionMiddleware, secret_key="secret")
+    let_in(app)
     return app, runs
 
 
@@ -378,13 +380,8 @@ async def test_a_session_by_the_rfc_alone() -> None:
         response.headers["cache-control"] = "max-age=60"
         return str(request.session.get("user"))
 
-    @app.post("/{tenant}/{user}")
-    async def log_in(tenant: str, user: str, request: Request) -> None:
-        request.session["user"] = user
-
     put_cache(app, default_policy=CachePolicy.http())
-    app.add_middleware(SessionMiddleware, secret_key="secret")
-
+    let_in(app)
     cookies = await logged_in(app, "alice", "bob")
     async with client_of(app) as client:
         answers = [await client.get("/", headers={"cookie": cookie}) for cookie in cookies * 2]
@@ -401,12 +398,8 @@ async def test_a_session_whose_request_fails() -> None:
         await gate.wait()
         return Response(f"failed, {request.session.get('user')}", 503)
 
-    @app.post("/{tenant}/{user}")
-    async def log_in(tenant: str, user: str, request: Request) -> None:
-        request.session["user"] = user
-
     put_cache(app, default_policy=CachePolicy.http())
-    app.add_middleware(SessionMiddleware, secret_key="secret")
+    let_in(app)
     cookies = await logged_in(app, "alice", "bob")
     async with client_of(app) as client:
         asked = [asyncio.create_task(client.get("/", headers={"cookie": cookie})) for cookie in cookies]

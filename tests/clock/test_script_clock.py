@@ -13,7 +13,7 @@ from app_cache.clock.base import Order, Verdict
 from app_cache.clock.epochs import DIGITS
 from app_cache.clock.names import tag_stamp
 from app_cache.clock.script import MAX_BESIDE, MAX_TERMS, PART, TOUCH
-from app_cache.errors import BackendError
+from app_cache.errors import BackendError, Fault
 from app_cache.store import StoredResponses
 from app_cache.testing import FakeClock
 from tests.stored import FourMethods, Page, begun, body_of, fill, filled, kept, verdict, written
@@ -438,6 +438,22 @@ async def test_garbage(redis_server: Server, stores: Stores, key: str) -> None:
             assert await verdict(each, PAGE, mark) is INVALID, name
         newer = await filled(stores().clock, PAGE)
         assert await verdict(stores().clock, PAGE, newer) is VALID, name
+
+
+async def test_what_may_not_be_read(redis_server: Server, stores: Stores) -> None:
+    """A clock that a script may not read is not taken for one that is gone: that is an error, and it stays."""
+    clock = stores().clock
+    await filled(clock, PAGE)
+    before = redis_server.command("GET", CLOCK)
+    redis_server.command("ACL", "SETUSER", "default", "-get")
+    try:
+        for order in (BY_TAG, BY_PATTERN, EVERYTHING):
+            with pytest.raises(BackendError) as refused:
+                await clock.invalidate(order)
+            assert refused.value.fault is Fault.DENIED
+    finally:
+        redis_server.command("ACL", "SETUSER", "default", "+@all")
+    assert redis_server.command("GET", CLOCK) == before
 
 
 @pytest.mark.parametrize(

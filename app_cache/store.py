@@ -122,7 +122,7 @@ class StoredResponses:
         monotonic: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        for name, source in (("now", now), ("monotonic", monotonic), ("chance", chance)):
+        for name, source in (("clock", now), ("monotonic", monotonic), ("chance", chance)):
             source_of_numbers(name, source)
         self.backend = checked_backend(backend)
         self.namespace = checked_namespace(namespace)

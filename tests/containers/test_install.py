@@ -276,7 +276,7 @@ class TestRefusals:
             pytest.param({"store": 5}, r"^container\.store\(\) .* StoredResponses or .*, not 5$", id="no store"),
             pytest.param({"stores": 5}, r"^container\.stores\(\) must give Stores, not 5$", id="no stores"),
             pytest.param({"health": 5}, r"^container\.health\(\) .* HealthCheck or .*, not 5$", id="no health"),
-            pytest.param({"clock": 5.0}, r"^now must be a function .* not 5\.0", id="no clock"),
+            pytest.param({"clock": 5.0}, r"^clock must be a function .* not 5\.0", id="no clock"),
             pytest.param({"chance": 5.0}, r"^chance must be a function .* not 5\.0", id="no chance"),
         ],
     )

@@ -24,7 +24,7 @@ from app_cache.flight import BODIES, FILL_TIMEOUT_S, UNADMITTED, Fill, Outcome
 from app_cache.guards import Guard, Guarding
 from app_cache.identity import Identity, identify
 from app_cache.policy import LATE_TAGS
-from app_cache.rules.cache_status import CacheStatus
+from app_cache.rules.cache_status import CacheStatus, ttl_of
 from app_cache.rules.decisions import (
     FAILURES,
     Forward,
@@ -240,7 +240,7 @@ class Exchange:
         if hit.refresh:
             self._refresh()
         self.learn(self, response, hit)
-        await self._serve(response, hit.age, CacheStatus(hit=True, ttl=int(hit.ttl // 1)))
+        await self._serve(response, hit.age, CacheStatus(hit=True, ttl=ttl_of(hit.ttl)))
 
     async def _give(self, given: StoredResponse | Answer, give: Give) -> None:
         """Have *give* send the answer *given*, which no run for this request made; ask a guarded endpoint before.
@@ -659,7 +659,7 @@ class Exchange:
         response = cast("Entry", self.found.entry).response()
         now = self.store.now()
         age = current_age(response, now)
-        ttl = int(freshness_left(response, age, now, marked_stale=self.found.marked_stale) // 1)
+        ttl = ttl_of(freshness_left(response, age, now, marked_stale=self.found.marked_stale))
         await self._serve(response, age, CacheStatus(fwd=self.decision.fwd, fwd_status=failed_with, ttl=ttl))
 
     async def _serve(

@@ -20,7 +20,7 @@ from app_cache.backends.base import InstantBackend, capability
 from app_cache.keys import DefaultKeyGenerator
 from app_cache.logger_config import SparingLogger
 from app_cache.offers import EXTENSION, Offer
-from app_cache.rules.cache_status import CacheStatus
+from app_cache.rules.cache_status import CacheStatus, ttl_of
 from app_cache.rules.decisions import unshared_credential
 from app_cache.rules.directives import response_directives
 from app_cache.rules.freshness import current_age
@@ -220,7 +220,7 @@ class Ready:
         """Make Age and Cache-Status anew; they stay as they are until a second has passed."""
         age = self._initial_age + max(0.0, now - self._received_at)
         ttl = self._lifetime - age
-        self._status, self._lines = _told_of(int(age), int(ttl // 1))
+        self._status, self._lines = _told_of(int(age), ttl_of(ttl))
         self._told_since, self._told_until = now, now + min(1 - age % 1, ttl % 1)
 
 

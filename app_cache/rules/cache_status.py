@@ -11,6 +11,11 @@ if TYPE_CHECKING:
 NAME = "app-cache"
 
 
+def ttl_of(left: float) -> int:
+    """Return the seconds of freshness that are *left* in whole ones: negative if none is (RFC 9211 §2.4)."""
+    return int(left // 1) if left > 0 else min(int(left // 1), -1)
+
+
 @dataclass(frozen=True, slots=True)
 class CacheStatus:
     """What happened to one request; ``request.state.cache`` is one.

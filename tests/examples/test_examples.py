@@ -150,7 +150,7 @@ async def test_custom_environment(load: Any) -> None:
     await get(app, "/pages/a")
     await post(app, "/pages/a/edited")
     soft = await get(app, "/pages/a")
-    assert soft.headers["cache-status"] == "app-cache; hit; ttl=0"
+    assert soft.headers["cache-status"] == "app-cache; hit; ttl=-1"
 
 
 async def test_custom_environment_elsewhere(load: Any) -> None:

@@ -157,11 +157,13 @@ async def test_jitter(clock: FakeClock) -> None:
 
 
 async def test_soft_invalidation(clock: FakeClock) -> None:
-    """What is softly invalidated is served within the window, and fetched anew."""
+    """What is softly invalidated is served within the window, as stale, and fetched anew."""
     app = Changing(clock, "one", "two", stale_while_revalidate=30, tags=["x"])
     await app.get()
     await app.container.invalidation().by_tag("x", soft=True)
-    assert await app.get() == (200, "one", "hit")
+    answer = await app.client.get("/")
+    assert (answer.text, answer.headers["cache-status"]) == ("one", "app-cache; hit; ttl=-1")
+    assert (app.container.metrics()["hit-stale"], app.container.metrics()["hit"]) == (1, 0)
     await all_blocked()
     assert await app.get() == (200, "two", "hit")
 
@@ -193,7 +195,7 @@ async def test_soft_invalidation_and_a_failure(clock: FakeClock) -> None:
     await app.get()
     await app.container.invalidation().by_tag("x", soft=True)
     answer = await app.client.get("/")
-    assert (answer.text, answer.headers["cache-status"]) == ("one", "app-cache; fwd=stale; fwd-status=503; ttl=0")
+    assert (answer.text, answer.headers["cache-status"]) == ("one", "app-cache; fwd=stale; fwd-status=503; ttl=-1")
 
 
 @pytest.mark.parametrize("status", [404, 429, 501, 505])

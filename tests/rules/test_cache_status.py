@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from app_cache.rules.cache_status import CacheStatus
+from app_cache.rules.cache_status import CacheStatus, ttl_of
 from app_cache.rules.decisions import Fwd, Refusal
 
 REGISTERED = {"bypass", "method", "uri-miss", "vary-miss", "miss", "request", "stale", "partial"}
@@ -54,6 +54,15 @@ def test_written(status: CacheStatus, written: str, outcome: str) -> None:
     """What happened is one member with its parameters, and one word for metrics."""
     assert str(status) == written
     assert status.outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("left", "ttl"),
+    [(60.0, 60), (59.9, 59), (1.0, 1), (0.1, 0), (0.0, -1), (-0.1, -1), (-1.0, -1), (-1.1, -2), (-60.0, -60)],
+)
+def test_ttl(left: float, ttl: int) -> None:
+    """One that is fresh for less than a second has 0, and one that is stale a negative number."""
+    assert ttl_of(left) == ttl
 
 
 @pytest.mark.parametrize("fwd", Fwd)

@@ -477,7 +477,14 @@ def with_default() -> Any:
     return app
 
 
-@pytest.mark.parametrize("options", [{}, {"default_policy": CachePolicy(timeout=60)}])
+@pytest.mark.parametrize(
+    ("endpoint", "options"),
+    [
+        pytest.param("cached", {}, id="decorated"),
+        pytest.param("cached", {"default_policy": CachePolicy(timeout=60)}, id="decorated, and a fallback"),
+        pytest.param("plain", {"default_policy": CachePolicy(timeout=60)}, id="undecorated"),
+    ],
+)
 @pytest.mark.parametrize(
     ("make", "path"),
     [
@@ -500,14 +507,33 @@ def with_default() -> Any:
             "/in/x",
             id="middleware of a mount",
         ),
+    ],
+)
+async def test_what_asks_before_the_endpoint(
+    make: Any, path: str, endpoint: str, options: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where anything of the user's is seen to run between the cache and the endpoint, nothing is cached there."""
+    monkeypatch.setitem(globals(), "cached", globals()[endpoint])
+    app = make()
+    put_cache(app, **options)
+    async with client_of(app) as client:
+        for _ in range(2):
+            assert (await client.get(path, headers={"x-token": "right"})).status_code == 200
+            assert (await client.get(path)).status_code == 401
+
+
+@pytest.mark.parametrize("options", [{}, {"default_policy": CachePolicy(timeout=60)}])
+@pytest.mark.parametrize(
+    ("make", "path"),
+    [
         pytest.param(
             lambda: with_route(Mount("/in", asking(Router([Route("/x", cached)])))), "/in/x", id="around a mount"
         ),
         pytest.param(with_default, "/x", id="around what is for the rest"),
     ],
 )
-async def test_what_asks_before_the_endpoint(make: Any, path: str, options: Any) -> None:
-    """Where anything of the user's runs between the cache and the endpoint, nothing is cached that it let in."""
+async def test_what_is_not_seen_to_ask(make: Any, path: str, options: Any) -> None:
+    """Where a function runs before a decorated endpoint, nothing is cached that it let in."""
     app = make()
     put_cache(app, **options)
     async with client_of(app) as client:
@@ -630,11 +656,54 @@ async def test_fallback_for_what_is_not_sure(make: Any, endpoint: Any) -> None:
             assert (await client.get("/in/x", headers={"x-user": user})).json() == user
 
 
-@pytest.mark.parametrize("make", [in_a_mount, behind_a_route, in_a_mount_with_its_middleware, in_a_function])
-async def test_fallback_for_what_is_undecorated_there(make: Any) -> None:
-    """A policy for what has none answers for an undecorated endpoint, whatever would run before it."""
-    app = make(plain)
+async def test_fallback_for_what_is_undecorated_there() -> None:
+    """A policy for what has none answers for an undecorated endpoint where nothing is seen to run before it."""
+    app = in_a_function(plain)
     put_cache(app, policies={"/*": CachePolicy(timeout=60)})
+    assert await is_cached(app, "/in/x")
+
+
+def of_a_route(endpoint: Any) -> FastAPI:
+    """Return an application that has *endpoint* on a route with middleware."""
+    return FastAPI(routes=[Route("/in/x", endpoint, middleware=[Middleware(passing)])])
+
+
+def of_an_application(endpoint: Any) -> FastAPI:
+    """Return an application that mounts one with middleware, which has *endpoint*."""
+    inner = Starlette(routes=[Route("/x", endpoint)], middleware=[Middleware(passing)])
+    return FastAPI(routes=[Mount("/in", inner)])
+
+
+def further_in(endpoint: Any) -> FastAPI:
+    """Return an application after whose route that matches by itself one is mounted that mounts another's."""
+    return FastAPI(routes=[Unsure("/never", plain), Mount("", of_an_application(endpoint))])
+
+
+BEFORE = [behind_a_route, in_a_mount, in_a_mount_with_its_middleware, of_a_route, of_an_application, further_in]
+
+
+@pytest.mark.parametrize("make", BEFORE)
+@pytest.mark.parametrize(
+    "options",
+    [{"default_policy": CachePolicy(timeout=60)}, {"policies": {"/*": CachePolicy(timeout=60)}}],
+    ids=["default_policy", "policies"],
+)
+async def test_fallback_for_what_is_behind_something(make: Any, options: dict[str, Any]) -> None:
+    """A policy for what has none stands back where a hit would skip what may ask who is there."""
+    app = make(plain)
+    put_cache(app, **options)
+    assert not await is_cached(app, "/in/x")
+
+
+@pytest.mark.parametrize("make", BEFORE)
+async def test_the_rfc_for_what_is_behind_something(make: Any) -> None:
+    """By the RFC alone what says itself that it may be kept is kept, as by any cache further out."""
+
+    async def says_so(request: Request) -> Response:
+        return PlainTextResponse("text", headers={"cache-control": "max-age=60"})
+
+    app = make(says_so)
+    put_cache(app, default_policy=CachePolicy.http())
     assert await is_cached(app, "/in/x")
 
 
@@ -776,7 +845,6 @@ def frontend_of_what_is_not_entered(files: pathlib.Path) -> FastAPI:
         frontend_of_the_application,
         frontend_of_a_router,
         frontend_of_what_is_mounted,
-        frontend_of_what_is_not_entered,
     ],
 )
 async def test_headers_of_a_frontend(make: Any, tmp_path: pathlib.Path) -> None:
@@ -795,7 +863,6 @@ async def test_headers_of_a_frontend(make: Any, tmp_path: pathlib.Path) -> None:
         frontend_of_the_application,
         frontend_of_a_router,
         frontend_of_what_is_mounted,
-        frontend_of_what_is_not_entered,
     ],
 )
 @pytest.mark.parametrize(
@@ -818,6 +885,18 @@ async def test_page_of_a_frontend(make: Any, options: dict[str, Any], tmp_path: 
     assert [each.status_code for each in (other, refused, nothing)] == [404, 404, 404]
     assert (again.text, told(again)) == ("page", "hit")
     assert ["accept" in each.headers["vary"] for each in (*page, other, again)] == [True] * 4
+
+
+async def test_page_of_a_frontend_behind_middleware(tmp_path: pathlib.Path) -> None:
+    """By the RFC alone the page of a frontend that is behind middleware is given to nobody else either."""
+    (tmp_path / "index.html").write_text("page")
+    app = frontend_of_what_is_not_entered(tmp_path)
+    put_cache(app, default_policy=CachePolicy.http())
+    async with client_of(app, headers={"x-user": "alice"}) as client:
+        page = await client.get("/typo", headers={"accept": "text/html"})
+        other = await client.get("/typo", headers={"accept": "application/json"})
+    assert (page.text, told(page)) == ("page", "fwd=uri-miss; stored")
+    assert other.status_code == 404
 
 
 @pytest.mark.parametrize(

@@ -343,8 +343,14 @@ def plan_of_change(scope: Scope) -> Plan | None:
 
 
 def _for_one_of(ways: list[Way], policy: CachePolicy | None) -> CachePolicy | None:
-    """Return *policy* for what one of *ways* leads to, nobody knows which; None where a decorator may go first."""
+    """Return *policy* for what one of *ways* leads to, nobody knows which.
+
+    None where a decorator may go first; and, unless the response itself must say that it may be kept, where
+    something that a hit would skip is seen to run before.
+    """
     if policy is None or any(way.is_decorated for way in ways):
+        return None
+    if not policy.http_only and any(way.is_behind_something for way in ways):
         return None
     return keyed_by(policy, ways, is_sure=False)
 

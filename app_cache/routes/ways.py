@@ -41,24 +41,25 @@ _MARKS = (POLICY_ATTRIBUTE, INVALIDATES_ATTRIBUTE, NEVER_ATTRIBUTE)
 _METHODS = ("get", "head", "post", "put", "patch", "delete", "options", "query")
 """The methods of a class-based endpoint that answer requests."""
 _ROUTES = (Route, APIRoute, WebSocketRoute, APIWebSocketRoute, Mount, Host)
+_ROUTING = ("starlette.routing", "fastapi.routing")
 _KNOWN_MATCHERS = {cls.matches for cls in _ROUTES}
 _KNOWN_HANDLERS = {cls.handle for cls in _ROUTES}
-_CALLS_THE_ENDPOINT = {
-    (module, "request_response.<locals>.app") for module in ("starlette.routing", "fastapi.routing")
-}
+_CALLS_THE_ENDPOINT = {(module, "request_response.<locals>.app") for module in _ROUTING}
 
 
 class Way:
     """A route as a router comes to it, and what is known of it that no request changes.
 
-    *router*: What tries it. *is_sure*: Whether method and path alone tell which requests come to it.
+    *router*: What tries it. *is_odd*: Whether what includes it matches or handles requests in a way of its own.
     """
 
-    def __init__(self, context: Any, router: Any, *, is_sure: bool) -> None:
+    def __init__(self, context: Any, router: Any, *, is_odd: bool = False) -> None:
         self.context = context
         self.router = router
         self.matches: Callable[[Scope], tuple[Match, Scope]] = context.matches
-        self.is_sure = is_sure and type(context.original_route).matches in _KNOWN_MATCHERS
+        self.is_odd = is_odd
+        self.is_sure = not is_odd and type(context.original_route).matches in _KNOWN_MATCHERS
+        """Whether method and path alone tell which requests come to it."""
 
     @functools.cached_property
     def recorded(self) -> tuple[CachePolicy | None, Invalidates | None]:
@@ -86,6 +87,12 @@ class Way:
         return any(_is_unknown(each) or recorded(each)[0] is not None for each in _under(self.context))
 
     @functools.cached_property
+    def is_behind_something(self) -> bool:
+        """Whether it is seen that something of the user's runs before an endpoint that it may lead to."""
+        chooses = type(self.context.original_route).matches.__module__ not in _ROUTING
+        return self.is_odd or chooses or _is_behind_something(self.context)
+
+    @functools.cached_property
     def may_invalidate(self) -> bool:
         """Whether an endpoint that it may lead to says what it invalidates."""
         return any(recorded(each)[1] is not None for each in _under(self.context))
@@ -108,8 +115,8 @@ def ways_of(app: Any) -> Iterator[Way]:
     router = getattr(app, "router", app)
     for route in app.routes if app is not None else ():
         odd = _is_odd(getattr(route, "original_router", None))
-        yield from (Way(context, router, is_sure=not odd) for context in _tried(route))
-    yield from (Way(context, router, is_sure=False) for context in _tried_last(app))
+        yield from (Way(context, router, is_odd=odd) for context in _tried(route))
+    yield from (Way(context, router) for context in _tried_last(app))
 
 
 def _tried(*routes: Any) -> Iterator[Any]:
@@ -214,15 +221,41 @@ def left_by(way: Way) -> dict[str, Any]:
     return left | {"route": route} if is_left else left
 
 
-def _is_endpoint(context: Any) -> bool:
-    """Return whether a hit would skip nothing but the endpoint: a route may have middleware of its own."""
+def _is_endpoint(context: Any, within: Callable[[Any], Any] = lambda app: app) -> bool:
+    """Return whether a hit would skip nothing but the endpoint: a route may have middleware of its own.
+
+    *within*: Gives what is inside of that which need not run.
+    """
     route = context.original_route
     if not isinstance(route, Route) or type(route).handle not in _KNOWN_HANDLERS:
         return False
-    app = _within_limits(getattr(context, "app", None) or route.app)
+    app = _within_limits(within(getattr(context, "app", None) or route.app))
     return app is route.endpoint or (
         inspect.isfunction(app) and (app.__module__, app.__qualname__) in _CALLS_THE_ENDPOINT
     )
+
+
+def _is_behind_something(context: Any) -> bool:
+    """Return whether *context*, or a route of what it mounts, has middleware, or handles requests in its own way.
+
+    What an application does that has no routes cannot be seen.
+    """
+    route = context.original_route
+    if not isinstance(route, Mount | Host):
+        return isinstance(route, Route) and not _is_endpoint(context, _past_caches)
+    if _past_caches(context.app) is not getattr(route, "_base_app", context.app):
+        return True
+    if _mounted(context) is None:
+        return False
+    inner = _inner(context)
+    return inner is None or any(map(_is_behind_something, (*_tried(*inner.routes), *_tried_last(inner))))
+
+
+def _past_caches(app: Any) -> Any:
+    """Return what is inside of the caches that *app* begins with."""
+    while getattr(app, "is_response_cache", False):
+        app = app.app
+    return app
 
 
 def _inner(context: Any) -> Any:

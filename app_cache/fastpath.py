@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from app_cache.clock.base import Basis, Gate
     from app_cache.exchange import Exchange
     from app_cache.middleware import CacheMiddleware
-    from app_cache.policy import CachePolicy
     from app_cache.routes.table import RouteTable
     from app_cache.rules.decisions import Hit
     from app_cache.rules.messages import Answer, Headers, StoredResponse
@@ -165,7 +164,7 @@ class Ready:
         now = exchange.store.now()
         self.store = exchange.store
         self.selects = _selecting(exchange)
-        self.refused = DECIDES | _refused(exchange.policy, response.headers)
+        self.refused = DECIDES | _refused(exchange, response.headers)
         self.since, self.until = now, now + hit.ttl - EDGE_S
         whole = answer_of(RequestHead(exchange.request.method, ()), exchange.policy, response, None)
         fields = tuple(_one_for_all(each) if len(each[1]) <= MAX_SHARED else each for each in whole.headers)
@@ -501,17 +500,19 @@ def _is_plain(exchange: Exchange, hit: Hit) -> bool:
     )
 
 
-def _refused(policy: CachePolicy, response: Headers) -> int:
-    """Return the credentials with which the exchange would have to decide anew."""
-    said = response_directives(response)
+def _refused(exchange: Exchange, response: Headers) -> int:
+    """Return the credentials with which an exchange would have to decide anew on what *exchange* gives."""
+    policy, said = exchange.policy, response_directives(response)
+    if policy.http_only:
+        return 0
+    in_key = {name.encode("latin-1") for name in policy.include_headers}
+    selecting = tuple([line for line in exchange.request.headers if line[0].lower() in in_key])
     asked = {
         AUTHORIZATION: RequestHead("GET", ((b"authorization", b"x"),)),
         COOKIE: RequestHead("GET", ((b"cookie", b"x"),)),
-        USER: RequestHead("GET", (), has_user=True),
-        SESSION: RequestHead("GET", (), begins_session=True),
+        USER: RequestHead("GET", selecting, has_user=True),
+        SESSION: RequestHead("GET", selecting, begins_session=True),
     }
-    if policy.http_only:
-        return 0
     return sum(bit for bit, each in asked.items() if unshared_credential(each, said, policy) is not None)
 
 

@@ -41,6 +41,8 @@ UNDERSTOOD_STATUSES = frozenset(
 """Statuses whose rules for caches are known (RFC 9110 §15), for must-understand (RFC 9111 §5.2.2.3)."""
 NOT_STORED = NEVER_STORED | {206, 304}
 """Statuses that are never stored, those of a response that is not whole among them (RFC 9111 §3.3, §4.3.4)."""
+CREDENTIALS = frozenset({"authorization", "cookie"})
+"""The fields by which a request is recognised as somebody's."""
 DEFAULT_PORTS = {"http": "80", "https": "443"}
 FAILURES = frozenset({500, 502, 503, 504})
 """Statuses that a stale response may stand in for (RFC 5861 §4)."""
@@ -159,13 +161,23 @@ def unshared_credential(request: RequestHead, said: ResponseDirectives, policy: 
     if has_field(request.headers, b"authorization") and not said.shared and not policy.declares("authorization"):
         return Refusal.AUTHORIZATION
     user_matters = request.has_user and not policy.http_only
-    if user_matters and not (said.shared or policy.declares("authorization") or policy.declares("cookie")):
+    if user_matters and not (said.shared or _tells_user(request, policy)):
         return Refusal.AUTHORIZATION
     if policy.http_only or said.public:
         return None
     cookie_matters = has_field(request.headers, b"cookie") and not policy.declares("cookie")
     session_matters = request.begins_session and not _tells_session(request, policy)
     return Refusal.COOKIE if cookie_matters or session_matters else None
+
+
+def _tells_user(request: RequestHead, policy: CachePolicy) -> bool:
+    """Return whether *policy* tells apart whom the application knows, or says that it need not.
+
+    It may know them by another field than those that join the key: one of them counts only if it was sent.
+    """
+    sent = [name for name in CREDENTIALS if has_field(request.headers, name.encode("ascii"))]
+    by_credential = any(name in policy.include_headers for name in sent)
+    return policy.vary_by is not None or by_credential or CREDENTIALS.issubset(policy.exclude_headers)
 
 
 def _tells_session(request: RequestHead, policy: CachePolicy) -> bool:

@@ -113,21 +113,32 @@ class ByHeader(AuthenticationBackend):
 
 
 @pytest.mark.parametrize(
-    ("fields", "options", "second"),
+    ("fields", "options", "sent", "second"),
     [
-        pytest.param({}, {}, because("authorization"), id="by default"),
-        pytest.param(says("public"), {}, "hit", id="public"),
-        pytest.param({}, {"include_headers": ["Authorization"]}, "hit", id="declared"),
-        pytest.param({}, {"exclude_headers": ["Cookie"]}, "hit", id="declared, by cookie"),
-        pytest.param({}, {"vary_by": lambda request: "all"}, "hit", id="by vary_by"),
+        pytest.param({}, {}, None, because("authorization"), id="by default"),
+        pytest.param(says("public"), {}, None, "hit", id="public"),
+        pytest.param({}, {"include_headers": ["Authorization"]}, "authorization", "hit", id="by what is sent"),
+        pytest.param({}, {"include_headers": ["Cookie"]}, "cookie", "hit", id="by a cookie"),
+        pytest.param(
+            {}, {"include_headers": ["Authorization"]}, None, because("authorization"), id="by another field"
+        ),
+        pytest.param({}, {"include_headers": ["Cookie"]}, None, because("authorization"), id="not by the cookie"),
+        pytest.param(
+            {}, {"exclude_headers": ["Cookie"]}, "cookie", because("authorization"), id="a cookie of others"
+        ),
+        pytest.param({}, {"exclude_headers": ["Cookie", "Authorization"]}, None, "hit", id="for everybody"),
+        pytest.param({}, {"vary_by": lambda request: "all"}, None, "hit", id="by vary_by"),
     ],
 )
-async def test_a_user_that_middleware_knows(fields: dict[str, str], options: dict[str, Any], second: str) -> None:
-    """What is made for a user whom middleware knows, by whatever field, is shared as with Authorization."""
+async def test_a_user_that_middleware_knows(
+    fields: dict[str, str], options: dict[str, Any], sent: str | None, second: str
+) -> None:
+    """What is made for a user whom middleware knows, by whatever field, is shared only if that is told apart."""
     app = reflecting(fields, **options)
     app.add_middleware(AuthenticationMiddleware, backend=ByHeader())
+    headers = {} if sent is None else {sent: "the same"}
     async with client_of(app) as client:
-        asked = [await client.get("/", headers={"x-user": name}) for name in ("alice", "bob", "bob")]
+        asked = [await client.get("/", headers={"x-user": name, **headers}) for name in ("alice", "bob", "bob")]
     assert [told(answer) for answer in asked[1:]] == [second] * 2
     assert (asked[1].text == asked[0].text) == (second == "hit")
 

@@ -139,7 +139,7 @@ class Exchange:
         self.request = RequestHead(
             scope["method"],
             fields_of(scope),
-            "user" in scope and has_user(scope),
+            ("user" in scope or "user" in (scope.get("state") or ())) and has_user(scope),
             "session" in scope and begins_session(scope),
         )
         self.asked = asked_by(self.request, policy)

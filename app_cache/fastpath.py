@@ -354,7 +354,7 @@ class FastPath:
                     host = value
                 elif watched == TAGS:
                     tag = value
-        if "user" in scope or "session" in scope:
+        if "user" in scope or "session" in scope or "user" in (scope.get("state") or ()):
             seen |= _known_further_out(scope)
         try:
             ready = self._ready[host, _told_apart(scope)]

@@ -7,11 +7,14 @@ from typing import Any
 
 
 def has_user(scope: Mapping[str, Any]) -> bool:
-    """Return whether ``scope["user"]``, as `AuthenticationMiddleware` sets it, is anybody known.
+    """Return whether ``request.user``, as `AuthenticationMiddleware` sets it, or ``request.state.user`` is known.
 
     A user that does not say that it is nobody is somebody.
     """
-    user = scope.get("user")
+    return _is_somebody(scope.get("user")) or _is_somebody((scope.get("state") or {}).get("user"))
+
+
+def _is_somebody(user: object) -> bool:
     try:
         return bool(getattr(user, "is_authenticated", user is not None))
     except Exception:  # noqa: BLE001  a class of the application's own, which cannot tell

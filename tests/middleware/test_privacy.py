@@ -12,7 +12,13 @@ import pytest
 from fastapi import FastAPI, Request, Response
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from starlette.authentication import AuthCredentials, AuthenticationBackend, BaseUser, SimpleUser
+from starlette.authentication import (
+    AuthCredentials,
+    AuthenticationBackend,
+    BaseUser,
+    SimpleUser,
+    UnauthenticatedUser,
+)
 from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.middleware.sessions import SessionMiddleware
 
@@ -155,18 +161,32 @@ async def test_a_user_and_what_is_stored_for_nobody() -> None:
     assert (alice.text, told(alice), after) == ("- - alice", "fwd=bypass; detail=authorization", "hit")
 
 
-@pytest.mark.parametrize("user", ["alice", BaseUser()], ids=["text", "a class that does not say"])
-async def test_a_user_that_does_not_say(user: Any) -> None:
-    """What stands for a user in the scope, and does not say that it is nobody, is somebody."""
+@pytest.mark.parametrize("place", ["scope", "state"])
+@pytest.mark.parametrize(
+    ("user", "expected"),
+    [
+        pytest.param("alice", "fwd=bypass; detail=authorization", id="text"),
+        pytest.param(BaseUser(), "fwd=bypass; detail=authorization", id="a class that does not say"),
+        pytest.param(SimpleUser("alice"), "fwd=bypass; detail=authorization", id="somebody"),
+        pytest.param(UnauthenticatedUser(), "hit", id="nobody"),
+        pytest.param(None, "hit", id="none"),
+    ],
+)
+async def test_a_user_in_the_scope(user: Any, expected: str, place: str) -> None:
+    """``request.user`` or ``request.state.user`` that does not say that it is nobody is somebody."""
     app = reflecting()
 
     @app.middleware("http")
     async def know(request: Request, call_next: Any) -> Any:
-        request.scope["user"] = user
+        if request.headers.get("x-user"):
+            (request.scope if place == "scope" else request.scope.setdefault("state", {}))["user"] = user
         return await call_next(request)
 
     async with client_of(app) as client:
-        assert [told(await client.get("/")) for _ in range(2)] == [because("authorization")] * 2
+        nobody = [told(await client.get("/")) for _ in range(3)]
+        known = [told(await client.get("/", headers={"x-user": "alice"})) for _ in range(2)]
+    assert nobody[1:] == ["hit", "hit"]
+    assert known == [expected] * 2
 
 
 @pytest.mark.parametrize(

@@ -36,11 +36,15 @@ RunT = TypeVar("RunT", bound="Run[Any]")
 FILL_TIMEOUT_S = 30.0
 """Seconds that a request waits for the fill of another, and that a fill goes on which no client reads any more."""
 SLOW_BODY_S = 1.0
-"""Seconds after its first body message at which an answer that still goes on is not waited for any longer."""
+"""Seconds after it began to come in parts at which an answer that still goes on is not waited for any longer."""
+UNWATCHED_S = 1.0
+"""Seconds after which a fill looks whether its leader's client is there still."""
 MARKER_S = 2.0
 """Seconds in which requests of a key whose answer could not be shared do not wait for each other."""
 FEW = 4
 """Requests of one key that run the handler at once where a run has been waited for in vain."""
+PLACE_S = 30.0
+"""Seconds after which such a request leaves its place to another, whether its run has ended or not."""
 REST_S = 1.0
 """Seconds from a refresh that failed to the next of its key; twice as many after each that fails then."""
 MOST_REST_S = 60.0
@@ -226,7 +230,6 @@ class Fill(Run[Outcome]):
         self._length: int | None = None
         self._ended_body = False
         self._held_start: Message | None = None
-        self._held_end: Message | None = None
         self._news = asyncio.Event()
         self._taken = asyncio.Event()
         self._decided = asyncio.Event()
@@ -234,17 +237,24 @@ class Fill(Run[Outcome]):
         self._gone: Exception | None = None
         self._told_gone = False
         self._timer: asyncio.TimerHandle | None = None
+        self._watch_timer: asyncio.TimerHandle | None = None
+        self._watch: asyncio.Task[Message] | None = None
+        """Ends when the leader's client leaves."""
+        self.client_left = False
+        """Whether the leader was let go since its client had left, before the answer was complete."""
 
     def start(self, app: App, scope: Scope, body: bytes, receive: Receive | None) -> None:
         """Run *app* in a task of the cache's own; *receive* is the leader's, None where no client waits."""
         self._take_on(self._run(app, scope, body, receive), led=receive is not None)
+        if receive is not None:
+            self._watch_timer = self.loop.call_later(UNWATCHED_S, self._begin_watch, receive)
 
     async def lead(self, send: Send, patience: float | None = None) -> bool:
         """Send on what the run sends until it has ended, and raise what it raises.
 
         If a stored response takes the place of the answer, this returns early: send that, then call `end`.
-        Return False, with nothing of an answer sent, if none has begun after *patience* seconds; the run goes on
-        without its leader.
+        Return False if no answer has begun after *patience* seconds, or the client has left (`client_left`); the
+        run goes on without its leader.
 
         Raises:
             asyncio.CancelledError: If the leader's request is cancelled; what may be shared goes on without it.
@@ -295,7 +305,10 @@ class Fill(Run[Outcome]):
         return self._share is Share.REPLACE or (self.complete and self._share is Share.WITHHOLD)
 
     async def _tee(self, send: Send, patience: float | None) -> bool:
-        """Send on what the run sends until it ends; return False if no answer begins in *patience* seconds."""
+        """Send on what the run sends until it ends.
+
+        Return False if no answer begins in *patience* seconds, or the client leaves while others may want it.
+        """
         until = None if patience is None else self.loop.time() + patience
         while True:
             while self._kept:
@@ -307,6 +320,8 @@ class Fill(Run[Outcome]):
                     until = None
             if self.task is None or self.task.done() or self._is_withheld:
                 return True
+            if self.client_left:
+                return False
             self._news.clear()
             if until is None:
                 await self._news.wait()
@@ -325,12 +340,25 @@ class Fill(Run[Outcome]):
             return
         if self.sharing or self.complete:
             self._taken.set()
-            self._bound()
+            if not self._ended_body:
+                self._bound()
             return
         if gone is None:
             self.task.cancel()
         self._taken.set()
         await asyncio.wait({self.task})
+
+    def _begin_watch(self, receive: Receive) -> None:
+        """Notice from now on when the client leaves; once the handler is told, that notices."""
+        if not self._decided.is_set():
+            self._watch = self.loop.create_task(_after_content(receive))
+            self._watch.add_done_callback(self._end_watch)
+
+    def _end_watch(self, watch: asyncio.Task[Message]) -> None:
+        has_left = not watch.cancelled() and watch.exception() is None
+        if has_left and self._led and self.sharing and not self.complete:
+            self.client_left = True
+            self._news.set()
 
     async def _run(self, app: App, scope: Scope, body: bytes, receive: Receive | None) -> None:
         content: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
@@ -341,7 +369,7 @@ class Fill(Run[Outcome]):
             await self._decided.wait()
             if self._ended_body or receive is None or not self._led:
                 return {"type": "http.disconnect"}
-            return await _after_content(receive)
+            return await (_after_content(receive) if self._watch is None else asyncio.shield(self._watch))
 
         try:
             await self.judge.begin()
@@ -354,8 +382,6 @@ class Fill(Run[Outcome]):
         finally:
             self._settle(NOT_SHARED)
             self._release_start()
-            if self._held_end is not None:
-                self._keep(self._held_end)
 
     async def _send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -365,7 +391,7 @@ class Fill(Run[Outcome]):
         elif message["type"] != "http.response.body":
             self._refuse()
             await self._send_own(message)
-        elif not (self.complete or self.sharing):
+        elif self._share is None or not (self.complete or self.sharing):
             await self._send_own(message)
         else:
             message = {**message, "body": bytes(message.get("body", b""))}  # the application may use its own again
@@ -382,15 +408,18 @@ class Fill(Run[Outcome]):
             self.judge.refused()
         elif message.get("trailers") or not self.sharing:
             self._refuse()
-        if self._share in (Share.REFUSE, Share.UNADMITTED) or message.get("trailers"):
-            await self._send_own(message)
-        elif self._share is Share.REPLACE:
+        if self._share is Share.REPLACE:
             self._news.set()
-        elif self._share is not Share.WITHHOLD:
+        elif self._share is Share.WITHHOLD:
+            return
+        elif self._share in (Share.REFUSE, Share.UNADMITTED) or message.get("trailers"):
+            await self._send_own(message)
+        else:
             self._held_start = message
             self._length = delta_seconds(combined(headers, b"content-length"))
             if self._length is None:
                 self._release_start()
+                self._bound_parts()
 
     def _refuse(self) -> None:
         """Refuse to store an answer that has more than a body, as soon as that is known."""
@@ -407,8 +436,7 @@ class Fill(Run[Outcome]):
         self._body.append(part)
         more = message.get("more_body", False)
         if more and not self._is_whole():
-            if self._timer is None:
-                self._timer = self.loop.call_later(SLOW_BODY_S, self._let_go)
+            self._bound_parts()
             self._forward(message)
             return
         body = b"".join(self._body)
@@ -417,14 +445,15 @@ class Fill(Run[Outcome]):
             self._body.clear()
             self._kept = _views(self._kept, body, len(body) - len(part))
         self.complete = True
-        if self._share is Share.FAIL:
-            self._release_start()
-            self._held_end = message
-        else:
-            self._forward(message)
+        self._forward(message)
         self._settle(outcome)
         self._news.set()
         self._decide(ended=not more)
+
+    def _bound_parts(self) -> None:
+        """Let go who waits if the answer, which comes in parts, goes on for long."""
+        if self._timer is None:
+            self._timer = self.loop.call_later(SLOW_BODY_S, self._let_go)
 
     def _decide(self, *, ended: bool) -> None:
         """Tell the handler from now on when its client leaves; if the body has *ended*, tell it so at once."""
@@ -485,8 +514,9 @@ class Fill(Run[Outcome]):
     def _ended(self, task: asyncio.Task[Any]) -> None:
         super()._ended(task)
         self._news.set()
-        if self._timer is not None:
-            self._timer.cancel()
+        for each in (self._timer, self._watch_timer, self._watch):
+            if each is not None:
+                each.cancel()
 
 
 class _View(dict[str, Any]):
@@ -521,6 +551,17 @@ class _Few:
     places: asyncio.Semaphore
     users: int = 0
     """Those who are inside, and those who wait."""
+
+
+def _once(function: Callable[[], object]) -> Callable[[], None]:
+    """Return what calls *function* the first time that it is called."""
+    functions = [function]
+
+    def call() -> None:
+        if functions:
+            functions.pop()()
+
+    return call
 
 
 @dataclass(frozen=True, slots=True)
@@ -567,27 +608,34 @@ class Flight(Generic[RunT]):
     async def one_of_few(self, key: str, run: RunT, timeout: float) -> AsyncIterator[bool]:
         """Wait until few others of *key* are in here, and give whether that was so within *timeout* seconds.
 
-        It stops waiting, and gives False, once *run*, which was waited for in vain, has something for others.
+        It stops waiting, and gives False, once *run*, which was waited for in vain, has something for others. Who
+        is in here for too long is not counted any more.
         """
-        place = (asyncio.get_running_loop(), key)
-        few = self._few.setdefault(place, _Few(asyncio.Semaphore(FEW)))
+        loop = asyncio.get_running_loop()
+        few = self._few.setdefault((loop, key), _Few(asyncio.Semaphore(FEW)))
         few.users += 1
         entering = asyncio.ensure_future(few.places.acquire())
+        give_back = _once(few.places.release)
+        overstays: asyncio.TimerHandle | None = None
         try:
-            ends = {entering, run.outcome} if run.loop is place[0] else {entering}
-            late = place[0].time() + timeout
+            ends = {entering, run.outcome} if run.loop is loop else {entering}
+            late = loop.time() + timeout
             await asyncio.wait(ends, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             if run.shared is None:
-                await asyncio.wait({entering}, timeout=max(0.0, late - place[0].time()))
+                await asyncio.wait({entering}, timeout=max(0.0, late - loop.time()))
+            if entering.done():
+                overstays = loop.call_later(PLACE_S, give_back)
             yield entering.done() and run.shared is None
         finally:
             few.users -= 1
             if entering.done():
-                few.places.release()
+                give_back()
             else:
                 entering.cancel()
+            if overstays is not None:
+                overstays.cancel()
             if not few.users:
-                del self._few[place]
+                del self._few[loop, key]
 
     def take_off(self, key: str, run: RunT, *, alone: bool = False, refresh: bool = False) -> None:
         """Make *run* that of *key*: later requests find it until it has its outcome, unless it flies *alone*.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
@@ -320,7 +321,8 @@ async def test_patience(message: Message, *, waits: bool) -> None:
     await handler.send(message)
     leader = asyncio.create_task(fill.lead(client.send, 0.0))
     await turns()
-    await handler.send(END)
+    for rest in [END] if waits else [START, END]:
+        await handler.send(rest)
     await handler.end()
     assert await leader is waits
     assert [each["type"] for each in client.got] == [message["type"], *[END["type"]] * waits]
@@ -478,18 +480,121 @@ def test_outcomes_that_say_nothing() -> None:
     assert NOT_SHARED != UNADMITTED
 
 
-async def test_failing_answer_holds_its_end() -> None:
-    """The last message of a failure is held until the run has ended; who waits has it at once."""
+async def test_failing_answer_is_whole_at_once() -> None:
+    """A failure is there for its leader and for who waits when its last message is, whatever runs after it."""
     scene = Scene(Answers(Share.FAIL))
     await scene.handler.send(START)
     await scene.handler.send(END)
     failures = [outcome and outcome.failure for outcome in await scene.outcomes()]
     assert failures == [(500, (), b"end")] * 3
     await turns()
-    assert [message["type"] for message in scene.client.got] == ["http.response.start"]
+    assert scene.client.got[-1] == END
+    assert not scene.leader.done()
     await scene.handler.end()
     await scene.leader
-    assert scene.client.got[-1] == END
+
+
+async def test_body_without_a_start() -> None:
+    """A body that no start came before is the leader's alone, whose server refuses it."""
+    scene = Scene()
+    scene.client.refuses = RuntimeError("no start")
+    sending = scene.handler.send(END)
+    with pytest.raises(RuntimeError, match="no start"):
+        await scene.leader
+    assert await scene.outcomes() == [NOT_SHARED] * 3
+    assert scene.judge.bodies == []
+    assert isinstance(scene.handler.ended, RuntimeError)
+    assert sending.cancelled()
+
+
+@pytest.mark.parametrize("share", [Share.REPLACE, Share.WITHHOLD])
+async def test_replaced_answer_with_trailers(share: Share) -> None:
+    """An answer that nobody gets lets its leader go as soon as one without trailers would."""
+    scene = Scene(Answers(share))
+    await scene.handler.send({**START, "trailers": True})
+    if share is Share.WITHHOLD:
+        await scene.handler.send(END)
+    assert await scene.leader
+    assert scene.client.got == []
+    await scene.handler.end()
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look after clients at once."""
+    monkeypatch.setattr("app_cache.flight.UNWATCHED_S", 0.0)
+
+
+@pytest.mark.usefixtures("watched")
+async def test_client_that_leaves() -> None:
+    """A leader whose client has left is let go; the run goes on for others, and its time is bounded."""
+    scene = Scene()
+    await turns()
+    assert not scene.leader.done()
+    scene.client.gone.set()
+    assert not await scene.leader
+    assert scene.fill.client_left
+    assert scene.fill._end_timer is not None
+    await scene.handler.send(START)
+    await scene.handler.send(END)
+    assert await scene.outcomes() == [STORED] * 3
+    await scene.handler.end()
+    assert scene.client.got == []
+
+
+@pytest.mark.usefixtures("watched")
+async def test_client_that_leaves_what_is_its_own() -> None:
+    """Who leaves an answer that nobody else gets leaves it to the handler, which is told so."""
+    scene = Scene(Answers(Share.REFUSE))
+    await turns()
+    scene.client.content.clear()
+    await scene.handler.send(START)
+    listening = scene.handler.do(lambda: receiving(scene.handler))
+    assert (await listening)["type"] == "http.request"
+    listening = scene.handler.do(lambda: receiving(scene.handler))
+    await turns()
+    assert not listening.done()
+    scene.client.gone.set()
+    assert await listening == {"type": "http.disconnect"}
+    await scene.handler.end()
+    assert await scene.leader
+    assert not scene.fill.client_left
+
+
+@pytest.mark.usefixtures("watched")
+async def test_client_that_cannot_be_watched(caplog: pytest.LogCaptureFixture) -> None:
+    """A server that does not tell whether the client is there changes nothing."""
+
+    async def receive() -> Message:
+        raise RuntimeError("no more")
+
+    fill, handler, client = Fill(Answers()), Handler(), Client()
+    fill.start(handler, {}, b"", receive)
+    leader = asyncio.create_task(fill.lead(client.send))
+    await turns()
+    for message in (START, END):
+        await handler.send(message)
+    await handler.end()
+    assert await leader
+    assert client.got[-1] == END
+    gc.collect()
+    assert caplog.text == ""
+
+
+@pytest.mark.usefixtures("watched")
+async def test_client_is_watched_no_longer_than_its_run() -> None:
+    """Nothing waits for the client of a run that has ended."""
+    before = asyncio.all_tasks()
+    fill, handler, client = Fill(Answers()), Handler(), Client()
+    fill.start(handler, {}, b"", client.receive)
+    leader = asyncio.create_task(fill.lead(client.send))
+    await turns()
+    for message in (START, END):
+        await handler.send(message)
+    await handler.end()
+    assert await leader
+    await turns()
+    assert asyncio.all_tasks() == before
 
 
 async def test_failing_answer_of_a_length() -> None:
@@ -721,13 +826,11 @@ async def test_refused_after_the_connection_broke() -> None:
 
 
 async def test_slow_body(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When a body goes on for too long after its first message, who waits is let go; it is stored all the same."""
+    """When a body that comes in parts takes too long, who waits is let go; it is stored all the same."""
     monkeypatch.setattr("app_cache.flight.SLOW_BODY_S", 0)
     await scene.handler.send(START)
-    await turns()
-    assert not any(waiter.done() for waiter in scene.waiters)
-    await scene.handler.send(part(b"one"))
     assert await scene.outcomes() == [NOT_SHARED] * 3
+    await scene.handler.send(part(b"one"))
     assert scene.flight.is_unshared("key")
     await scene.handler.send(END)
     assert scene.judge.bodies == [b"oneend"]
@@ -765,6 +868,18 @@ async def test_background_run_that_has_answered(monkeypatch: pytest.MonkeyPatch)
     assert fill._end_timer.cancelled()
     await handler.end()
     await fill.task
+
+
+async def test_leader_that_leaves_what_has_answered(scene: Scene) -> None:
+    """What a run does after its answer takes as long as it takes, though its leader leaves meanwhile."""
+    await scene.handler.send(START)
+    await scene.handler.send(END)
+    await turns()
+    scene.leader.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await scene.leader
+    assert scene.fill._end_timer is None
+    await scene.handler.end()
 
 
 # The fills of all keys.
@@ -991,6 +1106,21 @@ async def test_few_at_once() -> None:
             await turns()
             assert not waiting.done()
         assert await waiting
+    assert not flight._few
+
+
+async def test_who_stays_too_long_takes_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is inside for too long is not counted any more, and gives back one place."""
+    monkeypatch.setattr("app_cache.flight.PLACE_S", 0.01)
+    flight: Flight[Fill] = Flight()
+    hung = Fill(Answers())
+    async with asyncio.timeout(5):
+        async with AsyncExitStack() as places:
+            for _ in range(2 * FEW):
+                assert await places.enter_async_context(flight.one_of_few("key", hung, 30))
+        async with AsyncExitStack() as places:
+            inside = [await places.enter_async_context(flight.one_of_few("key", hung, 0)) for _ in range(FEW + 1)]
+    assert inside == [True] * FEW + [False]
     assert not flight._few
 
 

@@ -410,11 +410,9 @@ class Fill(Run[Outcome]):
             self._refuse()
         if self._share is Share.REPLACE:
             self._news.set()
-        elif self._share is Share.WITHHOLD:
-            return
         elif self._share in (Share.REFUSE, Share.UNADMITTED) or message.get("trailers"):
             await self._send_own(message)
-        else:
+        elif self._share is not Share.WITHHOLD:
             self._held_start = message
             self._length = delta_seconds(combined(headers, b"content-length"))
             if self._length is None:

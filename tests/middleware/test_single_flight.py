@@ -391,6 +391,36 @@ async def test_leader_leaves_over_http(*, wrapped: bool) -> None:
     assert len(runs) == 1
 
 
+@pytest.mark.parametrize("wrapped", [False, True], ids=["plain", "in a BaseHTTPMiddleware"])
+async def test_client_leaves_a_handler_that_hangs(monkeypatch: pytest.MonkeyPatch, *, wrapped: bool) -> None:
+    """A run that hangs is ended some time after its client has closed the connection."""
+    monkeypatch.setattr("app_cache.flight.UNWATCHED_S", 0.01)
+    monkeypatch.setattr("app_cache.flight.FILL_TIMEOUT_S", 0.05)
+    app, started, ended = FastAPI(), threading.Event(), threading.Event()
+
+    @app.get("/")
+    @cache(timeout=60)
+    async def answer() -> str:
+        if not started.is_set():
+            started.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+        return "text"
+
+    put_cache(app)
+    if wrapped:
+        app.middleware("http")(lambda request, call_next: call_next(request))
+    async with served(app) as client:
+        leader = asyncio.create_task(client.get("/"))
+        await asyncio.to_thread(started.wait, 10)
+        leader.cancel()
+        await asyncio.wait({leader})
+        assert await asyncio.to_thread(ended.wait, 10)
+        assert (await client.get("/")).text == '"text"'
+
+
 async def test_last_client_leaves() -> None:
     """A run that nobody waits for any more is stored all the same."""
     app = Gated()

@@ -29,8 +29,9 @@ class HealthReport:
     """What a check found.
 
     Args:
-        status: ``healthy``; ``degraded``: the backend is away, too slow or refuses, every request runs its
-            handler; ``unhealthy``: it gives back something else than it was given, or there is none.
+        status: ``healthy``; ``degraded``: the backend is away, too slow or refuses, so that requests run their
+            handlers, or get only what is stored already; ``unhealthy``: it gives back something else than it was
+            given, or there is none.
         backend: The name of the backend's class, with that of the one within it; empty if there is none.
         error: Why it is not healthy, without addresses and secrets; None if it is.
     """

@@ -31,10 +31,11 @@ _AROUND_URLS = "".join(map(chr, range(0x21)))
 
 
 class InvalidationService:
-    """Invalidates stored responses; each method costs one write, however many entries it names.
+    """Invalidates stored responses, by one write however many entries that concerns.
 
-    When a call has returned, this process serves nothing older any more, and other processes on the same Redis
-    neither. With ``soft=True`` entries are marked stale rather than dropped: they are served within
+    That is one on Redis for up to 500 tags, and one for each tag on a backend of four methods. When a call has
+    returned, this process serves nothing older any more, and other processes on the same Redis neither if the
+    result is durable. With ``soft=True`` entries are marked stale rather than dropped: they are served within
     ``stale_while_revalidate`` and ``stale_if_error`` and fetched anew.
 
     Raises:

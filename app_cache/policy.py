@@ -64,20 +64,22 @@ class CachePolicy:
         stale_while_revalidate: Seconds beyond its freshness that an answer is still served while one request
             in the background fetches anew (RFC 5861 §3).
         stale_if_error: Seconds beyond its freshness that an answer stands in for a failed one (RFC 5861 §4).
-        methods: Which of the route's methods are cached: GET, QUERY, POST. Without it, all of them.
+        methods: Which of the route's methods are cached: GET, QUERY, POST. Without it, all of them, but POST only
+            where the route has neither of the others.
         key: A `KeyGenerator` for this endpoint in place of the application's.
         vary_by: A callable of the request whose string joins the key; it returns None to pass the request by.
         include_query: The only query parameters that join the key, beside those that security schemes declare.
         exclude_query: Query parameters that do not join the key.
         max_body: Bytes of body beyond which a response is not stored and a request body is not cached by.
-        client_max_age: Seconds for ``Cache-Control: max-age`` to clients, where the handler sent no such field.
+        client_max_age: Seconds for ``Cache-Control: max-age`` to clients, where the handler sent neither that field
+            nor ``Expires``.
         handler_timeout: Seconds after which a handler that has not begun to answer counts as failed where a stale
             answer may stand in; it goes on in the background.
         guarded: Run the endpoint's dependencies (authentication, limits) before a stored answer is given too; only
             the endpoint's own body is skipped.
         early_refresh: How eagerly a fresh answer is fetched anew in the background, by chance and shortly before
             its end: about one of many processes does. 1 suits most, more is earlier, 0 is never.
-        jitter: Fraction (0 to 1) of the lifetime that is taken off at random, so that not all expire at once.
+        jitter: Fraction (0 to below 1) of the lifetime that is taken off at random, so that not all expire at once.
         http_only: Freshness by the response or a heuristic and credentials by RFC 9111 §3.5 alone; see `http`.
         store_set_cookie: Under *http_only*, whether responses with ``Set-Cookie`` are stored.
         stale_on_failure: Under *http_only*, whether a stale answer stands in when the handler fails

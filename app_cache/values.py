@@ -159,7 +159,7 @@ class ValueCache:
         Args:
             key: As it was set.
             type: What it comes back as; what cannot be read as that is a miss. Without one it comes back as plain
-                msgpack has it: None, bool, int, float, str, bytes, lists, dicts, datetimes.
+                msgpack has it: None, bool, int, float, str, bytes, lists, dicts, datetimes with a zone.
             default: Given for a miss; an object of your own tells a miss from a stored None.
 
         Raises:
@@ -178,7 +178,8 @@ class ValueCache:
         """Keep *value* under *key* for *timeout* seconds, in place of what is there or is being made.
 
         What was there is invalidated first, as by `delete`: it is not given any more, even if the backend does not
-        take the new value. When this returns the backend has the value, unless it took longer than a call may.
+        take the new value. When this returns the backend has the value, unless it took longer than a call may, is
+        away, or has no room for it.
 
         Raises:
             ConfigurationError: If *key*, *timeout* or a tag cannot work.

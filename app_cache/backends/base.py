@@ -82,6 +82,8 @@ class PatternBackend(Protocol):
 
         Raises:
             BackendError: If the backend cannot be reached; some keys may be gone by then.
+            ConfigurationError: If *pattern* is longer than the backend can match in bounded time, as 256
+                characters are for one in memory.
         """
         ...
 

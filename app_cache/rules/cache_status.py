@@ -25,7 +25,7 @@ class CacheStatus:
         fwd: Why it went to the handler, or None.
         fwd_status: The status that the handler answered with, where it is not the one that is sent.
         ttl: Seconds of freshness that are left, or None where nothing stored was served.
-        stored: The answer was stored.
+        stored: The answer was handed to the backend to be stored.
         collapsed: It was answered by the run of another request.
         detail: Why it was not answered from the cache, or not stored.
     """

@@ -71,15 +71,15 @@ class CachePolicy:
         include_query: The only query parameters that join the key, beside those that security schemes declare.
         exclude_query: Query parameters that do not join the key.
         max_body: Bytes of body beyond which a response is not stored and a request body is not cached by.
-        client_max_age: Seconds for ``Cache-Control: max-age`` to clients, where the handler sent neither that field
-            nor ``Expires``.
+        client_max_age: Seconds for ``Cache-Control: max-age`` to clients, where the handler sent neither that nor
+            ``Expires``.
         handler_timeout: Seconds after which a handler that has not begun to answer counts as failed where a stale
             answer may stand in; it goes on in the background.
         guarded: Run the endpoint's dependencies (authentication, limits) before a stored answer is given too; only
             the endpoint's own body is skipped.
         early_refresh: How eagerly a fresh answer is fetched anew in the background, by chance and shortly before
             its end: about one of many processes does. 1 suits most, more is earlier, 0 is never.
-        jitter: Fraction (0 to below 1) of the lifetime that is taken off at random, so that not all expire at once.
+        jitter: Fraction (0 to below 1) of the lifetime that is taken off at random: not all expire at once.
         http_only: Freshness by the response or a heuristic and credentials by RFC 9111 §3.5 alone; see `http`.
         store_set_cookie: Under *http_only*, whether responses with ``Set-Cookie`` are stored.
         stale_on_failure: Under *http_only*, whether a stale answer stands in when the handler fails

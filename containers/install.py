@@ -32,7 +32,7 @@ def install(app: Starlette, container: Any, *, front: bool = False, **options: A
 
     The cache stands **innermost**: every middleware that is added, before or after, still runs on each hit; only
     routing and the endpoint are skipped. No lifespan is needed; where there is one, the policies of all routes are
-    checked as it starts; as it ends, what is under way is drained, and the backend closed that the container built.
+    checked as it starts; as it ends, what is under way is drained and the backend closed that the container built.
 
     Args:
         app: A FastAPI or Starlette application that has not started.

@@ -14,6 +14,7 @@ from dependency_injector import providers
 from fastapi import APIRouter, FastAPI, Header, Request, Response
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from starlette.authentication import UnauthenticatedUser
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
@@ -56,6 +57,12 @@ def application() -> FastAPI:  # noqa: C901  one route for each thing that a pol
     def answer(name: str, **fields: str) -> Response:
         runs[name] += 1
         return Response(f"{name} {runs[name]}", headers=fields, media_type="text/plain")
+
+    @app.get("/by-token")
+    @cache(timeout=60, include_headers=["Authorization"])
+    def by_token(request: Request) -> Response:
+        user = request.scope.get("user") or getattr(request.state, "user", None)
+        return answer(f"by token {request.headers.get('authorization')} {type(user).__name__}")
 
     @app.api_route("/tagged/{number}", methods=["GET", "HEAD"])
     @cache(timeout=60, tags=["all", "n{number}"])
@@ -133,6 +140,7 @@ def application() -> FastAPI:  # noqa: C901  one route for each thing that a pol
 
 
 PATHS = [
+    "/by-token",
     "/tagged/1",
     "/tagged/2",
     "/windows",
@@ -174,6 +182,16 @@ FIELDS = [
     (b"host", b"other"),
     (b"user-agent", b"a"),
 ]
+KNOWN: list[dict[str, Any]] = [
+    *[{}] * 4,
+    {"user": "alice"},
+    {"user": UnauthenticatedUser()},
+    {"state": {"user": "alice"}},
+    {"state": {"user": None}},
+    {"session": {}},
+    {"session": {"id": "a"}},
+]
+"""What middleware further out knows."""
 fields_of_a_request = st.lists(st.sampled_from(FIELDS), max_size=3)
 queries = st.sampled_from([b"", b"page=1", b"page=2", b"page=x", b"utm=1", b"a=1&b=2", b"b=2&a=1"])
 requests = st.tuples(
@@ -182,6 +200,7 @@ requests = st.tuples(
     st.sampled_from(PATHS),
     queries,
     fields_of_a_request,
+    st.sampled_from(KNOWN),
 )
 plain_requests: st.SearchStrategy[tuple[Any, ...]] = st.tuples(
     st.just("ask"), st.just("GET"), st.sampled_from(PATHS), st.just(b""), st.just([])
@@ -272,6 +291,29 @@ async def test_each_field(path: str) -> None:
             await pair.do("ask", "GET", path, b"", asked)
     assert pair.fast.again > len(FIELDS)
     assert pair.fast.store.stats == pair.reference.store.stats
+
+
+@pytest.mark.parametrize("path", AGAIN)
+async def test_each_user(path: str) -> None:
+    """A request of anybody whom middleware knows is answered as by an exchange though a hit is ready."""
+    pair = Pair()
+    for more in KNOWN:
+        for fields in ([], [(b"authorization", b"Basic x")], [(b"cookie", b"a=1")]):
+            for asked in ([], [], [*fields]):
+                await pair.do("ask", "GET", path, b"", asked, {} if asked != fields else more)
+    assert pair.fast.again > len(KNOWN)
+    assert pair.fast.store.stats == pair.reference.store.stats
+
+
+@pytest.mark.parametrize("more", [{"user": "alice"}, {"state": {"user": "alice"}}], ids=["user", "state"])
+async def test_user_who_is_told_apart(more: dict[str, Any]) -> None:
+    """The hit of a user whose token joins the key is given again, and to that token alone."""
+    pair = Pair()
+    for token in (b"a", b"b") * 3:
+        await pair.do("ask", "GET", "/by-token", b"", [(b"authorization", token)], more)
+    assert pair.fast.again == 2
+    await pair.do("ask", "GET", "/by-token", b"", [], more)
+    assert pair.fast.again == 2
 
 
 async def test_beside_what_was_invalidated() -> None:

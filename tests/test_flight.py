@@ -139,6 +139,7 @@ class Client:
         self.takes.set()
         self.refuses: Exception | None = None
         self.gone = asyncio.Event()
+        self.is_listened_to = False
         self.content: list[Message] = [{"type": "http.request", "body": b"content", "more_body": False}]
 
     async def send(self, message: Message) -> None:
@@ -148,9 +149,15 @@ class Client:
         self.got.append(message)
 
     async def receive(self) -> Message:
+        """Return the next message to the only one that may ask for it at a time."""
         if self.content:
             return self.content.pop()
-        await self.gone.wait()
+        assert not self.is_listened_to
+        self.is_listened_to = True
+        try:
+            await self.gone.wait()
+        finally:
+            self.is_listened_to = False
         return {"type": "http.disconnect"}
 
     @property
@@ -548,14 +555,51 @@ async def test_client_that_leaves_what_is_its_own() -> None:
     await scene.handler.send(START)
     listening = scene.handler.do(lambda: receiving(scene.handler))
     assert (await listening)["type"] == "http.request"
-    listening = scene.handler.do(lambda: receiving(scene.handler))
+    assert scene.handler.receive is not None
+    given_up = asyncio.ensure_future(scene.handler.receive())
+    await turns()
+    given_up.cancel()
+    listening = asyncio.ensure_future(scene.handler.receive())
     await turns()
     assert not listening.done()
     scene.client.gone.set()
     assert await listening == {"type": "http.disconnect"}
+    assert await scene.handler.receive() == {"type": "http.disconnect"}
     await scene.handler.end()
     assert await scene.leader
     assert not scene.fill.client_left
+
+
+async def test_client_is_watched_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once the handler is told when its client leaves, nobody else waits for that."""
+    scene = Scene(Answers(Share.REFUSE))
+    scene.client.content.clear()
+    await scene.handler.send(START)
+    await scene.handler.do(lambda: receiving(scene.handler))
+    assert scene.handler.receive is not None
+    listening = asyncio.ensure_future(scene.handler.receive())
+    await turns()
+    scene.fill._begin_watch(scene.client.receive)
+    await turns()
+    scene.client.gone.set()
+    assert await listening == {"type": "http.disconnect"}
+    assert scene.fill._watch is None
+    await scene.handler.end()
+    await scene.leader
+
+
+@pytest.mark.usefixtures("watched")
+async def test_client_that_leaves_what_has_answered() -> None:
+    """A leader whose client has left a complete answer waits for what the run does after it."""
+    scene = Scene()
+    await turns()
+    await scene.handler.send(START)
+    await scene.handler.send(END)
+    scene.client.gone.set()
+    await turns()
+    assert (scene.leader.done(), scene.fill.client_left) == (False, False)
+    await scene.handler.end()
+    assert await scene.leader
 
 
 @pytest.mark.usefixtures("watched")
@@ -592,6 +636,8 @@ async def test_client_is_watched_no_longer_than_its_run() -> None:
     assert await leader
     await turns()
     assert asyncio.all_tasks() == before
+    assert fill._watch_timer is not None
+    assert fill._watch_timer.cancelled()
 
 
 async def test_failing_answer_of_a_length() -> None:
@@ -1111,12 +1157,13 @@ async def test_who_stays_too_long_takes_no_place(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("app_cache.flight.PLACE_S", 0.01)
     flight: Flight[Fill] = Flight()
     hung = Fill(Answers())
-    async with asyncio.timeout(5):
-        async with AsyncExitStack() as places:
+    async with asyncio.timeout(5), AsyncExitStack() as places:
+        assert await places.enter_async_context(flight.one_of_few("key", hung, 30))  # keeps what is counted
+        async with AsyncExitStack() as others:
             for _ in range(2 * FEW):
-                assert await places.enter_async_context(flight.one_of_few("key", hung, 30))
-        async with AsyncExitStack() as places:
-            inside = [await places.enter_async_context(flight.one_of_few("key", hung, 0)) for _ in range(FEW + 1)]
+                assert await others.enter_async_context(flight.one_of_few("key", hung, 30))
+        monkeypatch.setattr("app_cache.flight.PLACE_S", 30)
+        inside = [await places.enter_async_context(flight.one_of_few("key", hung, 0)) for _ in range(FEW + 1)]
     assert inside == [True] * FEW + [False]
     assert not flight._few
 

@@ -679,7 +679,24 @@ def further_in(endpoint: Any) -> FastAPI:
     return FastAPI(routes=[Unsure("/never", plain), Mount("", of_an_application(endpoint))])
 
 
-BEFORE = [behind_a_route, in_a_mount, in_a_mount_with_its_middleware, of_a_route, of_an_application, further_in]
+def of_what_has_no_routes(endpoint: Any) -> FastAPI:
+    """Return an application that mounts with middleware what has no routes."""
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        await (await endpoint(Request(scope)))(scope, receive, send)
+
+    return FastAPI(routes=[Mount("/in", answer, middleware=[Middleware(passing)])])
+
+
+BEFORE = [
+    behind_a_route,
+    of_what_has_no_routes,
+    in_a_mount,
+    in_a_mount_with_its_middleware,
+    of_a_route,
+    of_an_application,
+    further_in,
+]
 
 
 @pytest.mark.parametrize("make", BEFORE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 from app_cache import InvalidationService
@@ -72,7 +73,8 @@ class Driven:
         *more*: What its scope has else.
         """
         headers = [(b"host", b"test"), *fields]
-        scope = scope_of(path, **{"method": method, "query_string": query, "headers": headers, **(more or {})})
+        more = deepcopy(more or {})
+        scope = scope_of(path, **{"method": method, "query_string": query, "headers": headers, **more})
         before = asyncio.all_tasks()
         messages = await messages_of(self.cache, scope, {"type": "http.request", "body": body})
         while begun := asyncio.all_tasks() - before:

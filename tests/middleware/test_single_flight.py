@@ -421,6 +421,39 @@ async def test_client_leaves_a_handler_that_hangs(monkeypatch: pytest.MonkeyPatc
         assert (await client.get("/")).text == '"text"'
 
 
+@pytest.mark.parametrize("started", [False, True], ids=["nothing", "a part"])
+async def test_what_a_client_gets_that_has_left(monkeypatch: pytest.MonkeyPatch, *, started: bool) -> None:
+    """A client that has left gets a 504, which it does not read, unless its answer had begun."""
+    monkeypatch.setattr("app_cache.flight.UNWATCHED_S", 0.0)
+    app, sent = FastAPI(), []
+    hangs = asyncio.Event()
+
+    async def parts() -> Any:
+        await hangs.wait()
+        yield "text"
+
+    @app.get("/")
+    @cache(timeout=60)
+    async def answer() -> Response:
+        if not started:
+            await hangs.wait()
+        return StreamingResponse(parts())
+
+    put_cache(app)
+    content = [{"type": "http.request", "body": b"", "more_body": False}]
+
+    async def receive() -> Any:
+        return content.pop() if content else {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await app(scope_of("/"), receive, send)
+    assert [message.get("status") for message in sent] == ([200] if started else [504, None])
+    hangs.set()
+    await all_blocked()
+
+
 async def test_last_client_leaves() -> None:
     """A run that nobody waits for any more is stored all the same."""
     app = Gated()

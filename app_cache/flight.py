@@ -578,6 +578,8 @@ class Flight(Generic[RunT]):
         self._resting: Bounded[str, _Rest] = Bounded(MAX_MARKERS)
         self._few: dict[tuple[asyncio.AbstractEventLoop, str], _Few] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
+        self.landings = 0
+        """How often all that was under way was ended; who has waited for a place since before gets none."""
 
     def under_way(self, key: str) -> RunT | None:
         """Return the run of *key* that a request in the running loop may wait for, or None."""
@@ -609,7 +611,7 @@ class Flight(Generic[RunT]):
         It stops waiting, and gives False, once *run*, which was waited for in vain, has something for others. Who
         is in here for too long is not counted any more.
         """
-        loop = asyncio.get_running_loop()
+        loop, landings = asyncio.get_running_loop(), self.landings
         few = self._few.setdefault((loop, key), _Few(asyncio.Semaphore(FEW)))
         few.users += 1
         entering = asyncio.ensure_future(few.places.acquire())
@@ -623,7 +625,7 @@ class Flight(Generic[RunT]):
                 await asyncio.wait({entering}, timeout=max(0.0, late - loop.time()))
             if entering.done():
                 overstays = loop.call_later(PLACE_S, give_back)
-            yield entering.done() and run.shared is None
+            yield entering.done() and run.shared is None and landings == self.landings
         finally:
             few.users -= 1
             if entering.done():
@@ -684,10 +686,12 @@ class Flight(Generic[RunT]):
 
 async def land(flights: Iterable[Flight[Any]], timeout: float) -> None:
     """Wait *timeout* seconds for what is under way in the running loop, and what that begins; then cancel it."""
-    loop = asyncio.get_running_loop()
+    loop, flights = asyncio.get_running_loop(), [*flights]
     until = loop.time() + timeout
     while (tasks := under_way(flights)) and loop.time() < until:
         await asyncio.wait(tasks, timeout=until - loop.time())
+    for flight in flights:
+        flight.landings += 1
     for _ in range(2):  # what is ended may have begun something
         tasks = under_way(flights)
         for task in tasks:

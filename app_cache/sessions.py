@@ -9,9 +9,17 @@ from typing import Any
 def has_user(scope: Mapping[str, Any]) -> bool:
     """Return whether ``request.user``, as `AuthenticationMiddleware` sets it, or ``request.state.user`` is known.
 
-    A user that does not say that it is nobody is somebody.
+    A user that does not say that it is nobody is somebody; what is empty or False in the state is nobody.
     """
-    return _is_somebody(scope.get("user")) or _is_somebody((scope.get("state") or {}).get("user"))
+    in_state = (scope.get("state") or {}).get("user")
+    return _is_somebody(scope.get("user")) or (_is_something(in_state) and _is_somebody(in_state))
+
+
+def _is_something(value: object) -> bool:
+    try:
+        return bool(value)
+    except Exception:  # noqa: BLE001  as below
+        return True
 
 
 def _is_somebody(user: object) -> bool:

@@ -1168,6 +1168,26 @@ async def test_who_stays_too_long_takes_no_place(monkeypatch: pytest.MonkeyPatch
     assert not flight._few
 
 
+async def test_who_waits_for_a_place_begins_nothing_after_the_end() -> None:
+    """Who has waited for a place while all was ended gets none; who comes later does."""
+    flight: Flight[Fill] = Flight()
+    hung = Fill(Answers())
+
+    async def enter() -> bool:
+        async with flight.one_of_few("key", hung, 30) as inside:
+            return inside
+
+    async with asyncio.timeout(5):
+        async with AsyncExitStack() as places:
+            for _ in range(FEW):
+                await places.enter_async_context(flight.one_of_few("key", hung, 30))
+            waiting = asyncio.create_task(enter())
+            await turns()
+            await land([flight], 0)
+        assert not await waiting
+        assert await enter()
+
+
 async def test_few_are_not_waited_for_once_there_is_an_outcome() -> None:
     """Who waits for a place goes on as soon as the run that hung has its outcome, and leaves no place taken."""
     flight: Flight[Fill] = Flight()

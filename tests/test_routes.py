@@ -688,9 +688,39 @@ def of_what_has_no_routes(endpoint: Any) -> FastAPI:
     return FastAPI(routes=[Mount("/in", answer, middleware=[Middleware(passing)])])
 
 
+def of_a_mount_that_handles(endpoint: Any) -> FastAPI:
+    """Return an application whose mount, of what has no routes, hands on requests in a way of its own."""
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        await (await endpoint(Request(scope)))(scope, receive, send)
+
+    class Handling(Mount):
+        async def handle(self, scope: Any, receive: Any, send: Any) -> None:
+            await super().handle(scope, receive, send)
+
+    return FastAPI(routes=[Handling("/in", answer)])
+
+
+class ForWSGI(Seen):
+    """Stands for what a2wsgi puts around an application of WSGI."""
+
+    __module__, __qualname__ = "a2wsgi.wsgi", "WSGIMiddleware"
+
+
+def of_a_layer(endpoint: Any) -> FastAPI:
+    """Return an application that mounts a middleware, which shows what it is around."""
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        await (await endpoint(Request(scope)))(scope, receive, send)
+
+    return FastAPI(routes=[Mount("/in", Seen(answer))])
+
+
 BEFORE = [
     behind_a_route,
+    of_a_layer,
     of_what_has_no_routes,
+    of_a_mount_that_handles,
     in_a_mount,
     in_a_mount_with_its_middleware,
     of_a_route,
@@ -710,6 +740,28 @@ async def test_fallback_for_what_is_behind_something(make: Any, options: dict[st
     app = make(plain)
     put_cache(app, **options)
     assert not await is_cached(app, "/in/x")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Mount("/in", PlainTextResponse("text"), max_body_size=9),
+        lambda: Mount("/in", routes=[Route("/x", plain)], max_body_size=9),
+        lambda: Mount("/in", CacheMiddleware(PlainTextResponse("text"), MemoryBackend())),
+        lambda: Host("test", CacheMiddleware(PlainTextResponse("text"), MemoryBackend())),
+        lambda: Mount(
+            "/in", routes=[Route("/x", plain)], middleware=[Middleware(CacheMiddleware, backend=MemoryBackend())]
+        ),
+        lambda: Mount("/in", Starlette(routes=[Mount("", PlainTextResponse("text"))])),
+        lambda: Mount("/in", ForWSGI(PlainTextResponse("text"))),
+    ],
+    ids=["a limit", "a limit on routes", "a cache", "a cache of a host", "a cache of routes", "a mount", "WSGI"],
+)
+async def test_fallback_for_what_is_behind_nothing(make: Any) -> None:
+    """A policy for what has none answers for what is mounted behind a limit, or a cache that does not answer."""
+    app = FastAPI(routes=[make()])
+    put_cache(app, default_policy=CachePolicy(timeout=60))
+    assert await is_cached(app, "/in/x")
 
 
 @pytest.mark.parametrize("make", BEFORE)

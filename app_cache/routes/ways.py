@@ -37,6 +37,8 @@ BODY_LIMITS = frozenset(
     }
 )
 """Classes that only limit the size of a request's body: what was stored for one, they have let through."""
+_WSGI = frozenset({("starlette.middleware.wsgi", "WSGIMiddleware"), ("a2wsgi.wsgi", "WSGIMiddleware")})
+"""Classes that are around an application of WSGI, and nothing else."""
 _MARKS = (POLICY_ATTRIBUTE, INVALIDATES_ATTRIBUTE, NEVER_ATTRIBUTE)
 _METHODS = ("get", "head", "post", "put", "patch", "delete", "options", "query")
 """The methods of a class-based endpoint that answer requests."""
@@ -221,15 +223,15 @@ def left_by(way: Way) -> dict[str, Any]:
     return left | {"route": route} if is_left else left
 
 
-def _is_endpoint(context: Any, within: Callable[[Any], Any] = lambda app: app) -> bool:
+def _is_endpoint(context: Any, within: Callable[[Any], Any] | None = None) -> bool:
     """Return whether a hit would skip nothing but the endpoint: a route may have middleware of its own.
 
-    *within*: Gives what is inside of that which need not run.
+    *within*: Gives what is inside of that which need not run, limits if it is not given.
     """
     route = context.original_route
     if not isinstance(route, Route) or type(route).handle not in _KNOWN_HANDLERS:
         return False
-    app = _within_limits(within(getattr(context, "app", None) or route.app))
+    app = (within or _within_limits)(getattr(context, "app", None) or route.app)
     return app is route.endpoint or (
         inspect.isfunction(app) and (app.__module__, app.__qualname__) in _CALLS_THE_ENDPOINT
     )
@@ -238,22 +240,32 @@ def _is_endpoint(context: Any, within: Callable[[Any], Any] = lambda app: app) -
 def _is_behind_something(context: Any) -> bool:
     """Return whether *context*, or a route of what it mounts, has middleware, or handles requests in its own way.
 
-    What an application does that has no routes cannot be seen.
+    What an application does that has no routes cannot be seen, unless it shows what it is around.
     """
     route = context.original_route
     if not isinstance(route, Mount | Host):
-        return isinstance(route, Route) and not _is_endpoint(context, _past_caches)
-    if _past_caches(context.app) is not getattr(route, "_base_app", context.app):
+        return isinstance(route, Route) and not _is_endpoint(context, _within_caches)
+    app = _within_caches(context.app)
+    if type(route).handle not in _KNOWN_HANDLERS or app is not _within_caches(_base_of(context)):
         return True
     if _mounted(context) is None:
-        return False
-    inner = _inner(context)
-    return inner is None or any(map(_is_behind_something, (*_tried(*inner.routes), *_tried_last(inner))))
+        return _is_around(app)
+    return not _only_routes(app) or any(map(_is_behind_something, (*_tried(*app.routes), *_tried_last(app))))
 
 
-def _past_caches(app: Any) -> Any:
-    """Return what is inside of the caches that *app* begins with."""
-    while getattr(app, "is_response_cache", False):
+def _is_around(app: Any) -> bool:
+    """Return whether *app*, which has no routes, is seen to be middleware around another application."""
+    return callable(getattr(app, "app", None)) and (type(app).__module__, type(app).__qualname__) not in _WSGI
+
+
+def _base_of(context: Any) -> Any:
+    """Return what a mount or a host was given, without the middleware that it puts before that."""
+    return getattr(context.original_route, "_base_app", context.app)
+
+
+def _within_caches(app: Any) -> Any:
+    """Return what is inside of the caches, and the limits on a request's body, that *app* begins with."""
+    while getattr(app, "is_response_cache", False) or _is_body_limit(type(app)):
         app = app.app
     return app
 

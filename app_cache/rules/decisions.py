@@ -173,11 +173,14 @@ def unshared_credential(request: RequestHead, said: ResponseDirectives, policy: 
 def _tells_user(request: RequestHead, policy: CachePolicy) -> bool:
     """Return whether *policy* tells apart whom the application knows, or says that it need not.
 
-    It may know them by another field than those that join the key: one of them counts only if it was sent.
+    It may know them by another field than the policy names: that counts only if it was sent, and a cookie that is
+    for nothing says nothing, for browsers send one with each request.
     """
     sent = [name for name in CREDENTIALS if has_field(request.headers, name.encode("ascii"))]
     by_credential = any(name in policy.include_headers for name in sent)
-    return policy.vary_by is not None or by_credential or CREDENTIALS.issubset(policy.exclude_headers)
+    token_is_for_nothing = "authorization" in sent and "authorization" in policy.exclude_headers
+    for_all = token_is_for_nothing or CREDENTIALS.issubset(policy.exclude_headers)
+    return policy.vary_by is not None or by_credential or for_all
 
 
 def _tells_session(request: RequestHead, policy: CachePolicy) -> bool:

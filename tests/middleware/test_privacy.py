@@ -132,6 +132,8 @@ class ByHeader(AuthenticationBackend):
         pytest.param(
             {}, {"exclude_headers": ["Cookie"]}, "cookie", because("authorization"), id="a cookie of others"
         ),
+        pytest.param({}, {"exclude_headers": ["Authorization"]}, "authorization", "hit", id="a token of others"),
+        pytest.param({}, {"exclude_headers": ["Authorization"]}, None, because("authorization"), id="no token"),
         pytest.param({}, {"exclude_headers": ["Cookie", "Authorization"]}, None, "hit", id="for everybody"),
         pytest.param({}, {"vary_by": lambda request: "all"}, None, "hit", id="by vary_by"),
     ],
@@ -161,6 +163,13 @@ async def test_a_user_and_what_is_stored_for_nobody() -> None:
     assert (alice.text, told(alice), after) == ("- - alice", "fwd=bypass; detail=authorization", "hit")
 
 
+class Unsayable:
+    """A user of whom nothing can be told."""
+
+    def __bool__(self) -> bool:
+        raise RuntimeError("nobody knows")
+
+
 @pytest.mark.parametrize("place", ["scope", "state"])
 @pytest.mark.parametrize(
     ("user", "expected"),
@@ -170,6 +179,7 @@ async def test_a_user_and_what_is_stored_for_nobody() -> None:
         pytest.param(SimpleUser("alice"), "fwd=bypass; detail=authorization", id="somebody"),
         pytest.param(UnauthenticatedUser(), "hit", id="nobody"),
         pytest.param(None, "hit", id="none"),
+        pytest.param(Unsayable(), "fwd=bypass; detail=authorization", id="a class that cannot say"),
     ],
 )
 async def test_a_user_in_the_scope(user: Any, expected: str, place: str) -> None:
@@ -187,6 +197,20 @@ async def test_a_user_in_the_scope(user: Any, expected: str, place: str) -> None
         known = [told(await client.get("/", headers={"x-user": "alice"})) for _ in range(2)]
     assert nobody[1:] == ["hit", "hit"]
     assert known == [expected] * 2
+
+
+@pytest.mark.parametrize("user", ["", False, {}], ids=["no name", "false", "nothing"])
+async def test_nobody_in_the_state(user: Any) -> None:
+    """An empty ``request.state.user`` is nobody."""
+    app = reflecting()
+
+    @app.middleware("http")
+    async def know(request: Request, call_next: Any) -> Any:
+        request.state.user = user
+        return await call_next(request)
+
+    async with client_of(app) as client:
+        assert [told(await client.get("/")) for _ in range(3)] == ["fwd=uri-miss; stored", "hit", "hit"]
 
 
 @pytest.mark.parametrize(

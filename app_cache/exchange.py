@@ -450,13 +450,8 @@ class Exchange:
             if self._rescues():
                 await self._give_rescue(TIMED_OUT)
             else:
-                await self._give_up()
-
-    async def _give_up(self) -> None:
-        """Say that no answer came in time, unless one has begun."""
-        if not self.started:
-            self._tell(CacheStatus(fwd=self.decision.fwd))
-            await send_plain(self.send, self.request.method, TIMED_OUT, None)
+                self._tell(CacheStatus(fwd=self.decision.fwd))
+                await send_plain(self.send, self.request.method, TIMED_OUT, None)
 
     def _patience(self) -> float:
         """Return the seconds that this request waits for the run of another."""
@@ -529,9 +524,7 @@ class Exchange:
         finally:
             if not self.started:
                 self._copy_back(scope)
-        if fill.client_left:
-            await self._give_up()
-        elif not spoke:
+        if not spoke:
             self.store.log.warning("cache.rescued", self.plan.route, timeout=patience)
             await self._give_rescue(TIMED_OUT)
         elif not self.started:

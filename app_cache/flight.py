@@ -37,8 +37,6 @@ FILL_TIMEOUT_S = 30.0
 """Seconds that a request waits for the fill of another, and that a fill goes on which no client reads any more."""
 SLOW_BODY_S = 1.0
 """Seconds after it began to come in parts at which an answer that still goes on is not waited for any longer."""
-UNWATCHED_S = 1.0
-"""Seconds after which a fill looks whether its leader's client is there still."""
 MARKER_S = 2.0
 """Seconds in which requests of a key whose answer could not be shared do not wait for each other."""
 FEW = 4
@@ -237,24 +235,17 @@ class Fill(Run[Outcome]):
         self._gone: Exception | None = None
         self._told_gone = False
         self._timer: asyncio.TimerHandle | None = None
-        self._watch_timer: asyncio.TimerHandle | None = None
-        self._watch: asyncio.Task[Message] | None = None
-        """Ends when the leader's client leaves."""
-        self.client_left = False
-        """Whether the leader was let go since its client had left, before the answer was complete."""
 
     def start(self, app: App, scope: Scope, body: bytes, receive: Receive | None) -> None:
         """Run *app* in a task of the cache's own; *receive* is the leader's, None where no client waits."""
         self._take_on(self._run(app, scope, body, receive), led=receive is not None)
-        if receive is not None:
-            self._watch_timer = self.loop.call_later(UNWATCHED_S, self._begin_watch, receive)
 
     async def lead(self, send: Send, patience: float | None = None) -> bool:
         """Send on what the run sends until it has ended, and raise what it raises.
 
         If a stored response takes the place of the answer, this returns early: send that, then call `end`.
-        Return False if no answer has begun after *patience* seconds, or the client has left (`client_left`); the
-        run goes on without its leader.
+        Return False, with nothing of an answer sent, if none has begun after *patience* seconds; the run goes on
+        without its leader.
 
         Raises:
             asyncio.CancelledError: If the leader's request is cancelled; what may be shared goes on without it.
@@ -305,10 +296,7 @@ class Fill(Run[Outcome]):
         return self._share is Share.REPLACE or (self.complete and self._share is Share.WITHHOLD)
 
     async def _tee(self, send: Send, patience: float | None) -> bool:
-        """Send on what the run sends until it ends.
-
-        Return False if no answer begins in *patience* seconds, or the client leaves while others may want it.
-        """
+        """Send on what the run sends until it ends; return False if no answer begins in *patience* seconds."""
         until = None if patience is None else self.loop.time() + patience
         while True:
             while self._kept:
@@ -320,8 +308,6 @@ class Fill(Run[Outcome]):
                     until = None
             if self.task is None or self.task.done() or self._is_withheld:
                 return True
-            if self.client_left:
-                return False
             self._news.clear()
             if until is None:
                 await self._news.wait()
@@ -348,18 +334,6 @@ class Fill(Run[Outcome]):
         self._taken.set()
         await asyncio.wait({self.task})
 
-    def _begin_watch(self, receive: Receive) -> None:
-        """Notice from now on when the client leaves; once the handler is told, that notices."""
-        if not self._decided.is_set():
-            self._watch = self.loop.create_task(_after_content(receive))
-            self._watch.add_done_callback(self._end_watch)
-
-    def _end_watch(self, watch: asyncio.Task[Message]) -> None:
-        has_left = not watch.cancelled() and watch.exception() is None
-        if has_left and self._led and self.sharing and not self.complete:
-            self.client_left = True
-            self._news.set()
-
     async def _run(self, app: App, scope: Scope, body: bytes, receive: Receive | None) -> None:
         content: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -369,7 +343,9 @@ class Fill(Run[Outcome]):
             await self._decided.wait()
             if self._ended_body or receive is None or not self._led:
                 return {"type": "http.disconnect"}
-            return await (_after_content(receive) if self._watch is None else asyncio.shield(self._watch))
+            message = await _after_content(receive)
+            self._share_no_more()
+            return message
 
         try:
             await self.judge.begin()
@@ -473,10 +449,7 @@ class Fill(Run[Outcome]):
         """Hand *message* to the leader alone, and wait until its client has taken all of it."""
         if self.sharing and self._left and self._gone is None and self.task is not None:
             self.task.cancel()
-        if self.sharing:
-            self.sharing = False
-            self._body.clear()
-            self._let_go()
+        self._stop_sharing()
         self._forward(message)
         while self._kept and self._led:
             self._taken.clear()
@@ -484,6 +457,18 @@ class Fill(Run[Outcome]):
         if self._gone is not None:
             self._told_gone = True
             raise self._gone
+
+    def _share_no_more(self) -> None:
+        """Refuse to store what the handler may end early, now that it was told that its client has left."""
+        if self.sharing and not self.complete:
+            self._refuse()
+            self._stop_sharing()
+
+    def _stop_sharing(self) -> None:
+        if self.sharing:
+            self.sharing = False
+            self._body.clear()
+            self._let_go()
 
     def _let_go(self) -> None:
         """Let those who wait go on by themselves, and tell the handler from now on when its client leaves."""
@@ -512,9 +497,8 @@ class Fill(Run[Outcome]):
     def _ended(self, task: asyncio.Task[Any]) -> None:
         super()._ended(task)
         self._news.set()
-        for each in (self._timer, self._watch_timer, self._watch):
-            if each is not None:
-                each.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
 
 
 class _View(dict[str, Any]):

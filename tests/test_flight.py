@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
@@ -523,123 +522,6 @@ async def test_replaced_answer_with_trailers() -> None:
     await scene.handler.end()
 
 
-@pytest.fixture
-def watched(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look after clients at once."""
-    monkeypatch.setattr("app_cache.flight.UNWATCHED_S", 0.0)
-
-
-@pytest.mark.usefixtures("watched")
-async def test_client_that_leaves() -> None:
-    """A leader whose client has left is let go; the run goes on for others, and its time is bounded."""
-    scene = Scene()
-    await turns()
-    assert not scene.leader.done()
-    scene.client.gone.set()
-    assert not await scene.leader
-    assert scene.fill.client_left
-    assert scene.fill._end_timer is not None
-    await scene.handler.send(START)
-    await scene.handler.send(END)
-    assert await scene.outcomes() == [STORED] * 3
-    await scene.handler.end()
-    assert scene.client.got == []
-
-
-@pytest.mark.usefixtures("watched")
-async def test_client_that_leaves_what_is_its_own() -> None:
-    """Who leaves an answer that nobody else gets leaves it to the handler, which is told so."""
-    scene = Scene(Answers(Share.REFUSE))
-    await turns()
-    scene.client.content.clear()
-    await scene.handler.send(START)
-    listening = scene.handler.do(lambda: receiving(scene.handler))
-    assert (await listening)["type"] == "http.request"
-    assert scene.handler.receive is not None
-    given_up = asyncio.ensure_future(scene.handler.receive())
-    await turns()
-    given_up.cancel()
-    listening = asyncio.ensure_future(scene.handler.receive())
-    await turns()
-    assert not listening.done()
-    scene.client.gone.set()
-    assert await listening == {"type": "http.disconnect"}
-    assert await scene.handler.receive() == {"type": "http.disconnect"}
-    await scene.handler.end()
-    assert await scene.leader
-    assert not scene.fill.client_left
-
-
-async def test_client_is_watched_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once the handler is told when its client leaves, nobody else waits for that."""
-    scene = Scene(Answers(Share.REFUSE))
-    scene.client.content.clear()
-    await scene.handler.send(START)
-    await scene.handler.do(lambda: receiving(scene.handler))
-    assert scene.handler.receive is not None
-    listening = asyncio.ensure_future(scene.handler.receive())
-    await turns()
-    scene.fill._begin_watch(scene.client.receive)
-    await turns()
-    scene.client.gone.set()
-    assert await listening == {"type": "http.disconnect"}
-    assert scene.fill._watch is None
-    await scene.handler.end()
-    await scene.leader
-
-
-@pytest.mark.usefixtures("watched")
-async def test_client_that_leaves_what_has_answered() -> None:
-    """A leader whose client has left a complete answer waits for what the run does after it."""
-    scene = Scene()
-    await turns()
-    await scene.handler.send(START)
-    await scene.handler.send(END)
-    scene.client.gone.set()
-    await turns()
-    assert (scene.leader.done(), scene.fill.client_left) == (False, False)
-    await scene.handler.end()
-    assert await scene.leader
-
-
-@pytest.mark.usefixtures("watched")
-async def test_client_that_cannot_be_watched(caplog: pytest.LogCaptureFixture) -> None:
-    """A server that does not tell whether the client is there changes nothing."""
-
-    async def receive() -> Message:
-        raise RuntimeError("no more")
-
-    fill, handler, client = Fill(Answers()), Handler(), Client()
-    fill.start(handler, {}, b"", receive)
-    leader = asyncio.create_task(fill.lead(client.send))
-    await turns()
-    for message in (START, END):
-        await handler.send(message)
-    await handler.end()
-    assert await leader
-    assert client.got[-1] == END
-    gc.collect()
-    assert caplog.text == ""
-
-
-@pytest.mark.usefixtures("watched")
-async def test_client_is_watched_no_longer_than_its_run() -> None:
-    """Nothing waits for the client of a run that has ended."""
-    before = asyncio.all_tasks()
-    fill, handler, client = Fill(Answers()), Handler(), Client()
-    fill.start(handler, {}, b"", client.receive)
-    leader = asyncio.create_task(fill.lead(client.send))
-    await turns()
-    for message in (START, END):
-        await handler.send(message)
-    await handler.end()
-    assert await leader
-    await turns()
-    assert asyncio.all_tasks() == before
-    assert fill._watch_timer is not None
-    assert fill._watch_timer.cancelled()
-
-
 async def test_failing_answer_of_a_length() -> None:
     """The leader gets the messages of a failure in order, one that says its end after its length too."""
     scene = Scene(Answers(Share.FAIL))
@@ -1129,6 +1011,23 @@ async def test_rests_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for key in "abac":
         await landed(flight, Share.FAIL, key=key)
     assert [flight.may_refresh(key) for key in "abc"] == [False, True, False]
+
+
+async def test_body_that_its_handler_cuts(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body is not stored whose handler was told, before its end, that its client has left: it may cut it."""
+    monkeypatch.setattr("app_cache.flight.SLOW_BODY_S", 0)
+    await scene.handler.do(lambda: receiving(scene.handler))
+    for message in (START, part(b"one")):
+        await scene.handler.send(message)
+    assert await scene.outcomes() == [NOT_SHARED] * 3
+    scene.client.content.clear()
+    scene.client.gone.set()
+    assert await scene.handler.do(lambda: receiving(scene.handler)) == {"type": "http.disconnect"}
+    await scene.handler.send({**END, "body": b""})
+    await scene.handler.end()
+    await scene.leader
+    assert scene.judge.bodies == []
+    assert scene.client.body == b"one"
 
 
 async def test_few_at_once() -> None:

@@ -344,7 +344,8 @@ class Fill(Run[Outcome]):
             if self._ended_body or receive is None or not self._led:
                 return {"type": "http.disconnect"}
             message = await _after_content(receive)
-            self._share_no_more()
+            if not self.complete:
+                self._stop_sharing()  # it may end its body early now, which must not pass for the whole
             return message
 
         try:
@@ -457,12 +458,6 @@ class Fill(Run[Outcome]):
         if self._gone is not None:
             self._told_gone = True
             raise self._gone
-
-    def _share_no_more(self) -> None:
-        """Refuse to store what the handler may end early, now that it was told that its client has left."""
-        if self.sharing and not self.complete:
-            self._refuse()
-            self._stop_sharing()
 
     def _stop_sharing(self) -> None:
         if self.sharing:

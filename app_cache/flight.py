@@ -36,7 +36,7 @@ RunT = TypeVar("RunT", bound="Run[Any]")
 FILL_TIMEOUT_S = 30.0
 """Seconds that a request waits for the fill of another, and that a fill goes on which no client reads any more."""
 SLOW_BODY_S = 1.0
-"""Seconds after it began to come in parts at which an answer that still goes on is not waited for any longer."""
+"""Seconds after its first body message at which an answer that still goes on is not waited for any longer."""
 MARKER_S = 2.0
 """Seconds in which requests of a key whose answer could not be shared do not wait for each other."""
 FEW = 4
@@ -231,6 +231,8 @@ class Fill(Run[Outcome]):
         self._news = asyncio.Event()
         self._taken = asyncio.Event()
         self._decided = asyncio.Event()
+        self._over = asyncio.Event()
+        """Is set once the answer has ended, or is for nobody but the leader."""
         self._left = False
         self._gone: Exception | None = None
         self._told_gone = False
@@ -342,6 +344,7 @@ class Fill(Run[Outcome]):
                 return content.pop()
             await self._decided.wait()
             if self._ended_body or receive is None or not self._led:
+                await self._over.wait()
                 return {"type": "http.disconnect"}
             message = await _after_content(receive)
             if not self.complete:
@@ -394,7 +397,6 @@ class Fill(Run[Outcome]):
             self._length = delta_seconds(combined(headers, b"content-length"))
             if self._length is None:
                 self._release_start()
-                self._bound_parts()
 
     def _refuse(self) -> None:
         """Refuse to store an answer that has more than a body, as soon as that is known."""
@@ -411,7 +413,8 @@ class Fill(Run[Outcome]):
         self._body.append(part)
         more = message.get("more_body", False)
         if more and not self._is_whole():
-            self._bound_parts()
+            if self._timer is None:
+                self._timer = self.loop.call_later(SLOW_BODY_S, self._let_go)
             self._forward(message)
             return
         body = b"".join(self._body)
@@ -425,15 +428,12 @@ class Fill(Run[Outcome]):
         self._news.set()
         self._decide(ended=not more)
 
-    def _bound_parts(self) -> None:
-        """Let go who waits if the answer, which comes in parts, goes on for long."""
-        if self._timer is None:
-            self._timer = self.loop.call_later(SLOW_BODY_S, self._let_go)
-
     def _decide(self, *, ended: bool) -> None:
         """Tell the handler from now on when its client leaves; if the body has *ended*, tell it so at once."""
         self._ended_body = ended
         self._decided.set()
+        if ended:
+            self._over.set()
         if ended and self._end_timer is not None:
             self._end_timer.cancel()
 
@@ -462,6 +462,7 @@ class Fill(Run[Outcome]):
     def _stop_sharing(self) -> None:
         if self.sharing:
             self.sharing = False
+            self._over.set()
             self._body.clear()
             self._let_go()
 

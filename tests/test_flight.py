@@ -369,9 +369,13 @@ async def test_disconnect_of_a_leader_that_was_cancelled(scene: Scene, monkeypat
     await scene.outcomes()
     scene.leader.cancel()
     await asyncio.wait({scene.leader})
+    assert (await scene.handler.do(lambda: receiving(scene.handler)))["type"] == "http.request"
+    assert scene.handler.receive is not None
+    listening = asyncio.ensure_future(scene.handler.receive())
+    await turns()
+    await scene.handler.send(END)
     async with asyncio.timeout(5):
-        received = [await scene.handler.do(lambda: receiving(scene.handler)) for _ in range(2)]
-    assert [message["type"] for message in received] == ["http.request", "http.disconnect"]
+        assert await listening == {"type": "http.disconnect"}
     await scene.handler.end()
 
 
@@ -751,11 +755,13 @@ async def test_refused_after_the_connection_broke() -> None:
 
 
 async def test_slow_body(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When a body that comes in parts takes too long, who waits is let go; it is stored all the same."""
+    """When a body goes on for too long after its first message, who waits is let go; it is stored all the same."""
     monkeypatch.setattr("app_cache.flight.SLOW_BODY_S", 0)
     await scene.handler.send(START)
-    assert await scene.outcomes() == [NOT_SHARED] * 3
+    await turns()
+    assert not any(waiter.done() for waiter in scene.waiters)
     await scene.handler.send(part(b"one"))
+    assert await scene.outcomes() == [NOT_SHARED] * 3
     assert scene.flight.is_unshared("key")
     await scene.handler.send(END)
     assert scene.judge.bodies == [b"oneend"]
@@ -1028,6 +1034,41 @@ async def test_body_that_its_handler_cuts(scene: Scene, monkeypatch: pytest.Monk
     await scene.leader
     assert scene.judge.bodies == []
     assert scene.client.body == b"one"
+
+
+@pytest.mark.parametrize("led", [False, True], ids=["in the background", "left by its leader"])
+async def test_slow_body_that_no_client_reads(monkeypatch: pytest.MonkeyPatch, *, led: bool) -> None:
+    """The handler of a run that is for others alone learns of no disconnect before its answer has ended."""
+    monkeypatch.setattr("app_cache.flight.SLOW_BODY_S", 0)
+    handler, client, fill = Handler(), Client(), Fill(judge := Answers())
+    fill.start(handler, {}, b"", client.receive if led else None)
+    if led:
+        leader = asyncio.create_task(fill.lead(client.send))
+        await turns()
+        leader.cancel()
+        await asyncio.wait({leader})
+    await handler.do(lambda: receiving(handler))
+    await handler.send(START)
+    await handler.send(part(b"one"))
+    assert await fill.follow(30) is NOT_SHARED
+    assert handler.receive is not None
+    listening = asyncio.ensure_future(handler.receive())
+    await turns()
+    assert not listening.done()
+    await handler.send(END)
+    assert await listening == {"type": "http.disconnect"}
+    assert judge.bodies == [b"oneend"]
+    await handler.end()
+
+
+async def test_refused_answer_that_no_client_reads() -> None:
+    """The handler of a run without a leader learns at once that nobody wants what is not shared."""
+    handler, fill = Handler(), Fill(Answers(Share.REFUSE))
+    fill.start(handler, {}, b"", None)
+    await handler.do(lambda: receiving(handler))
+    await handler.send(START)
+    assert await handler.do(lambda: receiving(handler)) == {"type": "http.disconnect"}
+    await handler.end()
 
 
 async def test_few_at_once() -> None:

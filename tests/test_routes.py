@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import re
+import warnings
 from contextlib import nullcontext
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -24,6 +26,7 @@ from hypothesis import strategies as st
 from pydantic import AfterValidator, BaseModel, Field, Json
 from starlette.applications import Starlette
 from starlette.endpoints import HTTPEndpoint
+from starlette.exceptions import StarletteDeprecationWarning
 from starlette.middleware import Middleware
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.responses import PlainTextResponse, Response
@@ -701,10 +704,17 @@ def of_a_mount_that_handles(endpoint: Any) -> FastAPI:
     return FastAPI(routes=[Handling("/in", answer)])
 
 
-class ForWSGI(Seen):
-    """Stands for what a2wsgi puts around an application of WSGI."""
+def for_wsgi() -> Any:
+    """Return Starlette's middleware around an application of WSGI."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", StarletteDeprecationWarning)
+        module = importlib.import_module("starlette.middleware.wsgi")
 
-    __module__, __qualname__ = "a2wsgi.wsgi", "WSGIMiddleware"
+    def answer(environ: Any, start_response: Any) -> list[bytes]:
+        start_response("200 OK", [])
+        return [b"text"]
+
+    return module.WSGIMiddleware(answer)
 
 
 def of_a_layer(endpoint: Any) -> FastAPI:
@@ -753,12 +763,12 @@ async def test_fallback_for_what_is_behind_something(make: Any, options: dict[st
             "/in", routes=[Route("/x", plain)], middleware=[Middleware(CacheMiddleware, backend=MemoryBackend())]
         ),
         lambda: Mount("/in", Starlette(routes=[Mount("", PlainTextResponse("text"))])),
-        lambda: Mount("/in", ForWSGI(PlainTextResponse("text"))),
+        lambda: Mount("/in", for_wsgi()),
     ],
     ids=["a limit", "a limit on routes", "a cache", "a cache of a host", "a cache of routes", "a mount", "WSGI"],
 )
 async def test_fallback_for_what_is_behind_nothing(make: Any) -> None:
-    """A policy for what has none answers for what is mounted behind a limit, or a cache that does not answer."""
+    """A policy for what has none answers for what is behind a limit, or a cache that does not answer."""
     app = FastAPI(routes=[make()])
     put_cache(app, default_policy=CachePolicy(timeout=60))
     assert await is_cached(app, "/in/x")

@@ -37,12 +37,19 @@ BODY_LIMITS = frozenset(
     }
 )
 """Classes that only limit the size of a request's body: what was stored for one, they have let through."""
-_WSGI = frozenset({("starlette.middleware.wsgi", "WSGIMiddleware"), ("a2wsgi.wsgi", "WSGIMiddleware")})
+_WSGI = frozenset(
+    {
+        ("a2wsgi.wsgi", "WSGIMiddleware"),
+        ("starlette.middleware.wsgi", "WSGIMiddleware"),
+        ("uvicorn.middleware.wsgi", "_WSGIMiddleware"),
+    }
+)
 """Classes that are around an application of WSGI, and nothing else."""
 _MARKS = (POLICY_ATTRIBUTE, INVALIDATES_ATTRIBUTE, NEVER_ATTRIBUTE)
 _METHODS = ("get", "head", "post", "put", "patch", "delete", "options", "query")
 """The methods of a class-based endpoint that answer requests."""
 _ROUTES = (Route, APIRoute, WebSocketRoute, APIWebSocketRoute, Mount, Host)
+_OF_WEBSOCKETS = (WebSocketRoute, APIWebSocketRoute)
 _ROUTING = ("starlette.routing", "fastapi.routing")
 _KNOWN_MATCHERS = {cls.matches for cls in _ROUTES}
 _KNOWN_HANDLERS = {cls.handle for cls in _ROUTES}
@@ -91,7 +98,8 @@ class Way:
     @functools.cached_property
     def is_behind_something(self) -> bool:
         """Whether it is seen that something of the user's runs before an endpoint that it may lead to."""
-        chooses = type(self.context.original_route).matches.__module__ not in _ROUTING
+        route = self.context.original_route
+        chooses = type(route).matches.__module__ not in _ROUTING and not isinstance(route, _OF_WEBSOCKETS)
         return self.is_odd or chooses or _is_behind_something(self.context)
 
     @functools.cached_property
@@ -255,7 +263,7 @@ def _is_behind_something(context: Any) -> bool:
 
 def _is_around(app: Any) -> bool:
     """Return whether *app*, which has no routes, is seen to be middleware around another application."""
-    return callable(getattr(app, "app", None)) and (type(app).__module__, type(app).__qualname__) not in _WSGI
+    return callable(getattr(app, "app", None)) and not runs_as_written(type(app), _WSGI)
 
 
 def _base_of(context: Any) -> Any:

@@ -30,7 +30,7 @@ from starlette.exceptions import StarletteDeprecationWarning
 from starlette.middleware import Middleware
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import BaseRoute, Host, Match, Mount, Route, Router
+from starlette.routing import BaseRoute, Host, Match, Mount, Route, Router, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 
 from app_cache import CacheMiddleware, CachePolicy, ConfigurationError, MemoryBackend, add_tags, cache, invalidates
@@ -772,6 +772,18 @@ async def test_fallback_for_what_is_behind_nothing(make: Any) -> None:
     app = FastAPI(routes=[make()])
     put_cache(app, default_policy=CachePolicy(timeout=60))
     assert await is_cached(app, "/in/x")
+
+
+async def test_fallback_after_a_websocket() -> None:
+    """A route of websockets that matches by itself takes nothing from those of HTTP after it."""
+
+    class Unsure(WebSocketRoute):
+        def matches(self, scope: Any) -> Any:
+            return super().matches(scope)
+
+    app = Starlette(routes=[Unsure("/ws", plain), Route("/x", plain)])
+    put_cache(app, default_policy=CachePolicy(timeout=60))
+    assert await is_cached(app, "/x")
 
 
 @pytest.mark.parametrize("make", BEFORE)

@@ -1071,6 +1071,12 @@ async def test_refused_answer_that_no_client_reads() -> None:
     await handler.end()
 
 
+async def enter(flight: Flight[Fill], hung: Fill) -> bool:
+    """Return whether there is a place for one who has waited for *hung* in vain."""
+    async with flight.one_of_few("key", hung, 30) as inside:
+        return inside
+
+
 async def test_few_at_once() -> None:
     """Few of a key are inside at once; others get a place that is left, or none in their time (F17)."""
     flight: Flight[Fill] = Flight()
@@ -1113,19 +1119,15 @@ async def test_who_waits_for_a_place_begins_nothing_after_the_end() -> None:
     flight: Flight[Fill] = Flight()
     hung = Fill(Answers())
 
-    async def enter() -> bool:
-        async with flight.one_of_few("key", hung, 30) as inside:
-            return inside
-
     async with asyncio.timeout(5):
         async with AsyncExitStack() as places:
             for _ in range(FEW):
                 await places.enter_async_context(flight.one_of_few("key", hung, 30))
-            waiting = asyncio.create_task(enter())
+            waiting = asyncio.create_task(enter(flight, hung))
             await turns()
             await land([flight], 0)
         assert not await waiting
-        assert await enter()
+        assert await enter(flight, hung)
 
 
 async def test_few_are_not_waited_for_once_there_is_an_outcome() -> None:
@@ -1133,18 +1135,14 @@ async def test_few_are_not_waited_for_once_there_is_an_outcome() -> None:
     flight: Flight[Fill] = Flight()
     hung = Fill(Answers())
 
-    async def enter() -> bool:
-        async with flight.one_of_few("key", hung, 30) as inside:
-            return inside
-
     async with asyncio.timeout(5), AsyncExitStack() as places:
         for _ in range(FEW):
             await places.enter_async_context(flight.one_of_few("key", hung, 30))
-        waiting = [asyncio.create_task(enter()) for _ in range(3)]
+        waiting = [asyncio.create_task(enter(flight, hung)) for _ in range(3)]
         await turns()
         hung.outcome.set_result(STORED)
         assert await asyncio.gather(*waiting) == [False] * 3
-        waiting = [asyncio.create_task(enter()) for _ in range(3)]
+        waiting = [asyncio.create_task(enter(flight, hung)) for _ in range(3)]
         await turns()
         waiting[0].cancel()
         await asyncio.wait(waiting)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from app_cache.answers import answer_of
 from app_cache.backends.base import InstantBackend, capability
+from app_cache.exchange import ASKED_IN_VAIN
 from app_cache.keys import DefaultKeyGenerator
 from app_cache.logger_config import SparingLogger
 from app_cache.offers import EXTENSION, Offer
@@ -26,7 +27,7 @@ from app_cache.rules.directives import response_directives
 from app_cache.rules.freshness import current_age
 from app_cache.rules.messages import RequestHead
 from app_cache.rules.validators import entity_tag, fields_of_304, is_entity_tag
-from app_cache.services import same_parts
+from app_cache.services import SCOPE_KEY, replacements, same_parts
 from app_cache.sessions import begins_session, has_user, is_readable
 
 if TYPE_CHECKING:
@@ -142,30 +143,29 @@ class Ready:
         "_initial_age",
         "_lifetime",
         "_lines",
+        "_now",
         "_received_at",
+        "_since",
         "_stats",
         "_status",
         "_told_since",
         "_told_until",
+        "_until",
         "answers",
         "left",
         "next",
         "path_params",
         "refused",
         "selects",
-        "since",
         "size",
         "store",
         "tag",
-        "until",
     )
 
     def __init__(self, key: Key, exchange: Exchange, response: StoredResponse, hit: Hit) -> None:
-        now = exchange.store.now()
-        self.store = exchange.store
+        self.store, self._now, self._stats = exchange.store, exchange.store.now, exchange.store.stats
         self.selects = _selecting(exchange)
         self.refused = DECIDES | _refused(exchange, response.headers)
-        self.since, self.until = now, now + hit.ttl - EDGE_S
         whole = answer_of(RequestHead(exchange.request.method, ()), exchange.policy, response, None)
         fields = tuple(_one_for_all(each) if len(each[1]) <= MAX_SHARED else each for each in whole.headers)
         self.answers = (whole.status, fields, whole.body), (304, fields_of_304(fields), b"")
@@ -178,49 +178,56 @@ class Ready:
         self.next: Ready | None = None
         self._received_at, self._lifetime = response.received_at, response.freshness_lifetime
         self._initial_age = current_age(response, response.received_at)
-        self._stats = exchange.store.stats
+        self._since = self._now()
+        self._until = self._since + hit.ttl - EDGE_S
         self._told_since = self._told_until = 0.0
         self._lines: Headers = ()
         self._status = NOT_TOLD
 
-    def holds(self, now: float) -> bool:
-        """Return whether nothing has changed, as far as that is known without asking."""
-        return self.since <= now < self.until
+    def told(self) -> Headers | None:
+        """Return Age and Cache-Status of the moment, for a hit that is counted; None if something has changed.
 
-    def messages(self, scope: Scope, now: float, tag: bytes) -> Messages:
-        """Return what answers the request of *scope*: a 304 where the client has what has its *tag*, if any."""
-        if not self._told_since <= now < self._told_until:
-            self._tell(now)
-        code, fields, body = self.answers[bool(tag)]
+        That is the time, as far as is known without asking.
+        """
+        now = self._now()
+        if not (self._told_since <= now < self._told_until or self._tells(now)):
+            return None
+        self._stats["hit"] += 1
+        return self._lines
+
+    def messages(self, scope: Scope, tag: bytes) -> Messages | None:
+        """Return what answers the request of *scope*: a 304 where the client has what has its *tag*, if any.
+
+        None if something has changed.
+        """
+        told = self.told()
+        if told is None:
+            return None
         if self.left:
             scope.update(self.left)
             scope["path_params"] = {**scope.get("path_params", {}), **self.path_params}
         if "state" not in scope:
             scope["state"] = {"cache": self._status}
-        elif type(scope["state"].setdefault("cache", self._status)) is CacheStatus:
-            scope["state"]["cache"] = self._status
-        self._stats["hit"] += 1
+        elif type((state := scope["state"]).get("cache", NOT_TOLD)) is CacheStatus:
+            state["cache"] = self._status
+        code, fields, body = self.answers[bool(tag)]
         return (
-            {"type": "http.response.start", "status": code, "headers": [*fields, *self._lines]},
+            {"type": "http.response.start", "status": code, "headers": [*fields, *told]},
             {"type": "http.response.body", "body": body, "more_body": False},
         )
 
-    given: Callable[..., Messages | Question] = messages
+    given: Callable[..., Messages | Question | None] = messages
     """Returns what answers a request, or what gets it."""
 
-    def lines(self, now: float) -> Headers:
-        """Return Age and Cache-Status at *now*, for a hit that is counted."""
-        if not self._told_since <= now < self._told_until:
-            self._tell(now)
-        self._stats["hit"] += 1
-        return self._lines
-
-    def _tell(self, now: float) -> None:
-        """Make Age and Cache-Status anew; they stay as they are until a second has passed."""
+    def _tells(self, now: float) -> bool:
+        """Return whether the hit is fresh at *now*; make Age and Cache-Status for the rest of the second if so."""
+        if not self._since <= now < self._until:
+            return False
         age = self._initial_age + max(0.0, now - self._received_at)
         ttl = self._lifetime - age
         self._status, self._lines = _told_of(int(age), ttl_of(ttl))
-        self._told_since, self._told_until = now, now + min(1 - age % 1, ttl % 1)
+        self._told_since, self._told_until = now, min(now + min(1 - age % 1, ttl % 1), self._until)
+        return True
 
 
 class ReadyHere(Ready):
@@ -256,22 +263,27 @@ class ReadyHere(Ready):
         self.gate = gate
         self.epochs = gate.epochs
 
-    def holds(self, now: float) -> bool:
-        """Return whether nothing has changed: time, invalidations, what the backend holds."""
+    def told(self) -> Headers | None:
+        """Return Age and Cache-Status of the moment, for a hit that is counted; None if something has changed.
+
+        That is the time, invalidations, what the backend holds.
+        """
+        now = self._now()
         if (
-            not self.since <= now < self.until
+            not (self._told_since <= now < self._told_until or self._tells(now))
             or self.gate.epochs is not self.epochs
             or not self.lent.live
             or self.ticks() >= self.kept_until
             or (self.gone and self.key in self.gone)
         ):
-            return False
+            return None
         if self.variants is not None:
             if not self.variants.live:
-                return False
+                return None
             self.variants.read = True
         self.lent.read = True
-        return True
+        self._stats["hit"] += 1
+        return self._lines
 
 
 class ReadyAfar(Ready):
@@ -292,7 +304,7 @@ class ReadyAfar(Ready):
         self.basis = basis
         self.size += _weight(tuple(basis.values))
 
-    def given(self, scope: Scope, now: float, tag: bytes) -> Question:
+    def given(self, scope: Scope, tag: bytes) -> Question:
         """Return the question that gets the messages."""
         return Question(self, scope, tag)
 
@@ -305,14 +317,13 @@ class Question:
         self._scope = scope
         self._tag = tag
 
-    async def asked(self) -> tuple[Messages | None, bool]:
-        """Return the messages that answer the request, None if the exchange decides; and whether asking failed."""
-        ready = self._ready
-        still = await ready.store.is_still(ready.basis)
-        now = ready.store.now()
-        if not still or not ready.holds(now):
-            return None, still is None
-        return ready.messages(self._scope, now, self._tag), False
+    async def asked(self) -> Messages | None:
+        """Return the messages that answer the request; None: the exchange decides, and is told of a failure."""
+        still = await self._ready.store.is_still(self._ready.basis)
+        messages = self._ready.messages(self._scope, self._tag) if still else None
+        if messages is None:
+            self._scope[ASKED_IN_VAIN] = still is None
+        return messages
 
 
 class FastPath:
@@ -336,11 +347,21 @@ class FastPath:
         """How many hits there are for a path; requests for others need no look at their fields."""
         self._bytes = 0
         self._services: CacheServices | None = None
-        self._same_parts: Callable[[], bool] | None = None
-        self._same_routes: Callable[[], bool] | None = None
+        self._mark = replacements.mark
+        self._checks: tuple[Callable[[], bool], ...] = ()
+        """What tells whether routes, and those parts of the cache that do not tell it themselves, are the same."""
 
-    def answer(self, scope: Scope, services: CacheServices) -> Messages | Question | None:
+    def answer(self, scope: Scope) -> Messages | Question | None:
         """Return the messages that answer a request, or what gets them; None: the exchange decides."""
+        if SCOPE_KEY in scope or ASKED_IN_VAIN in scope:
+            return None
+        try:
+            return self._answer(scope)
+        except Exception as error:  # noqa: BLE001  providers and clocks of the application's own are asked
+            self.failed(error)
+            return None
+
+    def _answer(self, scope: Scope) -> Messages | Question | None:
         seen = 0
         host: bytes | None = None
         tag = b""
@@ -354,24 +375,19 @@ class FastPath:
                     host = value
                 elif watched == TAGS:
                     tag = value
-        if "user" in scope or "session" in scope or "user" in (scope.get("state") or ()):
+        if "user" in scope or "session" in scope or ((state := scope.get("state")) and "user" in state):
             seen |= _known_further_out(scope)
         try:
             ready = self._ready[host, _told_apart(scope)]
         except KeyError:
             return None
         found = ready if not ready.selects else _selected(ready, scope["headers"])
-        if (
-            found is None
-            or self.has_changed(services)
-            or seen & found.refused
-            or (tag and tag != found.tag)
-            or not found.holds(now := found.store.now())
-        ):
+        if found is None or seen & found.refused or (tag and tag != found.tag) or not self.is_current():
             return None
-        if "extensions" in scope:
+        given = found.given(scope, tag)
+        if given is not None and "extensions" in scope:
             self._offer(scope, found, unchanged=bool(tag))
-        return found.given(scope, now, tag)
+        return given
 
     def failed(self, error: Exception) -> None:
         """Say that what is remembered could not be given again, since what was asked for it raised *error*."""
@@ -383,13 +399,14 @@ class FastPath:
         if take is not None and isinstance(ready, ReadyHere):
             take(Offer(self, ready, unchanged=unchanged), scope)
 
-    def has_changed(self, services: CacheServices) -> bool:
-        """Return whether routes, or the parts of the cache, are others than those that hits were learned with."""
-        return (
-            services is not self._services
-            or (self._same_parts is not None and not self._same_parts())
-            or (self._same_routes is not None and not self._same_routes())
-        )
+    def is_current(self) -> bool:
+        """Return whether routes, and the parts of the cache, are those that hits were learned with."""
+        if self._mark is not replacements.mark:
+            return False
+        for holds in self._checks:  # noqa: SIM110  a generator would cost as much as all else
+            if not holds():
+                return False
+        return True
 
     def learn(self, era: object, exchange: Exchange, response: StoredResponse, hit: Hit) -> None:
         """Remember the *hit* that *exchange* gives, if it is plain and, where room is short, not a rare one.
@@ -423,8 +440,10 @@ class FastPath:
 
     def current_era(self, services: CacheServices) -> object:
         """Return the era of *services*; if another one has begun, all that was learned is forgotten."""
-        if self.has_changed(services):
-            self._same_parts, self._same_routes = same_parts(services), self._table.same_routes()
+        if services is not self._services or not self.is_current():
+            mark = replacements.mark  # what is replaced while providers are asked is seen at the next request
+            checks = self.cache.same_services(services), same_parts(services), self._table.same_routes()
+            self._mark, self._checks = mark, tuple([check for check in checks if check is not None])
             self.era = object()
             self._ready.clear()
             self.paths.clear()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.middleware.errors import ServerErrorMiddleware
 
+from app_cache.exchange import ASKED_IN_VAIN
 from app_cache.fastpath import Question
 from app_cache.middleware import CacheMiddleware
 from app_cache.routes.ways import BODY_LIMITS, runs_as_written
@@ -49,19 +50,20 @@ class Shortcut(ServerErrorMiddleware):
 
     def __init__(self, outermost: ServerErrorMiddleware, cache: CacheMiddleware) -> None:
         super().__init__(outermost.app, outermost.handler, outermost.debug)
-        self._cache = cache
+        self._fast = cache.fast
         self._remembered = cache.remembered
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         """Return what answers: from what is remembered, or the stack."""
         if scope["type"] == "http" and scope["path"] in self._remembered:
-            hit = self._cache.again(scope)
+            hit = self._fast.answer(scope)
             if hit is not None:
                 return self._give(hit, scope, receive, send)
+            scope[ASKED_IN_VAIN] = False
         return super().__call__(scope, receive, send)
 
     async def _give(self, hit: Messages | Question, scope: Scope, receive: Receive, send: Send) -> None:
-        messages = await self._cache.asked(hit, scope) if isinstance(hit, Question) else hit
+        messages = await hit.asked() if isinstance(hit, Question) else hit
         if messages is None:
             await super().__call__(scope, receive, send)
             return

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from app_cache.changes import Change
 from app_cache.errors import ConfigurationError
-from app_cache.exchange import ASKED_IN_VAIN, Exchange
+from app_cache.exchange import Exchange
 from app_cache.fastpath import FastPath, Question
 from app_cache.guards import Guarding, in_force
 from app_cache.keys import DefaultKeyGenerator, KeyGenerator
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
     from app_cache.asgi import App, Message, Receive, Scope, Send
     from app_cache.backends.base import CacheBackend
-    from app_cache.fastpath import Messages
     from app_cache.policy import CachePolicy
     from app_cache.routes.table import Plan
     from app_cache.services import CacheServices
@@ -109,9 +108,10 @@ class CacheMiddleware:
         self._services = None if callable(container) else services
         self._table = RouteTable(app, Fallbacks(policies, default_policy))
         self._rooted = with_root_path(app)
-        self._fast = FastPath(self._table, self)
-        self.remembered = self._fast.paths
-        """The paths that have hits which may be given again; requests for others need no look."""
+        self.fast = FastPath(self._table, self)
+        """The hits that may be given again."""
+        self.remembered = self.fast.paths
+        """The paths that have some; requests for others need no look."""
         overridden = type(self).generate_cache_key is not CacheMiddleware.generate_cache_key
         self._own_keys: KeyGenerator | None = _OwnKeys(self) if overridden else key_generator
 
@@ -123,9 +123,9 @@ class CacheMiddleware:
         if self._rooted is not None and self._rooted.root_path:
             scope["root_path"] = self._rooted.root_path
         if scope["type"] == "http" and scope["path"] in self.remembered:
-            hit = self.again(scope)
+            hit = self.fast.answer(scope)
             if isinstance(hit, Question):
-                hit = await self.asked(hit, scope)
+                hit = await hit.asked()
             if hit is not None:
                 await send(hit[0])
                 await send(hit[1])
@@ -150,26 +150,6 @@ class CacheMiddleware:
         finally:
             serving.reset(token)
 
-    def again(self, scope: Scope) -> Messages | Question | None:
-        """Return the messages of a remembered hit for the request of *scope*, or what gets them; else None."""
-        if SCOPE_KEY in scope or ASKED_IN_VAIN in scope:
-            return None
-        try:
-            hit = self._fast.answer(scope, self._services or self.services())
-        except Exception as error:  # noqa: BLE001  providers and clocks of the application's own are asked
-            self._fast.failed(error)
-            hit = None
-        if hit is None:
-            scope[ASKED_IN_VAIN] = False
-        return hit
-
-    async def asked(self, hit: Question, scope: Scope) -> Messages | None:
-        """Return the messages of a remembered *hit* for the request of *scope* if its backend says it holds."""
-        messages, in_vain = await hit.asked()
-        if messages is None:
-            scope[ASKED_IN_VAIN] = in_vain
-        return messages
-
     def services(self) -> CacheServices:
         """Return the parts of the cache that are in force.
 
@@ -177,6 +157,10 @@ class CacheMiddleware:
             NotWiredError: If the provider of a container gives none.
         """
         return self._services or resolved(self._container)
+
+    def same_services(self, services: CacheServices) -> Callable[[], bool] | None:
+        """Return a function that tells whether *services* are still in force; None: they stay."""
+        return None if self._services is services else lambda: resolved(self._container) is services
 
     def generate_cache_key(self, request: Request) -> str | Awaitable[str | None] | None:
         """Return the logical key of *request*; override it, plain or ``async``; None passes the request by."""
@@ -201,9 +185,9 @@ class CacheMiddleware:
                 await self.app(scope, receive, send)
             return
         scope[HANDLED] = True
-        era = self._fast.current_era(services)
+        era = self.fast.current_era(services)
         keys = policy.key or self._own_keys or services.key_generator()
-        learn = partial(self._fast.learn, era)
+        learn = partial(self.fast.learn, era)
         exchange = Exchange(self.app, services.store(), plan, policy, keys, learn, scope, receive, send)
         await exchange.answer()
 

@@ -50,9 +50,8 @@ class Offer:
         if ready is None or fast.era is not self._era:
             return None
         try:
-            if fast.has_changed(fast.cache.services()) or not ready.holds(now := ready.store.now()):
-                return None
+            told = ready.told() if fast.is_current() else None
         except Exception as error:  # noqa: BLE001  providers and clocks of the application's own are asked
             fast.failed(error)
             return None
-        return ready.lines(now), ready.answers[self.unchanged][2]
+        return None if told is None else (told, ready.answers[self.unchanged][2])

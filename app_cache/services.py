@@ -149,25 +149,22 @@ def checked_key_generator(generator: object) -> KeyGenerator:
 def same_parts(services: CacheServices) -> Callable[[], bool] | None:
     """Return a function that tells whether the parts that decide on a hit are still those of now; None: they stay.
 
-    It is called at each hit, and so must cost next to nothing: it asks only those providers that
-    do not tell when they give something else.
+    It is called at each hit, and so must cost next to nothing: it asks only those providers that do not tell, by
+    `replacements`, when they give something else.
     """
     if isinstance(services, PlainServices):
         return None
-    mark = replacements.mark
     of_a_store = OF_A_STORE if getattr(services.store, "tells", False) else ()
     deciding = (*DECIDING, *(name for name in of_a_store if hasattr(services, name)))
     asked = [(name, getattr(services, name)()) for name in deciding if not _tells(getattr(services, name))]
 
     def same() -> bool:
-        if replacements.mark is not mark:
-            return False
         for name, part in asked:  # noqa: SIM110  a generator would cost as much as all else
             if getattr(services, name)() is not part:
                 return False
         return True
 
-    return same
+    return same if asked else None
 
 
 def _tells(provider: Any) -> bool:

@@ -210,7 +210,7 @@ async def test_one_look_for_a_hit() -> None:
     app = installed()
     for _ in range(3):
         await cost_of(app, "/cached")
-    assert (await cost_of(app, "/cached", b"n=new")).calls.count("FastPath.answer") == 1
+    assert (await cost_of(app, "/cached", b"n=new")).calls.count("FastPath._answer") == 1
 
 
 async def test_calls_of_a_miss() -> None:

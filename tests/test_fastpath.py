@@ -228,7 +228,7 @@ class Twin(Driven):
         policy = CachePolicy(timeout=9)
         super().__init__(CacheMiddleware(application(), self.backend, default_policy=policy, clock=clock), clock)
         self.again = 0
-        fast = self.cache._fast
+        fast = self.cache.fast
         answer = fast.answer
 
         def counted(*args: Any) -> Any:
@@ -409,7 +409,7 @@ async def test_what_a_request_does_not_say(left_out: str) -> None:
         del scope[left_out]
         sent = await messages_of(wrapped, {"headers": [], **scope})
         assert dict(sent[0]["headers"])[b"cache-status"].decode().removeprefix("app-cache; ") == expected
-    assert not wrapped._fast._ready
+    assert not wrapped.fast._ready
 
 
 @pytest.mark.parametrize("path", AGAIN)
@@ -671,7 +671,7 @@ async def test_another_container() -> None:
         containers.append(CacheContainer())
         said += [told(await client.get("/")) for _ in range(3)]
     assert said == [MISS, HIT, HIT, MISS, HIT, HIT]
-    assert remembered(wrapped._fast)[0] == 1
+    assert remembered(wrapped.fast)[0] == 1
     assert wrapped.remembered == {"/": 1}
 
 
@@ -766,10 +766,10 @@ async def test_entry_that_is_replaced_while_it_is_read() -> None:
     backend.beside_look_up = lambda key, value: backend.set_bytes(key, bytes(bytearray(value)))
     for _ in range(3):
         await messages_of(wrapped, scope_of("/"))
-    assert not wrapped._fast._ready
+    assert not wrapped.fast._ready
     backend.beside_look_up = None
     await messages_of(wrapped, scope_of("/"))
-    assert wrapped._fast._ready
+    assert wrapped.fast._ready
 
 
 async def test_middleware_may_change_an_answer() -> None:
@@ -814,7 +814,7 @@ async def test_bounded_requests() -> None:
     for number in range(MAX_REQUESTS + 50):
         for _ in range(2):
             await twin.ask("GET", "/shared", b"n=%d" % number, [])
-    assert remembered(twin.cache._fast)[0] == MAX_REQUESTS
+    assert remembered(twin.cache.fast)[0] == MAX_REQUESTS
 
 
 @pytest.mark.parametrize(
@@ -842,7 +842,7 @@ async def test_long_requests_count(request_of: Any) -> None:
     for number in range(MAX_FORMS):
         for _ in range(2):
             await messages_of(wrapped, scope_of(**{"path": "/", **request_of(f"{number:060000}")}))
-    fast = wrapped._fast
+    fast = wrapped.fast
     gc.collect()
     before, counted = tracemalloc.get_traced_memory()[0], fast._bytes
     for key in [*fast._ready]:
@@ -863,7 +863,7 @@ async def test_rare_requests() -> None:
     for expected in (0, 0, 0, 1):  # a miss, a hit, the one that is remembered, and then
         await twin.ask("GET", "/shared", b"n=rare", [])
         assert twin.again == expected
-    assert remembered(twin.cache._fast)[0] == MAX_REQUESTS
+    assert remembered(twin.cache.fast)[0] == MAX_REQUESTS
 
 
 async def test_marks_of_rare_requests(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -873,7 +873,7 @@ async def test_marks_of_rare_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(40):
         for _ in range(2):
             await twin.ask("GET", "/shared", b"n=%d" % number, [])
-    assert 0 < len(twin.cache._fast._hit_once.marks) <= 8
+    assert 0 < len(twin.cache.fast._hit_once.marks) <= 8
 
 
 async def test_too_large_to_remember(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -889,7 +889,7 @@ async def test_too_large_to_remember(monkeypatch: pytest.MonkeyPatch) -> None:
     wrapped = CacheMiddleware(app, MemoryBackend())
     for path in ("/1", "/1", *["/15000"] * 4):
         await messages_of(wrapped, scope_of(path))
-    assert [key[1][0] for key in wrapped._fast._ready] == ["/1"]
+    assert [key[1][0] for key in wrapped.fast._ready] == ["/1"]
 
 
 async def test_bounded_forms() -> None:
@@ -898,12 +898,12 @@ async def test_bounded_forms() -> None:
     for number in range(MAX_FORMS * 2):
         for _ in range(2):
             await twin.ask("GET", "/declared", b"", [(b"x-a", b"%d" % number)])
-    form: Any = next(iter(twin.cache._fast._ready.values()))
+    form: Any = next(iter(twin.cache.fast._ready.values()))
     count = 0
     while form is not None:
         form, count = form.next, count + 1
     assert count == MAX_FORMS
-    remembered(twin.cache._fast)
+    remembered(twin.cache.fast)
 
 
 async def test_bounded_bytes() -> None:
@@ -920,5 +920,5 @@ async def test_bounded_bytes() -> None:
         for number in range(8):
             for expected in ("fwd=uri-miss; stored", "hit", "hit"):
                 assert told(await client.get(f"/{number}")) == expected
-    requests_held, bytes_held = remembered(wrapped._fast)
+    requests_held, bytes_held = remembered(wrapped.fast)
     assert (requests_held, bytes_held <= 32 * 1024 * 1024) == (4, True)

@@ -80,7 +80,7 @@ class Twin(Driven):
         self.elsewhere = StoredResponses(backend, self.namespace, now=clock)
         self.held: list[tuple[bytes, bytes]] = []
         self.asked = 0
-        fast, store = self.cache._fast, self.store
+        fast, store = self.cache.fast, self.store
         is_still = store.is_still
 
         async def counted(*args: Any) -> Any:
@@ -197,7 +197,7 @@ async def learned(twin: Twin, path: str = "/tagged/1") -> None:
 
 def remembered_of(twin: Twin) -> int:
     """Return how many hits *twin* may give again."""
-    return len(twin.cache._fast._ready)
+    return len(twin.cache.fast._ready)
 
 
 async def body_of(twin: Twin, path: str = "/tagged/1") -> bytes:
@@ -252,7 +252,7 @@ async def test_changed_while_it_was_asked(redis_server: Server, what: str) -> No
     elif what == "expired":
         twin.clock.advance(60)
     else:
-        (ready,) = twin.cache._fast._ready.values()
+        (ready,) = twin.cache.fast._ready.values()
         assert isinstance(ready, ReadyAfar)
         twin.store.drop(ready.basis.keys[0], twin.store.next_turn())
     backend.gate.set()
@@ -434,7 +434,7 @@ async def test_no_way_past_a_wrapper(redis_server: Server) -> None:
 async def test_bytes_are_counted(twin: Twin) -> None:
     """What is remembered for comparison counts as what is given does."""
     await learned(twin)
-    (ready,) = twin.cache._fast._ready.values()
+    (ready,) = twin.cache.fast._ready.values()
     assert isinstance(ready, ReadyAfar)
     held = sum(len(value or b"") for value in ready.basis.values)
-    assert twin.cache._fast._bytes == ready.size > OVERHEAD + len(b"tagged 1 1") + held
+    assert twin.cache.fast._bytes == ready.size > OVERHEAD + len(b"tagged 1 1") + held

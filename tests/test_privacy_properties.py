@@ -159,7 +159,7 @@ class Site:
         self.clock = FakeClock()
         self.cache = CacheMiddleware(application(endpoint), MemoryBackend(clock=self.clock), clock=self.clock)
         self.ways: Counter[str] = Counter()
-        fast = self.cache._fast
+        fast = self.cache.fast
         answer = fast.answer
 
         def counted(*args: Any) -> Any:

@@ -227,10 +227,10 @@ async def test_a_body_is_let_go() -> None:
     cache = wrapped()
     line = Unserved(cache).connected()
     await line.learn(get("/"))
-    (ready,) = cache._fast._ready.values()
+    (ready,) = cache.fast._ready.values()
     gone = weakref.ref(ready)
     del ready
-    cache._fast._forget(next(iter(cache._fast._ready)))
+    cache.fast._forget(next(iter(cache.fast._ready)))
     gc.collect()
     assert gone() is None
     before = line.protocol.answered

@@ -164,7 +164,7 @@ async def test_overrides(served: Served, part: str, other: Callable[[], Any], af
 async def test_override_that_others_met(served: Served) -> None:
     """What was learned before an override is not given once others were learned under it."""
     cache = served.line.protocol._memo.known[ITEM].offer.cache
-    kept_alive = [*cache._fast._ready.values()]
+    kept_alive = [*cache.fast._ready.values()]
     with served.container.backend.override(providers.Object(MemoryBackend())):
         await served.line.learn(get("/items/8"))
         assert await served.ask() == MISS

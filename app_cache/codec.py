@@ -2,8 +2,9 @@
 
     magic 2 · version 1 · reserved 1 · length 4 · xxh3-64 of the rest 8 · msgpack
 
-The content names the digest of its own key, so that a value copied under another key is refused. Nothing is
-allocated before the length and the checksum agree, and nothing but plain values is ever built.
+The checksum is seeded by that of the key which the entry stands under, so that a value copied under another key is
+refused; the key itself is not repeated. Nothing is allocated before the length and the checksum agree, and nothing
+but plain values is ever built.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from app_cache.rules.messages import Headers
 
 MAGIC = b"\xacR"
-VERSION = 1
+VERSION = 2
 PREFIX = struct.Struct(">2sBBIQ")
 DESCRIBING = frozenset({b"content-encoding", b"content-language", b"content-type"})
 """Fields without which the same bytes are another representation."""
@@ -54,6 +55,7 @@ class Mark(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
 class Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="e"):
     """A stored response as a backend holds it, with what an invalidation may name.
 
+    *key*: What it stands under, and so is not among its bytes.
     *session_read*: The endpoint read the session, so middleware further out announced Cookie in Vary, which is not
     among *headers*.
     """
@@ -91,7 +93,7 @@ class Variants(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     """What stands under a key whose responses vary: which fields they vary by, and which variants are kept.
 
     Args:
-        key: The key that this stands under.
+        key: The key that this stands under, not among its bytes.
         fields: Sets of lower-case field names, each sorted, the newest first.
         kept: Digests of the variants, the least used first.
         keep_for: Seconds that the backend holds this each time it is written: as long as any variant.
@@ -107,7 +109,7 @@ class Value(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     """A value of the application's own as a backend holds it, with what an invalidation may name.
 
     Args:
-        key: The key that this stands under.
+        key: The key that this stands under, not among its bytes.
         mark: The state of the clock before it was made.
         tags: The names of its stamps.
         logical_key: The key that the application gave.
@@ -147,26 +149,32 @@ def compact(seconds: float) -> float:
 
 def encode(record: Record) -> bytes:
     """Return *record* as bytes."""
-    content = _encoder.encode(record)
-    return PREFIX.pack(MAGIC, VERSION, 0, len(content), xxhash.xxh3_64_intdigest(content)) + content
+    content = _encoder.encode(msgspec.structs.replace(record, key=""))
+    return PREFIX.pack(MAGIC, VERSION, 0, len(content), checksum(content, record.key)) + content
+
+
+def checksum(content: bytes | memoryview, key: str) -> int:
+    """Return the checksum of *content* under *key*."""
+    return xxhash.xxh3_64_intdigest(content, xxhash.xxh3_64_intdigest(key.encode("utf-8")))
 
 
 def decode(raw: bytes, key: str) -> Record | None:
     """Return what *raw* holds if it is exactly a record of *key*, else None; no input raises."""
     if len(raw) < PREFIX.size:
         return None
-    magic, version, reserved, length, checksum = PREFIX.unpack_from(raw)
+    magic, version, reserved, length, check = PREFIX.unpack_from(raw)
     content = memoryview(raw)[PREFIX.size :]
     if (magic, version, reserved, length) != (MAGIC, VERSION, 0, len(content)):
         return None
-    if xxhash.xxh3_64_intdigest(content) != checksum:
+    if checksum(content, key) != check:
         return None
     try:
         record = _decoder.decode(content)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
-    if record.key != key or (isinstance(record, Entry) and not _is_sendable(record.status, record.headers)):
+    if record.key or (isinstance(record, Entry) and not _is_sendable(record.status, record.headers)):
         return None
+    msgspec.structs.force_setattr(record, "key", key)
     return record
 
 

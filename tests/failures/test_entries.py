@@ -34,7 +34,7 @@ HOUR_S, DAY_S = 3600, 86_400
 
 
 def of_older_version(raw: bytes) -> bytes:
-    """Return *raw* as an older version would have written it, with a right checksum."""
+    """Return *raw* as if an older version had written it."""
     return wrapped(raw[PREFIX.size :], version=VERSION - 1)
 
 

@@ -25,6 +25,15 @@ def test_the_last_that_were_set(keys: str, kept: str) -> None:
     assert [*bounded.items()] == [(key, keys.rindex(key)) for key in kept]
 
 
+def test_many() -> None:
+    """Of many keys an eighth goes at once, the oldest, whenever one more than may be kept is set."""
+    bounded: Bounded[int, int] = Bounded(16)
+    for number in range(40):
+        bounded[number] = number
+        assert min(number + 1, 15) <= len(bounded) <= 16
+        assert [*bounded] == [*range(number + 1)][-len(bounded) :]
+
+
 def test_reading_keeps_nothing() -> None:
     """What is read again and again goes when its turn comes."""
     bounded: Bounded[str, int] = Bounded(2)

@@ -386,14 +386,14 @@ class TestSparingLogger:
         assert len(caplog.messages) == 6
 
     def test_bounded(self, clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
-        """So many kinds are remembered; of more the one goes that was said first, to be new the next time."""
+        """So many kinds are remembered; of more those go that were said first, to be new the next time."""
         sparing = SparingLogger(clock)
         for number in range(MAX_KINDS + 1):
             sparing.warning("cache.tried", str(number))
         caplog.clear()
-        for place in ("1", str(MAX_KINDS), "0", "1"):
+        for place in (str(MAX_KINDS // 2), str(MAX_KINDS), "0"):
             sparing.warning("cache.tried", place)
-        assert caplog.messages == ["cache.tried place=0", "cache.tried place=1"]
+        assert caplog.messages == ["cache.tried place=0"]
 
 
 class TestWarnOnce:

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     from app_cache.store import StoredResponses
     from tests.benchmarks.apps import App
+    from tests.benchmarks.driver import Scopes
     from tests.benchmarks.figures import Effort
 
-    Scopes = Callable[[int], list[dict[str, Any]]]
 
 WORDS = """
 CPU of a hit in the process, in all, in a tenth of the turns, each ten times as long. Up to 4,096 requests are

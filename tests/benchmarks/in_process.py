@@ -17,18 +17,16 @@ from tests.benchmarks.requests import scope
 from tests.servers import Server, found_binaries
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tests.benchmarks.apps import App
+    from tests.benchmarks.driver import Scopes
     from tests.benchmarks.figures import Effort
 
-    Scopes = Callable[[int], list[dict[str, Any]]]
 
 AT_ONCE = 64
 WORDS = """
-Medians over interleaved turns, with the quartiles; each request has twelve fields and objects of its own, as
-from a server. *Bare* is an ASGI application that sends two ready messages. A miss is compared with the same
-endpoint without a cache.
+Medians over interleaved turns, with the quartiles; each request has twelve fields and objects of its own, made
+just before, as by a server. *Bare* is an ASGI application that sends two ready messages. A miss is compared with
+the same endpoint without a cache.
 """
 
 

@@ -586,6 +586,20 @@ async def test_part_that_could_not_be_made() -> None:
         assert told(await client.get("/")) == MISS
 
 
+async def test_override_that_raises() -> None:
+    """While what overrides a part raises, nothing is given of what was before it, nor once it raises no more."""
+    app = FastAPI()
+    app.get("/")(cache(timeout=60)(lambda: "text"))
+    container, backends = CacheContainer(), list[MemoryBackend]()
+    install(app, container)
+    async with client_of(app) as client:
+        assert [told(await client.get("/")) for _ in range(3)] == [MISS, HIT, HIT]
+        with container.backend.override(providers.Callable(backends.__getitem__, 0)):
+            assert [(await client.get("/")).status_code for _ in range(2)] == [500, 500]
+            backends.append(MemoryBackend())
+            assert told(await client.get("/")) == MISS
+
+
 async def test_all_that_was_remembered_is_forgotten() -> None:
     """Where a part is another one, nothing is given of the one before it: not what was asked for least, either."""
     app = Counting()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from dataclasses import dataclass
 from functools import lru_cache
 from operator import itemgetter
 from sys import getsizeof
@@ -37,11 +38,13 @@ if TYPE_CHECKING:
     from app_cache.backends.base import Lent
     from app_cache.clock.base import Basis, Gate
     from app_cache.exchange import Exchange
+    from app_cache.keys import KeyGenerator
     from app_cache.middleware import CacheMiddleware
     from app_cache.routes.table import RouteTable
     from app_cache.rules.decisions import Hit
     from app_cache.rules.messages import Answer, Headers, StoredResponse
     from app_cache.services import CacheServices
+    from app_cache.store import StoredResponses
 
     Message = dict[str, Any]
     Messages = tuple[Message, Message]
@@ -326,6 +329,19 @@ class Question:
         return messages
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Era:
+    """The time in which routes and the parts of the cache are the same.
+
+    Args:
+        store: The stored responses in force.
+        key_generator: The container's.
+    """
+
+    store: StoredResponses
+    key_generator: KeyGenerator
+
+
 class FastPath:
     """The hits of one middleware that may be given again, by what tells their requests apart.
 
@@ -336,8 +352,8 @@ class FastPath:
 
     def __init__(self, table: RouteTable, cache: CacheMiddleware) -> None:
         self.cache = cache
-        self.era = object()
-        """Another object after each change of what hits were learned with."""
+        self.era: Era | None = None
+        """That in which all hits were learned that are remembered."""
         self._log = SparingLogger(time.monotonic)
         self._table = table
         self._ready: dict[Key, Ready] = {}
@@ -408,7 +424,7 @@ class FastPath:
                 return False
         return True
 
-    def learn(self, era: object, exchange: Exchange, response: StoredResponse, hit: Hit) -> None:
+    def learn(self, era: Era, exchange: Exchange, response: StoredResponse, hit: Hit) -> None:
         """Remember the *hit* that *exchange* gives, if it is plain and, where room is short, not a rare one.
 
         It is not remembered if *era*, in which the exchange began, is known to be over: other parts decided on it.
@@ -438,13 +454,14 @@ class FastPath:
         """Return whether one more fits, as far as the size of its *body* tells."""
         return len(self._ready) < MAX_REQUESTS and self._bytes + 2 * body + OVERHEAD <= MAX_BYTES
 
-    def current_era(self, services: CacheServices) -> object:
+    def current_era(self, services: CacheServices) -> Era:
         """Return the era of *services*; if another one has begun, all that was learned is forgotten."""
-        if services is not self._services or not self.is_current():
+        if self.era is None or services is not self._services or not self.is_current():
             mark = replacements.mark  # what is replaced while providers are asked is seen at the next request
+            era = Era(services.store(), services.key_generator())
             checks = self.cache.same_services(services), same_parts(services), self._table.same_routes()
             self._mark, self._checks = mark, tuple([check for check in checks if check is not None])
-            self.era = object()
+            self.era = era
             self._ready.clear()
             self.paths.clear()
             self._bytes = 0

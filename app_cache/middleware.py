@@ -186,9 +186,9 @@ class CacheMiddleware:
             return
         scope[HANDLED] = True
         era = self.fast.current_era(services)
-        keys = policy.key or self._own_keys or services.key_generator()
+        keys = policy.key or self._own_keys or era.key_generator
         learn = partial(self.fast.learn, era)
-        exchange = Exchange(self.app, services.store(), plan, policy, keys, learn, scope, receive, send)
+        exchange = Exchange(self.app, era.store, plan, policy, keys, learn, scope, receive, send)
         await exchange.answer()
 
     async def _answer_to_a_change(

@@ -401,7 +401,7 @@ class FastPath:
         if found is None or seen & found.refused or (tag and tag != found.tag) or not self.is_current():
             return None
         given = found.given(scope, tag)
-        if given is not None and "extensions" in scope:
+        if given is not None and EXTENSION in (scope.get("extensions") or ()):
             self._offer(scope, found, unchanged=bool(tag))
         return given
 
@@ -410,10 +410,9 @@ class FastPath:
         self._log.failed("cache.hit_failed", "remembered hits", error)
 
     def _offer(self, scope: Scope, ready: Ready, *, unchanged: bool) -> None:
-        """Offer the hit *ready* to the server, if that takes offers."""
-        take = (scope["extensions"] or {}).get(EXTENSION)
-        if take is not None and isinstance(ready, ReadyHere):
-            take(Offer(self, ready, unchanged=unchanged), scope)
+        """Offer the hit *ready* to the server, which takes offers, if it may be given without asking."""
+        if isinstance(ready, ReadyHere):
+            scope["extensions"][EXTENSION](Offer(self, ready, unchanged=unchanged), scope)
 
     def is_current(self) -> bool:
         """Return whether routes, and the parts of the cache, are those that hits were learned with."""
@@ -447,7 +446,7 @@ class FastPath:
             self.paths[exchange.scope["path"]] += 1
         while len(self._ready) > MAX_REQUESTS or self._bytes > MAX_BYTES:
             self._forget(next(iter(self._ready)))
-        if "extensions" in exchange.scope:
+        if EXTENSION in (exchange.scope.get("extensions") or ()):
             self._offer(exchange.scope, ready, unchanged=False)
 
     def _has_room(self, body: int) -> bool:

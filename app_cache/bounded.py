@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import Final, TypeVar
 
 K = TypeVar("K")
@@ -32,5 +31,5 @@ class Bounded(dict[K, V]):
         self.pop(key, None)
         super().__setitem__(key, value)
         if len(self) > self.most:
-            for oldest in [*islice(self, max(1, self.most // PARTS))]:
-                del self[oldest]
+            for oldest in [*self][: max(1, self.most // PARTS)]:
+                self.pop(oldest, None)  # other threads may have set, or taken out, meanwhile

@@ -1,10 +1,10 @@
 """Entries as bytes: a checked prefix, then msgpack; what does not decode exactly is no entry.
 
-    magic 2 · version 1 · reserved 1 · length 4 · xxh3-64 of the rest 8 · msgpack
+    magic 2 · version 1 · reserved 1 · length 4 · checksum 8 · msgpack
 
-The checksum is seeded by that of the key which the entry stands under, so that a value copied under another key is
-refused; the key itself is not repeated. Nothing is allocated before the length and the checksum agree, and nothing
-but plain values is ever built.
+The checksum is the xxh3-64 of the msgpack, seeded by that of the key which the entry stands under, so that a value
+copied under another key is refused; the key itself is not repeated. Nothing is allocated before the length and the
+checksum agree, and nothing but plain values is ever built.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def encode(record: Record) -> bytes:
 
 def checksum(content: bytes | memoryview, key: str) -> int:
     """Return the checksum of *content* under *key*."""
-    return xxhash.xxh3_64_intdigest(content, xxhash.xxh3_64_intdigest(key.encode("utf-8")))
+    return xxhash.xxh3_64_intdigest(content, xxhash.xxh3_64_intdigest(key.encode("utf-8", "surrogatepass")))
 
 
 def decode(raw: bytes, key: str) -> Record | None:

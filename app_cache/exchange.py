@@ -77,7 +77,7 @@ if TYPE_CHECKING:
     Learn = Callable[["Exchange", StoredResponse, Hit], None]
 
 ASKED_IN_VAIN = "app_cache.asked_in_vain"
-"""In the scope of a request that no remembered hit answers: whether the backend failed when asked for one."""
+"""In the scope of a request that was looked for among remembered hits: whether the backend failed when asked."""
 COPIED_BACK = ("route", "endpoint", "path_params", "router")
 """What the router leaves in the scope, for middleware further out."""
 BODY_LIMIT = "starlette.max_body_size"

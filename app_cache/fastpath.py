@@ -28,7 +28,7 @@ from app_cache.rules.directives import response_directives
 from app_cache.rules.freshness import current_age
 from app_cache.rules.messages import RequestHead
 from app_cache.rules.validators import entity_tag, fields_of_304, is_entity_tag
-from app_cache.services import SCOPE_KEY, replacements, same_parts
+from app_cache.services import SCOPE_KEY, same_parts
 from app_cache.sessions import begins_session, has_user, is_readable
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from app_cache.backends.base import Lent
     from app_cache.clock.base import Basis, Gate
     from app_cache.exchange import Exchange
-    from app_cache.keys import KeyGenerator
     from app_cache.middleware import CacheMiddleware
     from app_cache.routes.table import RouteTable
     from app_cache.rules.decisions import Hit
@@ -167,6 +166,8 @@ class Ready:
 
     def __init__(self, key: Key, exchange: Exchange, response: StoredResponse, hit: Hit) -> None:
         self.store, self._now, self._stats = exchange.store, exchange.store.now, exchange.store.stats
+        self._since = self._now()
+        self._until = self._since + hit.ttl - EDGE_S
         self.selects = _selecting(exchange)
         self.refused = DECIDES | _refused(exchange, response.headers)
         whole = answer_of(RequestHead(exchange.request.method, ()), exchange.policy, response, None)
@@ -181,22 +182,18 @@ class Ready:
         self.next: Ready | None = None
         self._received_at, self._lifetime = response.received_at, response.freshness_lifetime
         self._initial_age = current_age(response, response.received_at)
-        self._since = self._now()
-        self._until = self._since + hit.ttl - EDGE_S
         self._told_since = self._told_until = 0.0
         self._lines: Headers = ()
         self._status = NOT_TOLD
 
     def told(self) -> Headers | None:
-        """Return Age and Cache-Status of the moment, for a hit that is counted; None if something has changed.
-
-        That is the time, as far as is known without asking.
-        """
+        """Return Age and Cache-Status of the moment; None if something that shows by itself has changed."""
         now = self._now()
-        if not (self._told_since <= now < self._told_until or self._tells(now)):
-            return None
+        return self._lines if self._told_since <= now < self._told_until or self._tells(now) else None
+
+    def count(self) -> None:
+        """Count the hit as given."""
         self._stats["hit"] += 1
-        return self._lines
 
     def messages(self, scope: Scope, tag: bytes) -> Messages | None:
         """Return what answers the request of *scope*: a 304 where the client has what has its *tag*, if any.
@@ -214,6 +211,7 @@ class Ready:
         elif type((state := scope["state"]).get("cache", NOT_TOLD)) is CacheStatus:
             state["cache"] = self._status
         code, fields, body = self.answers[bool(tag)]
+        self._stats["hit"] += 1
         return (
             {"type": "http.response.start", "status": code, "headers": [*fields, *told]},
             {"type": "http.response.body", "body": body, "more_body": False},
@@ -267,10 +265,7 @@ class ReadyHere(Ready):
         self.epochs = gate.epochs
 
     def told(self) -> Headers | None:
-        """Return Age and Cache-Status of the moment, for a hit that is counted; None if something has changed.
-
-        That is the time, invalidations, what the backend holds.
-        """
+        """Return Age and Cache-Status of the moment; None if time, invalidations or the backend say otherwise."""
         now = self._now()
         if (
             not (self._told_since <= now < self._told_until or self._tells(now))
@@ -285,7 +280,6 @@ class ReadyHere(Ready):
                 return None
             self.variants.read = True
         self.lent.read = True
-        self._stats["hit"] += 1
         return self._lines
 
 
@@ -307,9 +301,9 @@ class ReadyAfar(Ready):
         self.basis = basis
         self.size += _weight(tuple(basis.values))
 
-    def given(self, scope: Scope, tag: bytes) -> Question:
-        """Return the question that gets the messages."""
-        return Question(self, scope, tag)
+    def given(self, scope: Scope, tag: bytes) -> Question | None:
+        """Return the question that gets the messages; None if there is no need to ask it."""
+        return None if self.told() is None else Question(self, scope, tag)
 
 
 class Question:
@@ -331,15 +325,13 @@ class Question:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Era:
-    """The time in which routes and the parts of the cache are the same.
+    """A time in which routes, and the parts of the cache, are the same.
 
     Args:
         store: The stored responses in force.
-        key_generator: The container's.
     """
 
     store: StoredResponses
-    key_generator: KeyGenerator
 
 
 class FastPath:
@@ -363,9 +355,8 @@ class FastPath:
         """How many hits there are for a path; requests for others need no look at their fields."""
         self._bytes = 0
         self._services: CacheServices | None = None
-        self._mark = replacements.mark
         self._checks: tuple[Callable[[], bool], ...] = ()
-        """What tells whether routes, and those parts of the cache that do not tell it themselves, are the same."""
+        """What tells whether routes and parts are the same."""
 
     def answer(self, scope: Scope) -> Messages | Question | None:
         """Return the messages that answer a request, or what gets them; None: the exchange decides."""
@@ -416,8 +407,6 @@ class FastPath:
 
     def is_current(self) -> bool:
         """Return whether routes, and the parts of the cache, are those that hits were learned with."""
-        if self._mark is not replacements.mark:
-            return False
         for holds in self._checks:  # noqa: SIM110  a generator would cost as much as all else
             if not holds():
                 return False
@@ -456,15 +445,13 @@ class FastPath:
     def current_era(self, services: CacheServices) -> Era:
         """Return the era of *services*; if another one has begun, all that was learned is forgotten."""
         if self.era is None or services is not self._services or not self.is_current():
-            mark = replacements.mark  # what is replaced while providers are asked is seen at the next request
-            era = Era(services.store(), services.key_generator())
             checks = self.cache.same_services(services), same_parts(services), self._table.same_routes()
-            self._mark, self._checks = mark, tuple([check for check in checks if check is not None])
-            self.era = era
+            era = Era(services.store())  # what is replaced meanwhile, the checks see at the next request
             self._ready.clear()
             self.paths.clear()
             self._bytes = 0
-            self._services = services
+            self._checks = tuple([check for check in checks if check is not None])
+            self.era, self._services = era, services
         return self.era
 
     def _forget(self, key: Key) -> None:

@@ -59,7 +59,7 @@ class Shortcut(ServerErrorMiddleware):
             hit = self._fast.answer(scope)
             if hit is not None:
                 return self._give(hit, scope, receive, send)
-            scope[ASKED_IN_VAIN] = False
+            scope.setdefault(ASKED_IN_VAIN, False)
         return super().__call__(scope, receive, send)
 
     async def _give(self, hit: Messages | Question, scope: Scope, receive: Receive, send: Send) -> None:

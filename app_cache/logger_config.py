@@ -56,7 +56,7 @@ AGAIN_AFTER_S = 60.0
 """Seconds after which a `SparingLogger` says again what goes on."""
 MAX_KINDS = 1_000
 MAX_WARNED = 5_000
-"""Warnings that `warn_once` remembers; if there are more, the oldest may be said again."""
+"""Warnings that `warn_once` remembers; if there are more, the oldest eighth may be said again."""
 AGE_UNITS = {"second": 1, "minute": 60, "hour": 3_600, "day": 86_400, "week": 604_800}
 
 _QUANTITY = re.compile(r"(\d+(?:\.\d+)?) *([a-z]+)", re.ASCII)

@@ -58,7 +58,7 @@ class CacheMiddleware:
     Args:
         app: The application, or the next middleware.
         backend: Where responses are kept.
-        container: A `CacheContainer`, or a provider of one, in place of *backend*; asked at each request.
+        container: A `CacheContainer`, or a provider of one, in place of *backend*; what it gives holds at once.
         default_policy: For what has no policy of its own, undecorated routes and applications without routes.
         policies: By path, for routes that one does not own: globs over the whole decoded path (``/public/*``),
             with its root path or without it, the first that matches; None keeps what it matches out of the cache.
@@ -186,7 +186,7 @@ class CacheMiddleware:
             return
         scope[HANDLED] = True
         era = self.fast.current_era(services)
-        keys = policy.key or self._own_keys or era.key_generator
+        keys = policy.key or self._own_keys or services.key_generator()
         learn = partial(self.fast.learn, era)
         exchange = Exchange(self.app, era.store, plan, policy, keys, learn, scope, receive, send)
         await exchange.answer()

@@ -54,4 +54,7 @@ class Offer:
         except Exception as error:  # noqa: BLE001  providers and clocks of the application's own are asked
             fast.failed(error)
             return None
-        return None if told is None else (told, ready.answers[self.unchanged][2])
+        if told is None:
+            return None
+        ready.count()
+        return told, ready.answers[self.unchanged][2]

@@ -1,6 +1,6 @@
 """What an application's cache consists of, and how code finds the one of the running application.
 
-A container is asked for its parts at each use, so that an override is in force at once.
+A container is asked for its parts at each use, or tells when they change, so that an override is in force at once.
 """
 
 from __future__ import annotations
@@ -88,8 +88,6 @@ class Replacements:
 replacements = Replacements()
 DECIDING = ("backend", "key_generator", "store")
 """The parts that decide on a hit, or make what counts it."""
-OF_A_STORE = ("clock", "chance", "namespace", "stores")
-"""The parts that decide which store there is, in a container that tells of replacements."""
 
 
 class Stores:
@@ -150,21 +148,29 @@ def same_parts(services: CacheServices) -> Callable[[], bool] | None:
     """Return a function that tells whether the parts that decide on a hit are still those of now; None: they stay.
 
     It is called at each hit, and so must cost next to nothing: it asks only those providers that do not tell, by
-    `replacements`, when they give something else.
+    `replacements`, when they give something else. A store that is made of other parts is not made anew: those are
+    asked.
     """
     if isinstance(services, PlainServices):
         return None
-    of_a_store = OF_A_STORE if getattr(services.store, "tells", False) else ()
-    deciding = (*DECIDING, *(name for name in of_a_store if hasattr(services, name)))
-    asked = [(name, getattr(services, name)()) for name in deciding if not _tells(getattr(services, name))]
+    mark = replacements.mark
+    named = {name: getattr(services, name) for name in DECIDING}
+    asked = [(name, provider()) for name, provider in named.items() if not _tells(provider)]
+    beneath = [each for each in getattr(services.store, "made_of", ()) if each not in named.values()]
+    asked_too = [(provider, provider()) for provider in beneath if not _tells(provider)]
 
     def same() -> bool:
-        for name, part in asked:  # noqa: SIM110  a generator would cost as much as all else
+        if replacements.mark is not mark:
+            return False
+        for name, part in asked:
             if getattr(services, name)() is not part:
+                return False
+        for provider, part in asked_too:  # noqa: SIM110  a generator would cost as much as all else
+            if provider() is not part:
                 return False
         return True
 
-    return same if asked else None
+    return same
 
 
 def _tells(provider: Any) -> bool:

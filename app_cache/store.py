@@ -56,7 +56,7 @@ MAX_VARIANTS = 32
 MAX_FIELD_SETS = 4
 """Sets of fields that the responses under one key vary by; the oldest goes first."""
 MAX_REMEMBERED = 1_000
-"""Keys for which a process remembers late tags, and how their responses vary."""
+"""Keys for which a process remembers late tags, and how their responses vary; the oldest eighth goes at once."""
 MAX_TURNS = 10_000
 """Keys for which a process remembers which run stored last: more than are stored while a slow run goes on."""
 

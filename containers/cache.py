@@ -63,8 +63,8 @@ def _metrics(store: StoredResponses) -> Counter[str]:
 class CacheContainer(containers.DeclarativeContainer):
     """What an application's cache is made of, for the environment that the settings name.
 
-    Everything is asked at each request, so that ``with container.backend.override(MemoryBackend()):`` is in force
-    at the next one. What belongs to a backend (store, clock, fills, writes under way) follows the one in force.
+    What its parts give holds at the next request, as in ``with container.backend.override(MemoryBackend()):``.
+    What belongs to a backend (store, clock, fills, writes under way) follows the one in force.
     """
 
     instance_type = Container

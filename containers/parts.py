@@ -73,6 +73,12 @@ class Given(_Telling, providers.Object[T]):
 class Derived(_Telling, providers.Callable[T]):
     """Gives what a function makes of other parts, at each call."""
 
+    @property
+    def made_of(self) -> tuple[providers.Provider[Any], ...]:
+        """Those parts."""
+        given = (*self.args, *self.kwargs.values())
+        return tuple([each for each in given if isinstance(each, providers.Provider)])
+
     set_provides = _telling(providers.Callable.set_provides)
     add_args = _telling(providers.Callable.add_args)
     set_args = _telling(providers.Callable.set_args)

@@ -69,6 +69,11 @@ def application() -> FastAPI:  # noqa: C901  one route for each thing that a pol
     def tagged(number: int) -> Response:
         return answer(f"tagged {number}", etag=f'"{number}"')
 
+    @app.get("/tenths")
+    @cache(timeout=9.4)
+    def tenths() -> Response:
+        return answer("tenths")
+
     @app.get("/windows")
     @cache(timeout=20, stale_while_revalidate=20, stale_if_error=20)
     def windows() -> Response:
@@ -143,6 +148,7 @@ PATHS = [
     "/by-token",
     "/tagged/1",
     "/tagged/2",
+    "/tenths",
     "/windows",
     "/shared",
     "/public",
@@ -423,6 +429,27 @@ async def test_time_that_passes(path: str, passed: float) -> None:
     assert pair.fast.again
 
 
+async def test_end_of_freshness() -> None:
+    """Close before its end an exchange decides, also within the second that a hit was given in."""
+    pair = Pair()
+    await pair.warm("/tagged/1")
+    for passed, is_given in ((59.5, True), (0.4985, True), (0.001, False)):
+        before = pair.fast.again
+        await pair.do("advance", passed)
+        await pair.do("ask", "GET", "/tagged/1", b"", [])
+        assert (pair.fast.again > before) is is_given
+
+
+async def test_lifetimes_that_are_not_whole() -> None:
+    """Age and the time to live change at moments of their own."""
+    pair = Pair()
+    await pair.warm("/tenths")
+    for _ in range(45):
+        await pair.do("advance", 0.2)
+        await pair.do("ask", "GET", "/tenths", b"", [])
+    assert pair.fast.again > 40
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -443,6 +470,28 @@ async def test_what_has_changed(path: str, change: tuple[Any, ...]) -> None:
     await pair.do(*change)
     await pair.warm(path)
     assert pair.fast.again
+
+
+async def test_a_hit_is_read() -> None:
+    """What a hit that is given again rests on counts as read in memory: the response, and the list of variants."""
+    twin = Twin(reference=False)
+    for _ in range(3):
+        await twin.ask("GET", "/varies")
+    entries = [*twin.backend._entries.values()]
+    for entry in entries:
+        entry.read = False
+    await twin.ask("GET", "/varies")
+    assert twin.again
+    assert [entry.read for entry in entries] == [True, True]
+
+
+@pytest.mark.parametrize("extensions", [None, {}, {"http.response.pathsend": {}}], ids=str)
+async def test_servers_with_extensions(extensions: dict[str, Any] | None) -> None:
+    """Hits are given again to servers that take no offers, whatever extensions they have."""
+    twin = Twin(reference=False)
+    for number in range(4):
+        await messages_of(twin.cache, scope_of("/tagged/1", extensions=extensions))
+        assert twin.again == max(0, number - 1)
 
 
 async def test_other_bytes_in_the_backend() -> None:
@@ -673,6 +722,33 @@ async def test_container_of_ones_own() -> None:
         assert wrapped.remembered
         with whole.backend.override(MemoryBackend()):
             assert told(await client.get("/")) == MISS
+
+
+@pytest.mark.parametrize("path", ["/", "/other"])
+async def test_end_of_an_override_behind_a_container_of_ones_own(path: str) -> None:
+    """Where such a container passes on a store, the end of an override of what that is made of is heard."""
+    app, whole = FastAPI(), CacheContainer()
+    app.get("/")(cache(timeout=60)(lambda: "text"))
+    app.get("/other")(cache(timeout=60)(lambda: "text"))
+    names = ("backend", "store", "key_generator", "invalidation", "values", "health")
+    wrapped = CacheMiddleware(app, container=SimpleNamespace(**{name: getattr(whole, name) for name in names}))
+    async with client_of(wrapped) as client:
+        with whole.namespace.override(providers.Object("other")):
+            assert [told(await client.get("/")) for _ in range(3)] == [MISS, HIT, HIT]
+        assert told(await client.get(path)) == MISS
+    assert whole.store().stats["stored"] == 1
+
+
+async def test_store_made_of_something_else() -> None:
+    """What a store is made of by `set_args` is asked, however it comes to give something else."""
+    app, container, namespace = FastAPI(), CacheContainer(), providers.Object("one")
+    app.get("/")(cache(timeout=60)(lambda: "text"))
+    container.store.set_args(container.stores, container.backend, namespace, container.clock, container.chance)
+    install(app, container)
+    async with client_of(app) as client:
+        assert [told(await client.get("/")) for _ in range(3)] == [MISS, HIT, HIT]
+        namespace.set_provides("two")
+        assert told(await client.get("/")) == MISS
 
 
 async def test_another_container() -> None:

@@ -173,6 +173,16 @@ async def test_what_is_given_again(twin: Twin) -> None:
             assert (path, number, twin.asked) == (path, number, expected)
 
 
+async def test_no_trip_in_vain(twin: Twin) -> None:
+    """A hit that is fresh no longer is not asked for: its request makes one trip, that of its exchange."""
+    for _ in range(3):
+        await twin.ask("GET", "/windows")
+    await twin.do(("advance", 21.0))
+    twin.asked = 0
+    await twin.ask("GET", "/windows")
+    assert twin.asked == 0
+
+
 async def test_one_trip_for_two_keys(redis_server: Server, twin: Twin) -> None:
     """A hit that is given again is one command of two keys, and hits of one moment are one command."""
     for _ in range(3):

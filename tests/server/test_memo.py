@@ -222,7 +222,7 @@ async def test_credentials_are_not_kept() -> None:
     assert not [head for head in server.memo.known if b"s3cret" in head]
 
 
-async def test_a_body_is_let_go() -> None:
+async def test_a_body_is_let_go(caplog: pytest.LogCaptureFixture) -> None:
     """What the fast path remembers no longer lives no longer: the memo holds no body."""
     cache = wrapped()
     line = Unserved(cache).connected()
@@ -236,6 +236,7 @@ async def test_a_body_is_let_go() -> None:
     before = line.protocol.answered
     assert (await line.ask(get("/"))).told == "hit"
     assert line.protocol.answered == before
+    assert "failed" not in caplog.text
 
 
 @pytest.mark.parametrize("known", [False, True], ids=["alone", "its application refers to it"])

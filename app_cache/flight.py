@@ -228,7 +228,8 @@ class Fill(Run[Outcome]):
         self._length: int | None = None
         self._ended_body = False
         self._held_start: Message | None = None
-        self._news = asyncio.Event()
+        self._news: asyncio.Future[None] | None = None
+        """Is done when there is something for the leader, who waits for it."""
         self._taken = asyncio.Event()
         self._decided = asyncio.Event()
         self._over = asyncio.Event()
@@ -310,13 +311,13 @@ class Fill(Run[Outcome]):
                     until = None
             if self.task is None or self.task.done() or self._is_withheld:
                 return True
-            self._news.clear()
+            self._news = self.loop.create_future()
             if until is None:
-                await self._news.wait()
+                await self._news
                 continue
             try:
                 async with asyncio.timeout_at(until):
-                    await self._news.wait()
+                    await self._news
             except TimeoutError:
                 return False
 
@@ -389,7 +390,7 @@ class Fill(Run[Outcome]):
         elif message.get("trailers") or not self.sharing:
             self._refuse()
         if self._share is Share.REPLACE:
-            self._news.set()
+            self._tell_leader()
         elif self._share in (Share.REFUSE, Share.UNADMITTED) or message.get("trailers"):
             await self._send_own(message)
         elif self._share is not Share.WITHHOLD:
@@ -425,7 +426,7 @@ class Fill(Run[Outcome]):
         self.complete = True
         self._forward(message)
         self._settle(outcome)
-        self._news.set()
+        self._tell_leader()
         self._decide(ended=not more)
 
     def _decide(self, *, ended: bool) -> None:
@@ -484,7 +485,11 @@ class Fill(Run[Outcome]):
     def _keep(self, message: Message) -> None:
         if self._led:
             self._kept.append(message)
-            self._news.set()
+            self._tell_leader()
+
+    def _tell_leader(self) -> None:
+        if self._news is not None and not self._news.done():
+            self._news.set_result(None)
 
     @property
     def _is_heard(self) -> bool:
@@ -492,7 +497,7 @@ class Fill(Run[Outcome]):
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         super()._ended(task)
-        self._news.set()
+        self._tell_leader()
         if self._timer is not None:
             self._timer.cancel()
 

@@ -78,18 +78,15 @@ class StoredResponse:
     stale_if_error: float = 0.0
 
 
-class Fields(tuple[tuple[bytes, bytes], ...]):  # noqa: SLOT001  its table is an attribute
-    """Headers that many rules ask about: where a name stands is worked out once."""
+class Fields(tuple[tuple[bytes, bytes], ...]):  # noqa: SLOT001  its names are an attribute
+    """Headers that many rules ask about: which names there are is worked out once."""
 
-    by_name: dict[bytes, list[bytes]]
+    names: frozenset[bytes]
 
     def __new__(cls, lines: Iterable[tuple[bytes, bytes]]) -> Self:
-        """Return *lines* with the values of each name, in lower case."""
+        """Return *lines* with their names, in lower case."""
         fields = super().__new__(cls, lines)
-        by_name: dict[bytes, list[bytes]] = {}
-        for name, value in fields:
-            by_name.setdefault(name.lower(), []).append(value)
-        fields.by_name = by_name
+        fields.names = frozenset([name.lower() for name, _ in fields])
         return fields
 
 
@@ -105,18 +102,17 @@ def fields_of(start: Mapping[str, Any]) -> Headers:
 
 def field_lines(headers: Headers, name: bytes) -> list[str]:
     """Return the values of the field lines called *name* (lower case), in order, without outer blanks."""
-    values = headers.by_name.get(name) if isinstance(headers, Fields) else _values(headers, name)
-    return [value.decode("latin-1").strip(" \t") for value in values] if values else []
-
-
-def _values(headers: Headers, name: bytes) -> list[bytes]:
+    if isinstance(headers, Fields) and name not in headers.names:
+        return []
     length = len(name)  # most names differ in length, which is cheaper to see than their case
-    return [value for each, value in headers if len(each) == length and each.lower() == name]
+    values = [value for each, value in headers if len(each) == length and each.lower() == name]
+    return [value.decode("latin-1").strip(" \t") for value in values]
 
 
 def has_field(headers: Headers, name: bytes) -> bool:
     """Return whether there is a field called *name* (lower case)."""
-    return name in headers.by_name if isinstance(headers, Fields) else bool(_values(headers, name))
+    names = headers.names if isinstance(headers, Fields) else [each.lower() for each, _ in headers]
+    return name in names
 
 
 def combined(headers: Headers, name: bytes) -> str | None:
@@ -209,6 +205,6 @@ def plain_answer(status: int) -> Answer:
 
 def without(headers: Headers, names: frozenset[bytes]) -> Headers:
     """Return *headers* without the fields called *names* (lower case): the same object where it has none."""
-    if isinstance(headers, Fields) and names.isdisjoint(headers.by_name):
+    if isinstance(headers, Fields) and names.isdisjoint(headers.names):
         return headers
     return tuple([field for field in headers if field[0].lower() not in names])

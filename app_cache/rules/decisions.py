@@ -322,8 +322,8 @@ def why_not_store(
     lifetime = freshness_lifetime(response, said, policy, received_at)
     if lifetime is None:
         return Refusal.STATUS
-    windows = stale_windows(response, said, policy)
-    return None if keep_for(response, lifetime, windows, policy) > 0 else Refusal.NOT_FRESH
+    is_kept = lifetime > 0 or keep_for(response, lifetime, stale_windows(response, said, policy), policy) > 0
+    return None if is_kept else Refusal.NOT_FRESH
 
 
 def shares_set_cookie(said: ResponseDirectives, policy: CachePolicy) -> bool:

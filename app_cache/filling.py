@@ -93,6 +93,10 @@ class Filling:
         self.guard = guard
         self.session = session
         self.is_meant = is_meant
+        self.max_body = policy.max_body
+        """Bytes of body beyond which the answer is the leader's alone."""
+        self.length: int | None = None
+        """Bytes of body that the answer says it has."""
         self.late_tags: set[str] = set()
         self.mark: Mark | None = None
         self.invalidations = 0
@@ -105,13 +109,9 @@ class Filling:
         self._session_was_read = False
         self._head = NOT_STARTED
         self._said = NOTHING_SAID
+        self._content_length: str | None = None
         self._requested_at = 0.0
         self._turn = 0
-
-    @property
-    def max_body(self) -> int:
-        """Bytes of body beyond which the answer is the leader's alone."""
-        return self.policy.max_body
 
     @property
     def admitted(self) -> bool:
@@ -134,6 +134,8 @@ class Filling:
     def started(self, status: int, headers: Headers) -> Share:
         """Return what becomes of the answer that starts so."""
         self._head, self._said = ResponseHead(status, headers), response_directives(headers)
+        self._content_length = combined(headers, b"content-length")
+        self.length = delta_seconds(self._content_length)
         if not self.admitted:
             self.refusal = Refusal.GUARD
             return Share.UNADMITTED
@@ -150,8 +152,7 @@ class Filling:
     def _why_not_store(self) -> Refusal | None:
         if self.is_meant is not None and not self.is_meant():
             return Refusal.POLICY
-        length = delta_seconds(combined(self._head.headers, b"content-length"))
-        if length is not None and length > self.policy.max_body:
+        if self.length is not None and self.length > self.max_body:
             return Refusal.TOO_LARGE
         if (
             self.session is not None
@@ -177,8 +178,7 @@ class Filling:
             return await self._freshen(self.found.entry)
         if self.refusal is not None or self.is_rescued:
             return Outcome(failed=True, failure=self._failure(body))
-        length = combined(self._head.headers, b"content-length")
-        if length is not None and length != str(len(body)):
+        if self._content_length is not None and self._content_length != str(len(body)):
             self.refusal = Refusal.INCOMPLETE
             return NOT_SHARED
         replaced = None if self.found.entry is None else self.found.key

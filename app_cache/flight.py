@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 import msgspec
 
 from app_cache.bounded import Bounded
-from app_cache.rules.directives import delta_seconds
-from app_cache.rules.messages import combined, fields_of
+from app_cache.rules.messages import fields_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
@@ -96,6 +95,11 @@ class Judge(Protocol):
     @property
     def max_body(self) -> int:
         """Bytes of body beyond which the answer is the leader's alone."""
+        ...
+
+    @property
+    def length(self) -> int | None:
+        """Bytes of body that the answer which has started says it has; None: it does not say."""
         ...
 
     async def begin(self) -> None:
@@ -225,7 +229,6 @@ class Fill(Run[Outcome]):
         self._kept: deque[Message] = deque()
         self._body: list[bytes] = []
         self._size = 0
-        self._length: int | None = None
         self._ended_body = False
         self._held_start: Message | None = None
         self._news: asyncio.Future[None] | None = None
@@ -395,8 +398,7 @@ class Fill(Run[Outcome]):
             await self._send_own(message)
         elif self._share is not Share.WITHHOLD:
             self._held_start = message
-            self._length = delta_seconds(combined(headers, b"content-length"))
-            if self._length is None:
+            if self.judge.length is None:
                 self._release_start()
 
     def _refuse(self) -> None:
@@ -440,7 +442,7 @@ class Fill(Run[Outcome]):
 
     def _is_whole(self) -> bool:
         """Return whether the client has all of the body, though the handler has not ended it (RFC 9112 §8)."""
-        return self._share is Share.STORE and self._size == self._length
+        return self._share is Share.STORE and self._size == self.judge.length
 
     def _send_rest(self, message: Message) -> None:
         """Hand on what comes after the whole body: its end."""

@@ -22,7 +22,8 @@ from app_cache.flight import (
     Share,
     land,
 )
-from app_cache.rules.messages import Answer
+from app_cache.rules.directives import delta_seconds
+from app_cache.rules.messages import Answer, combined
 from app_cache.testing import FakeClock
 from tests.stored import Page
 
@@ -51,11 +52,13 @@ class Answers:
     def __init__(self, share: Share = Share.STORE, max_body: int = 1000) -> None:
         self.max_body = max_body
         self.share = share
+        self.length: int | None = None
         self.bodies: list[bytes] = []
 
     async def begin(self) -> None: ...
 
     def started(self, status: int, headers: Headers) -> Share:
+        self.length = delta_seconds(combined(headers, b"content-length"))
         return self.share
 
     def refused(self) -> None: ...

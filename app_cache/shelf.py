@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from app_cache.backends.base import BytesBackend, capability, given_text
 from app_cache.codec import from_text, to_text
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from app_cache.backends.base import CacheBackend
 
 
 class Shelf(Protocol):
     """How the bytes of entries get into a backend and out of it."""
 
-    async def read(self, key: str) -> bytes | None:
+    def read(self, key: str) -> Coroutine[Any, Any, bytes | None]:
         """Return the bytes under *key*, or None."""
         ...
 
-    async def write(self, key: str, value: bytes, timeout: float) -> None:
+    def write(self, key: str, value: bytes, timeout: float) -> Coroutine[Any, Any, None]:
         """Keep *value* under *key* for *timeout* seconds."""
         ...
 
@@ -33,11 +35,11 @@ class _BytesShelf:
     def __init__(self, backend: BytesBackend) -> None:
         self._backend = backend
 
-    async def read(self, key: str) -> bytes | None:
-        return await self._backend.get_bytes(key)
+    def read(self, key: str) -> Coroutine[Any, Any, bytes | None]:
+        return self._backend.get_bytes(key)
 
-    async def write(self, key: str, value: bytes, timeout: float) -> None:
-        await self._backend.set_bytes(key, value, timeout)
+    def write(self, key: str, value: bytes, timeout: float) -> Coroutine[Any, Any, None]:
+        return self._backend.set_bytes(key, value, timeout)
 
 
 class _TextShelf:

@@ -318,6 +318,8 @@ class StoredResponses:
         """
         if reading is None:
             return None
+        if self.is_local:
+            return reading.mark  # no stamp is missing where only invalidations make them
         return await self.calls.attempt("begin", self.clock.begin(reading, subject, keep_for, at_once=at_once))
 
     async def mark(self, subject: Subject, keep_for: float) -> Mark | None:

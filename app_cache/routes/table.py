@@ -132,6 +132,8 @@ class Plan:
         part of. Paths may have one value in several ways (a UUID in capitals, ``07``), so each is filled in with
         values as the path of the request has them, and as paths mostly do: twice, where that differs.
         """
+        if not templates:
+            return []
         names = template_names(*templates)
         is_known = self.is_sure or not names or self.has_names_of(templates)
         path_params = self.all_path_params(scope) if names else {}

@@ -9,6 +9,7 @@ import math
 import re
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urljoin, urlsplit
 
@@ -317,7 +318,7 @@ def why_not_store(
         return Refusal.SET_COOKIE
     if vary_fields(response.headers) is None:
         return Refusal.VARY_STAR
-    if _is_stream(response.headers):
+    if _is_stream(combined(response.headers, b"content-type") or ""):
         return Refusal.STREAM
     lifetime = freshness_lifetime(response, said, policy, received_at)
     if lifetime is None:
@@ -338,8 +339,9 @@ def withheld_fields(said: ResponseDirectives, policy: CachePolicy) -> frozenset[
     return said.withheld | {b"set-cookie"} if "set-cookie" in policy.exclude_headers else said.withheld
 
 
-def _is_stream(headers: Headers) -> bool:
-    kind = (combined(headers, b"content-type") or "").partition(";")[0].strip().lower()
+@lru_cache(maxsize=1024)
+def _is_stream(content_type: str) -> bool:
+    kind = content_type.partition(";")[0].strip().lower()
     return kind in STREAMS or kind.endswith("+json-seq")
 
 

@@ -310,7 +310,7 @@ class Filling:
         Fields that decide how long it is fresh are never withheld: *said* are the directives of the whole answer.
         """
         subject, received_at = self.identity.subject, self.store.now()
-        shortened = 1 - self.policy.jitter * self.store.chance()
+        shortened = 1 - self.policy.jitter * self.store.chance() if self.policy.jitter else 1.0
         lifetime = (freshness_lifetime(head, said, self.policy, received_at) or 0.0) * shortened
         windows = stale_windows(head, said, self.policy)
         entry = Entry(

@@ -205,4 +205,4 @@ def entity_tag_of(body: bytes, headers: Headers) -> bytes:
     for name, value in headers:
         if name.lower() in DESCRIBING:
             seed = xxhash.xxh3_64_intdigest(name.lower() + value, seed)
-    return b'"%s"' % xxhash.xxh3_128_hexdigest(body, seed).encode("ascii")
+    return f'"{xxhash.xxh3_128_hexdigest(body, seed)}"'.encode("ascii")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections import OrderedDict
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from app_cache.clock.base import Gate, InvalidationClock, InvalidationResult, Reading, Verdict
 from app_cache.clock.epochs import Bans, Epochs, Passed, Stamp, ban, bans_of, judge
@@ -16,7 +16,7 @@ from app_cache.codec import Mark
 from app_cache.keys import prefix
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Coroutine
 
     from app_cache.backends.base import LocalBackend
     from app_cache.clock.base import Order
@@ -106,8 +106,10 @@ class LocalClock(InvalidationClock):
     async def begin(self, reading: Reading, subject: Subject, keep_for: float, *, at_once: bool = False) -> Mark:
         return cast("_LocalReading", reading).mark
 
-    async def store(self, key: str, value: bytes, keep_for: float, mark: Mark, subject: Subject) -> None:
-        await self._shelf.write(key, value, keep_for)
+    def store(
+        self, key: str, value: bytes, keep_for: float, mark: Mark, subject: Subject
+    ) -> Coroutine[Any, Any, None]:
+        return self._shelf.write(key, value, keep_for)
 
     async def invalidate(self, order: Order, sent: set[object] | None = None) -> InvalidationResult:
         return InvalidationResult(durable=True, epoch=self._state.apply(order))

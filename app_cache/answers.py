@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
 
-from app_cache.rules.messages import Answer, has_field, plain_answer, without
+from app_cache.rules.messages import Answer, has_any, has_field, plain_answer, without
 from app_cache.rules.ranges import ranged
 from app_cache.rules.validators import fields_of_304, not_modified
 from app_cache.rules.variants import announced
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _START: Mapping[str, Any] = {"type": "http.response.start"}
 _AGE = frozenset({b"age"})
+_LIFETIMES = frozenset({b"cache-control", b"expires"})
 
 
 def answer_of(
@@ -100,7 +101,7 @@ def for_client(headers: Headers, policy: CachePolicy) -> Headers:
     If more than the URL and the fields in Vary decides what a client gets, it is ``private``: caches on the way
     keep nothing.
     """
-    if policy.client_max_age is None or has_field(headers, b"cache-control") or has_field(headers, b"expires"):
+    if policy.client_max_age is None or has_any(headers, _LIFETIMES):
         return headers
     is_own = policy.guarded or policy.vary_by is not None or policy.key is not None
     return (*headers, (b"cache-control", b"%bmax-age=%d" % (b"private, " * is_own, policy.client_max_age)))

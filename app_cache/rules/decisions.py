@@ -24,8 +24,8 @@ from app_cache.rules.directives import (
     response_directives,
 )
 from app_cache.rules.freshness import current_age, explicit_lifetime, freshness_left, heuristic_lifetime
-from app_cache.rules.messages import combined, connection_options, field_lines, has_field
-from app_cache.rules.validators import entity_tag
+from app_cache.rules.messages import combined, connection_options, field_lines, has_any, has_field
+from app_cache.rules.validators import CONDITIONAL, NOT_FOR_CACHES, entity_tag
 from app_cache.rules.variants import vary_fields
 
 if TYPE_CHECKING:
@@ -133,16 +133,12 @@ def why_pass(request: RequestHead, asked: RequestDirectives) -> Refusal | None:
     """Return why a request is neither answered from the cache nor stored, or None."""
     if asked.no_store:
         return Refusal.REQUEST_NO_STORE
-    if has_field(request.headers, b"if-match") or has_field(request.headers, b"if-unmodified-since"):
+    if has_any(request.headers, NOT_FOR_CACHES):
         return Refusal.PRECONDITION
     if request.method in ("GET", "HEAD"):
         return Refusal.BODY if has_content(request.headers) else None
     changes = request.method not in SAFE_METHODS
-    if changes and (
-        has_field(request.headers, b"if-none-match") or has_field(request.headers, b"if-modified-since")
-    ):
-        return Refusal.PRECONDITION
-    return None
+    return Refusal.PRECONDITION if changes and has_any(request.headers, CONDITIONAL) else None
 
 
 def has_content(headers: Headers) -> bool:

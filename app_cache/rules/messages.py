@@ -115,6 +115,12 @@ def has_field(headers: Headers, name: bytes) -> bool:
     return name in names
 
 
+def has_any(headers: Headers, names: frozenset[bytes]) -> bool:
+    """Return whether there is a field called one of *names* (lower case)."""
+    there = headers.names if isinstance(headers, Fields) else [each.lower() for each, _ in headers]
+    return not names.isdisjoint(there)
+
+
 def combined(headers: Headers, name: bytes) -> str | None:
     """Return the combined value of the field *name* (lower case), or None if it is absent (RFC 9110 §5.2)."""
     lines = field_lines(headers, name)

@@ -7,13 +7,15 @@ from email.utils import formatdate
 from typing import TYPE_CHECKING
 
 from app_cache.rules.freshness import date_value, single_date
-from app_cache.rules.messages import Headers, combined, end_to_end, field_lines, without
+from app_cache.rules.messages import Headers, combined, end_to_end, field_lines, has_any, without
 
 if TYPE_CHECKING:
     from app_cache.rules.messages import RequestHead, StoredResponse
 
 CONDITIONAL = frozenset({b"if-none-match", b"if-modified-since"})
 """Preconditions that a cache evaluates itself and replaces when it validates (RFC 9111 §4.3.1, §4.3.2)."""
+NOT_FOR_CACHES = frozenset({b"if-match", b"if-unmodified-since"})
+"""Preconditions that are not applicable to a cache (RFC 9111 §4.3.2)."""
 VALIDATED = frozenset({"GET", "HEAD"})
 """Methods in which a condition that fails is a 304; in all others it is a 412 (RFC 9110 §13.1.2, §13.2.2)."""
 OF_A_RANGE = frozenset({b"range", b"if-range"})
@@ -55,7 +57,7 @@ def not_modified(
     another method than GET and HEAD. Without Last-Modified, what is *stored* is compared by its Date (RFC 9111
     §4.3.2), and what the handler gave just now not at all (RFC 9110 §13.1.3).
     """
-    if status != 200 or request.method == "POST":
+    if status != 200 or request.method == "POST" or not has_any(request.headers, CONDITIONAL):
         return False
     wanted = combined(request.headers, b"if-none-match")
     if wanted is not None:

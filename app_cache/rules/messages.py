@@ -105,8 +105,11 @@ def field_lines(headers: Headers, name: bytes) -> list[str]:
     if isinstance(headers, Fields) and name not in headers.names:
         return []
     length = len(name)  # most names differ in length, which is cheaper to see than their case
-    values = [value for each, value in headers if len(each) == length and each.lower() == name]
-    return [value.decode("latin-1").strip(" \t") for value in values]
+    return [
+        value.decode("latin-1").strip(" \t")
+        for each, value in headers
+        if len(each) == length and each.lower() == name
+    ]
 
 
 def has_field(headers: Headers, name: bytes) -> bool:

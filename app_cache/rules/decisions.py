@@ -335,7 +335,7 @@ def withheld_fields(said: ResponseDirectives, policy: CachePolicy) -> frozenset[
     return said.withheld | {b"set-cookie"} if "set-cookie" in policy.exclude_headers else said.withheld
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def _is_stream(content_type: str) -> bool:
     kind = content_type.partition(";")[0].strip().lower()
     return kind in STREAMS or kind.endswith("+json-seq")

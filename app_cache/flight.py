@@ -69,6 +69,14 @@ class Share(Enum):
     """Nobody gets it: once it is complete, a stored response takes its place."""
 
 
+UNSTORED = (Share.REFUSE, Share.FAIL)
+"""What the handler gave, and is not stored."""
+OWN = (Share.REFUSE, Share.UNADMITTED)
+"""What the leader alone gets."""
+WITHHELD = (Share.REPLACE, Share.WITHHOLD)
+"""What nobody gets."""
+
+
 class Outcome(msgspec.Struct, frozen=True, eq=False):
     """What those who wait for a fill get of it; equal to itself alone, for `NOT_SHARED` is not `UNADMITTED`.
 
@@ -299,7 +307,7 @@ class Fill(Run[Outcome]):
     @property
     def _is_withheld(self) -> bool:
         """Whether nobody gets the answer, and the leader need not wait for what follows."""
-        return self._share is Share.REPLACE or (self.complete and self._share is Share.WITHHOLD)
+        return self._share in WITHHELD and (self.complete or self._share is Share.REPLACE)
 
     async def _tee(self, send: Send, patience: float | None) -> bool:
         """Send on what the run sends until it ends; return False if no answer begins in *patience* seconds."""
@@ -388,13 +396,13 @@ class Fill(Run[Outcome]):
         headers = fields_of(message)
         message = {**message, "headers": headers}
         self._share = self.judge.started(message["status"], headers)
-        if self._share in (Share.REFUSE, Share.FAIL):
+        if self._share in UNSTORED:
             self.judge.refused()
         elif message.get("trailers") or not self.sharing:
             self._refuse()
         if self._share is Share.REPLACE:
             self._tell_leader()
-        elif self._share in (Share.REFUSE, Share.UNADMITTED) or message.get("trailers"):
+        elif self._share in OWN or message.get("trailers"):
             await self._send_own(message)
         elif self._share is not Share.WITHHOLD:
             self._held_start = message
@@ -475,7 +483,7 @@ class Fill(Run[Outcome]):
         self._decided.set()
 
     def _forward(self, message: Message) -> None:
-        if self._share not in (Share.REPLACE, Share.WITHHOLD):
+        if self._share not in WITHHELD:
             self._release_start()
             self._keep(message)
 

@@ -78,15 +78,20 @@ class StoredResponse:
     stale_if_error: float = 0.0
 
 
-class Fields(tuple[tuple[bytes, bytes], ...]):  # noqa: SLOT001  its names are an attribute
-    """Headers that many rules ask about: which names there are is worked out once."""
+class Fields(tuple[tuple[bytes, bytes], ...]):  # noqa: SLOT001  its table is an attribute
+    """Headers that many rules ask about: where a name stands is worked out once."""
 
-    names: frozenset[bytes]
+    by_name: dict[bytes, list[bytes]]
 
     def __new__(cls, lines: Iterable[tuple[bytes, bytes]]) -> Self:
-        """Return *lines* with their names, in lower case."""
+        """Return *lines* with the values of each name, in lower case."""
         fields = super().__new__(cls, lines)
-        fields.names = frozenset([name.lower() for name, _ in fields])
+        by_name = {name.lower(): [value] for name, value in fields}
+        if len(by_name) < len(fields):
+            by_name = {name: [] for name in by_name}
+            for name, value in fields:
+                by_name[name.lower()].append(value)
+        fields.by_name = by_name
         return fields
 
 
@@ -102,25 +107,24 @@ def fields_of(start: Mapping[str, Any]) -> Headers:
 
 def field_lines(headers: Headers, name: bytes) -> list[str]:
     """Return the values of the field lines called *name* (lower case), in order, without outer blanks."""
-    if isinstance(headers, Fields) and name not in headers.names:
-        return []
+    values = headers.by_name.get(name) if isinstance(headers, Fields) else _values(headers, name)
+    return [value.decode("latin-1").strip(" \t") for value in values] if values else []
+
+
+def _values(headers: Headers, name: bytes) -> list[bytes]:
     length = len(name)  # most names differ in length, which is cheaper to see than their case
-    return [
-        value.decode("latin-1").strip(" \t")
-        for each, value in headers
-        if len(each) == length and each.lower() == name
-    ]
+    return [value for each, value in headers if len(each) == length and each.lower() == name]
 
 
 def has_field(headers: Headers, name: bytes) -> bool:
     """Return whether there is a field called *name* (lower case)."""
-    names = headers.names if isinstance(headers, Fields) else [each.lower() for each, _ in headers]
+    names = headers.by_name if isinstance(headers, Fields) else [each.lower() for each, _ in headers]
     return name in names
 
 
 def has_any(headers: Headers, names: frozenset[bytes]) -> bool:
     """Return whether there is a field called one of *names* (lower case)."""
-    there = headers.names if isinstance(headers, Fields) else [each.lower() for each, _ in headers]
+    there = headers.by_name if isinstance(headers, Fields) else [each.lower() for each, _ in headers]
     return not names.isdisjoint(there)
 
 
@@ -214,6 +218,6 @@ def plain_answer(status: int) -> Answer:
 
 def without(headers: Headers, names: frozenset[bytes]) -> Headers:
     """Return *headers* without the fields called *names* (lower case): the same object where it has none."""
-    if isinstance(headers, Fields) and names.isdisjoint(headers.names):
+    if isinstance(headers, Fields) and names.isdisjoint(headers.by_name):
         return headers
     return tuple([field for field in headers if field[0].lower() not in names])

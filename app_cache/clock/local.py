@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from app_cache.clock.base import Gate, InvalidationClock, InvalidationResult, Reading, Verdict
 from app_cache.clock.epochs import Bans, Epochs, Passed, Stamp, ban, bans_of, judge
@@ -102,9 +102,6 @@ class LocalClock(InvalidationClock):
 
     async def read(self, subject: Subject) -> Reading:
         return _LocalReading(self._state)
-
-    async def begin(self, reading: Reading, subject: Subject, keep_for: float, *, at_once: bool = False) -> Mark:
-        return cast("_LocalReading", reading).mark
 
     def store(
         self, key: str, value: bytes, keep_for: float, mark: Mark, subject: Subject

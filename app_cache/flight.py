@@ -69,8 +69,6 @@ class Share(Enum):
     """Nobody gets it: once it is complete, a stored response takes its place."""
 
 
-UNSTORED = (Share.REFUSE, Share.FAIL)
-"""What the handler gave, and is not stored."""
 OWN = (Share.REFUSE, Share.UNADMITTED)
 """What the leader alone gets."""
 WITHHELD = (Share.REPLACE, Share.WITHHOLD)
@@ -396,7 +394,7 @@ class Fill(Run[Outcome]):
         headers = fields_of(message)
         message = {**message, "headers": headers}
         self._share = self.judge.started(message["status"], headers)
-        if self._share in UNSTORED:
+        if self._share is Share.REFUSE:
             self.judge.refused()
         elif message.get("trailers") or not self.sharing:
             self._refuse()

@@ -50,8 +50,6 @@ TAIL = """\
 - **Misses.** Much is done so that clients may leave, wait for each other, and nothing is stored that was
   invalidated meanwhile: a task of its own, the judgement by the RFC, the clock, the entry. An endpoint that waits
   for a database takes milliseconds.
-- **Memory of an entry.** A table of the last 10,000 keys and which run stored each, so that an older run does not
-  replace what a newer one stored, takes 1.3 MB however many entries there are; here 20,000 share it.
 - What is near its target is missed in slow phases of the machine, and met in others.
 
 ## What holds it

@@ -34,6 +34,25 @@ def test_many() -> None:
         assert [*bounded] == [*range(number + 1)][-len(bounded) :]
 
 
+def test_what_another_thread_takes_out_meanwhile() -> None:
+    """A key that is gone when its turn to go comes is no error."""
+    bounded: Bounded[int, int] = Bounded(16)
+    taken_out = [1]
+
+    class Meddling(int):
+        """Has another taken out when it is looked for."""
+
+        def __hash__(self) -> int:
+            if len(bounded) > 16 and taken_out:
+                del bounded[taken_out.pop()]
+            return super().__hash__()
+
+    for number in range(17):
+        bounded[Meddling(number)] = number
+    assert not taken_out
+    assert [*bounded] == [*range(2, 17)]
+
+
 def test_reading_keeps_nothing() -> None:
     """What is read again and again goes when its turn comes."""
     bounded: Bounded[str, int] = Bounded(2)

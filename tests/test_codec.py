@@ -123,6 +123,14 @@ def test_round_trip(record: Record) -> None:
     assert decode(from_text(to_text(raw)), record.key) == record
 
 
+@pytest.mark.parametrize("key", ["", "\N{LATIN SMALL LETTER A WITH DIAERESIS}", "\ud800"], ids=ascii)
+def test_odd_keys(key: str) -> None:
+    """Any text is a key, one without an encoding too."""
+    record = msgspec.structs.replace(ENTRY, key=key)
+    assert decode(encode(record), key) == record
+    assert decode(encode(ENTRY), key) is None
+
+
 def test_response() -> None:
     """An entry gives the response that it was made of: status, fields in order with duplicates, body, times."""
     decoded = decode(encode(ENTRY), KEY)

@@ -772,17 +772,26 @@ async def test_slow_body(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     await scene.leader
 
 
-@pytest.mark.parametrize("led", [False, True], ids=["in the background", "left by its leader"])
-async def test_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch, led: bool) -> None:
-    """A run that no client reads is cancelled after a while."""
-    monkeypatch.setattr("app_cache.flight.FILL_TIMEOUT_S", 0)
-    handler, client, fill = Handler(), Client(), Fill(Answers())
+READ_BY_NO_CLIENT = pytest.mark.parametrize("led", [False, True], ids=["in the background", "left by its leader"])
+
+
+async def begun_for_others(fill: Fill, handler: Handler, *, led: bool) -> None:
+    """Start *fill* without a leader, or *led* by one that is gone when this returns."""
+    client = Client()
     fill.start(handler, {}, b"", client.receive if led else None)
     if led:
         leader = asyncio.create_task(fill.lead(client.send))
         await turns()
         leader.cancel()
         await asyncio.wait({leader})
+
+
+@READ_BY_NO_CLIENT
+async def test_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch, led: bool) -> None:
+    """A run that no client reads is cancelled after a while."""
+    monkeypatch.setattr("app_cache.flight.FILL_TIMEOUT_S", 0)
+    handler, fill = Handler(), Fill(Answers())
+    await begun_for_others(fill, handler, led=led)
     flight: Flight[Fill] = Flight()
     flight.take_off("key", fill)
     assert await fill.follow(30) is None
@@ -1039,17 +1048,12 @@ async def test_body_that_its_handler_cuts(scene: Scene, monkeypatch: pytest.Monk
     assert scene.client.body == b"one"
 
 
-@pytest.mark.parametrize("led", [False, True], ids=["in the background", "left by its leader"])
+@READ_BY_NO_CLIENT
 async def test_slow_body_that_no_client_reads(monkeypatch: pytest.MonkeyPatch, *, led: bool) -> None:
     """The handler of a run that is for others alone learns of no disconnect before its answer has ended."""
     monkeypatch.setattr("app_cache.flight.SLOW_BODY_S", 0)
-    handler, client, fill = Handler(), Client(), Fill(judge := Answers())
-    fill.start(handler, {}, b"", client.receive if led else None)
-    if led:
-        leader = asyncio.create_task(fill.lead(client.send))
-        await turns()
-        leader.cancel()
-        await asyncio.wait({leader})
+    handler, fill = Handler(), Fill(judge := Answers())
+    await begun_for_others(fill, handler, led=led)
     await handler.do(lambda: receiving(handler))
     await handler.send(START)
     await handler.send(part(b"one"))

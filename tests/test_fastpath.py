@@ -649,6 +649,31 @@ async def test_override_that_raises() -> None:
             assert told(await client.get("/")) == MISS
 
 
+async def test_a_hit_of_an_era_that_ended_meanwhile() -> None:
+    """A hit that was looked up in a backend which is in force no longer is given once, and not remembered."""
+    looks_up, goes_on = asyncio.Event(), asyncio.Event()
+
+    class Slow(MemoryBackend):
+        async def get_bytes(self, key: str) -> bytes | None:
+            looks_up.set()
+            await goes_on.wait()
+            return await super().get_bytes(key)
+
+    app = Counting()
+    with app.container.backend.override(Slow()):
+        goes_on.set()
+        assert await app.get() == "run 1"
+        looks_up.clear()
+        goes_on.clear()
+        late = asyncio.create_task(app.get())
+        await looks_up.wait()
+    assert await app.get() == "run 2"
+    goes_on.set()
+    assert await late == "run 1"
+    for _ in range(3):
+        assert await app.get() == "run 2"
+
+
 async def test_all_that_was_remembered_is_forgotten() -> None:
     """Where a part is another one, nothing is given of the one before it: not what was asked for least, either."""
     app = Counting()

@@ -9,7 +9,6 @@ that both ways answer alike, byte for byte.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import itemgetter
@@ -28,7 +27,7 @@ from app_cache.rules.directives import response_directives
 from app_cache.rules.freshness import current_age
 from app_cache.rules.messages import RequestHead
 from app_cache.rules.validators import entity_tag, fields_of_304, is_entity_tag
-from app_cache.services import SCOPE_KEY, same_parts
+from app_cache.services import SCOPE_KEY, replacements, same_parts
 from app_cache.sessions import begins_session, has_user, is_readable
 
 if TYPE_CHECKING:
@@ -351,12 +350,14 @@ class FastPath:
         self._ready: dict[Key, Ready] = {}
         self._hit_once = Doorkeeper(MAX_REQUESTS)
         """What was hit while there was no room for it: to learn costs half a hit, and puts another out."""
-        self.paths: Counter[str] = Counter()
+        self.paths: dict[str, int] = {}
         """How many hits there are for a path; requests for others need no look at their fields."""
         self._bytes = 0
         self._services: CacheServices | None = None
+        self._mark = replacements.mark
+        """That of the parts which tell when they are replaced."""
         self._checks: tuple[Callable[[], bool], ...] = ()
-        """What tells whether routes and parts are the same."""
+        """What tells whether routes, and the parts that do not tell, are the same."""
 
     def answer(self, scope: Scope) -> Messages | Question | None:
         """Return the messages that answer a request, or what gets them; None: the exchange decides."""
@@ -407,6 +408,8 @@ class FastPath:
 
     def is_current(self) -> bool:
         """Return whether routes, and the parts of the cache, are those that hits were learned with."""
+        if replacements.mark is not self._mark:
+            return False
         for holds in self._checks:  # noqa: SIM110  a generator would cost as much as all else
             if not holds():
                 return False
@@ -432,7 +435,7 @@ class FastPath:
         for each in (ready, *earlier[: MAX_FORMS - 1])[::-1]:
             each.next, self._ready[key] = self._ready.get(key), each
             self._bytes += each.size
-            self.paths[exchange.scope["path"]] += 1
+            self.paths[exchange.scope["path"]] = self.paths.get(exchange.scope["path"], 0) + 1
         while len(self._ready) > MAX_REQUESTS or self._bytes > MAX_BYTES:
             self._forget(next(iter(self._ready)))
         if EXTENSION in (exchange.scope.get("extensions") or ()):
@@ -445,13 +448,14 @@ class FastPath:
     def current_era(self, services: CacheServices) -> Era:
         """Return the era of *services*; if another one has begun, all that was learned is forgotten."""
         if self.era is None or services is not self._services or not self.is_current():
+            mark = replacements.mark
             checks = self.cache.same_services(services), same_parts(services), self._table.same_routes()
             era = Era(services.store())  # what is replaced meanwhile, the checks see at the next request
             self._ready.clear()
             self.paths.clear()
             self._bytes = 0
             self._checks = tuple([check for check in checks if check is not None])
-            self.era, self._services = era, services
+            self.era, self._services, self._mark = era, services, mark
         return self.era
 
     def _forget(self, key: Key) -> None:

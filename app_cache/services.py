@@ -145,23 +145,21 @@ def checked_key_generator(generator: object) -> KeyGenerator:
 
 
 def same_parts(services: CacheServices) -> Callable[[], bool] | None:
-    """Return a function that tells whether the parts that decide on a hit are still those of now; None: they stay.
+    """Return a function that asks whether the parts that decide on a hit are still those of now.
 
-    It is called at each hit, and so must cost next to nothing: it asks only those providers that do not tell, by
-    `replacements`, when they give something else. A store that is made of other parts is not made anew: those are
-    asked.
+    None: there are none to ask, for all tell by `replacements` when they give something else. It is called at each
+    hit, and so asks only the others. A store that is made of other parts is not made anew: those are asked.
     """
     if isinstance(services, PlainServices):
         return None
-    mark = replacements.mark
     named = {name: getattr(services, name) for name in DECIDING}
     asked = [(name, provider()) for name, provider in named.items() if not _tells(provider)]
     beneath = [each for each in getattr(services.store, "made_of", ()) if each not in named.values()]
     asked_too = [(provider, provider()) for provider in beneath if not _tells(provider)]
+    if not asked and not asked_too:
+        return None
 
     def same() -> bool:
-        if replacements.mark is not mark:
-            return False
         for name, part in asked:
             if getattr(services, name)() is not part:
                 return False

@@ -914,12 +914,15 @@ async def test_middleware_may_change_an_answer() -> None:
 def remembered(fast: FastPath) -> tuple[int, int]:
     """Return how many requests are remembered, and the bytes that are counted for them."""
     total = 0
-    for ready in fast._ready.values():
+    paths: Counter[str] = Counter()
+    for (_, (path, *_)), ready in fast._ready.items():
         form: Any = ready
         while form is not None:
             total += form.size
+            paths[path] += 1
             form = form.next
     assert total == fast._bytes
+    assert paths == fast.paths
     return len(fast._ready), total
 
 

@@ -1866,7 +1866,7 @@ def test_bounded_memory() -> None:
     for number in range(MAX_PLANS + 10):
         assert table.find(scope_of(f"/{number}")) is not None
     assert table.find(scope_of("/" + "a" * 10_000)) is not None
-    assert len(table._plans) == MAX_PLANS
+    assert 0 < len(table._plans) <= MAX_PLANS
     assert max(len(path) for _, path, *_ in table._plans) < 10
 
 

@@ -70,6 +70,8 @@ class Fallbacks:
                 _check_fallback(f"policies[{pattern!r}]", policy)
             self._by_path.append((compile_glob(pattern), policy))
         self._default = default
+        self.are_none = not self._by_path and default is None
+        """Whether there are none at all."""
 
     def policy(self, scope: Scope, method: str, root_path: str = "") -> CachePolicy | None:
         """Return the policy for requests of *method* to the path of *scope*, or None.
@@ -152,6 +154,21 @@ def put_guard_before_endpoint(context: Any) -> None:
         ConfigurationError: If the endpoint cannot ask.
     """
     context.dependant.call = guarded(context.dependant.call)
+
+
+def put_in_force(policy: CachePolicy, context: Any, declared: Declared) -> CachePolicy | None:
+    """Return *policy* as it is for the endpoint of a route, which is *declared* to read that; or None.
+
+    If it is guarded, the endpoint asks its guard from now on.
+
+    Raises:
+        ConfigurationError: If the endpoint cannot ask.
+    """
+    if policy.guarded:
+        if not has_dependencies(context):
+            return None
+        put_guard_before_endpoint(context)
+    return keyed_by(policy, [declared])
 
 
 def keyed_by(policy: CachePolicy, declared: Iterable[Declared], *, is_sure: bool = True) -> CachePolicy | None:

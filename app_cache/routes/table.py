@@ -8,7 +8,6 @@ from __future__ import annotations
 import operator
 import re
 import string
-from collections import OrderedDict
 from dataclasses import dataclass, field
 from datetime import datetime, time
 from enum import Enum
@@ -17,6 +16,7 @@ from urllib.parse import quote
 
 from starlette.routing import Host
 
+from app_cache.bounded import Bounded
 from app_cache.errors import ConfigurationError
 from app_cache.guards import check_can_ask
 from app_cache.keys import root_paths
@@ -27,7 +27,7 @@ from app_cache.routes.policies import (
     keyed_by,
     look_at_header_names,
     methods_of,
-    put_guard_before_endpoint,
+    put_in_force,
 )
 from app_cache.routes.ways import (
     come_to,
@@ -35,11 +35,11 @@ from app_cache.routes.ways import (
     has_layer,
     is_mounted,
     is_never_cached,
-    left_by,
     match,
     out_of_reach,
     overridable_on,
     parameters_of,
+    path_for,
     reads_as_declared,
     recorded,
     routed_app,
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
     from app_cache.asgi import Scope
     from app_cache.policy import CachePolicy, Invalidates
+    from app_cache.routes.index import Ways
     from app_cache.routes.parameters import Parameters
     from app_cache.routes.policies import Fallbacks
     from app_cache.routes.ways import Way
@@ -203,11 +204,13 @@ class RouteTable:
         self._is_around = self._routed is not None
         """Whether all that comes here goes to those routes, and not only what no mount led here."""
         self._fallbacks = fallbacks
-        self._plans: OrderedDict[tuple[str, ...], Plan | None] = OrderedDict()
+        self._plans: Bounded[tuple[str, ...], Plan | None] = Bounded(MAX_PLANS)
         self._is_as_walked: Callable[[], bool] = _not_walked_yet
         self._walked: list[tuple[Any, list[Any]]] = []
         """The routers, and their routes, that were looked at last."""
-        self._ways: list[Way] = []
+        self._own_ways = ways_of(None)
+        self._mounted_ways: dict[int, Ways] = {}
+        """Those of mounted applications, as far as they were asked for, by the identity of their routers."""
         self._overridable: list[Any] = []
         """The applications whose overrides of dependencies run on one of the ways."""
         self._by_host = False
@@ -253,7 +256,7 @@ class RouteTable:
         """Return whether what answers a request may do something after its answer; True where nobody knows."""
         if self.routes(scope) is None:
             return True
-        way, _, _ = match(self._routed, self._ways, scope)
+        way, _, _ = match(self._routed, self._ways_of, scope)
         return way is None or way.parameters.may_go_on
 
     def find(self, scope: Scope, method: str | None = None) -> Plan | None:
@@ -275,25 +278,38 @@ class RouteTable:
         plan: Plan | None = self._plans.get(key, _UNKNOWN)
         if plan is not _UNKNOWN:
             return plan
-        plan = self._plan({**scope, "method": method})
+        plan = self._plan(scope, method) if self._may_have_plan(scope) else None
         if len(key[1]) <= MAX_PATH:
             self._plans[key] = plan
-            if len(self._plans) > MAX_PLANS:
-                self._plans.popitem(last=False)
         return plan
 
     def _rebuild(self) -> None:
         self._plans.clear()
         check_routes(self._routed)
         self._walked = [(router, [*router.routes]) for router in routers_of(self._routed, set())]
-        self._ways = [*ways_of(self._routed)]
-        self._overridable = overridable_on(self._ways)
+        self._own_ways, self._mounted_ways = ways_of(self._routed), {}
+        self._overridable = overridable_on(self._own_ways.all)
         self._by_host = any(isinstance(context.original_route, Host) for context in walk(self._routed))
         self._is_as_walked = self._watching(self._walked)
 
-    def _plan(self, scope: Scope) -> Plan | None:
-        method = scope["method"]
-        way, path_params, others = match(self._routed, self._ways, {**scope, "path_params": {}})
+    def _ways_of(self, app: Any) -> Ways:
+        """Return the ways of *app*, the own one or one that is mounted: anew where its routes are not watched."""
+        if app is self._routed:
+            return self._own_ways
+        key = id(getattr(app, "router", app))
+        if not any(id(router) == key for router, _ in self._walked):
+            return ways_of(app)
+        if key not in self._mounted_ways:
+            self._mounted_ways[key] = ways_of(app)
+        return self._mounted_ways[key]
+
+    def _may_have_plan(self, scope: Scope) -> bool:
+        """Return whether a policy, or something that is invalidated, may be for the path of *scope*."""
+        return not self._fallbacks.are_none or self._own_ways.may_matter(path_for(self._routed, scope))
+
+    def _plan(self, scope: Scope, method: str) -> Plan | None:
+        asked = {**scope, "method": method, "path_params": {}}
+        way, path_params, others = match(self._routed, self._ways_of, asked)
         own_root = getattr(self._routed, "root_path", "")
         roots = root_paths(scope, own_root)
         fallback = self._fallbacks.policy(scope, method, own_root)
@@ -302,19 +318,14 @@ class RouteTable:
         if way is None:
             may_invalidate = any(each.may_invalidate for each in others)
             return _with(_for_one_of(others, fallback), method, roots, may_invalidate=may_invalidate)
-        if way.is_never_cached:
-            fallback = None
-        own, invalidates = way.recorded
-        policy = fallback if own is None else own if method in methods_of(own, way.context) else None
+        policy, (_, invalidates) = _policy_on(way, method, fallback), way.recorded
         if policy is None and invalidates is None:
             return None
-        if policy is not None:
-            policy = _put_in_force(policy, way)
-        return Plan(policy, invalidates, way.parameters, path_params, roots, way.path, left=left_by(way))
+        return Plan(policy, invalidates, way.parameters, path_params, roots, way.path, left=way.left)
 
     def _is_head_of_get(self, scope: Scope, way: Way | None, others: list[Way]) -> bool:
         """Return whether the HEAD of *scope*, which comes to *way* or *others*, is for what answers a GET."""
-        of_get, _, others_of_get = match(self._routed, self._ways, {**scope, "method": "GET"})
+        of_get, _, others_of_get = match(self._routed, self._ways_of, {**scope, "method": "GET"})
         routes = [each.context.original_route for each in (way, *others) if each is not None]
         return routes == [each.context.original_route for each in (of_get, *others_of_get) if each is not None]
 
@@ -357,16 +368,14 @@ def _for_one_of(ways: list[Way], policy: CachePolicy | None) -> CachePolicy | No
     return keyed_by(policy, ways, is_sure=False)
 
 
-def _put_in_force(policy: CachePolicy, way: Way) -> CachePolicy | None:
-    """Return *policy* as it is for the endpoint of *way*, or None.
-
-    If it is guarded, the endpoint asks its guard from now on.
-    """
-    if policy.guarded:
-        if not has_dependencies(way.context):
-            return None
-        put_guard_before_endpoint(way.context)
-    return keyed_by(policy, [way.parameters])
+def _policy_on(way: Way, method: str, fallback: CachePolicy | None) -> CachePolicy | None:
+    """Return the policy for requests of *method* that come to *way*: its own, else *fallback*, or None."""
+    own, _ = way.recorded
+    if own is not None:
+        return way.policy if method in way.cached_methods else None
+    if fallback is None or way.is_never_cached:
+        return None
+    return put_in_force(fallback, way.context, way.parameters)
 
 
 def _not_walked_yet() -> bool:

@@ -9,18 +9,22 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
+import re
 import sys
 from types import FunctionType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute, APIRouter, APIWebSocketRoute, RouteContext, iter_route_contexts
+from starlette._utils import get_route_path
 from starlette.applications import Starlette
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.routing import Host, Match, Mount, Route, Router, WebSocketRoute
 
 from app_cache.policy import INVALIDATES_ATTRIBUTE, NEVER_ATTRIBUTE, POLICY_ATTRIBUTE
+from app_cache.routes.index import Ways
 from app_cache.routes.parameters import Parameters
+from app_cache.routes.policies import methods_of, put_in_force
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -51,6 +55,7 @@ _METHODS = ("get", "head", "post", "put", "patch", "delete", "options", "query")
 _ROUTES = (Route, APIRoute, WebSocketRoute, APIWebSocketRoute, Mount, Host)
 _OF_WEBSOCKETS = (WebSocketRoute, APIWebSocketRoute)
 _ROUTING = ("starlette.routing", "fastapi.routing")
+_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _KNOWN_MATCHERS = {cls.matches for cls in _ROUTES}
 _KNOWN_HANDLERS = {cls.handle for cls in _ROUTES}
 _CALLS_THE_ENDPOINT = {(module, "request_response.<locals>.app") for module in _ROUTING}
@@ -76,9 +81,42 @@ class Way:
         return recorded(self.context)
 
     @functools.cached_property
+    def policy(self) -> CachePolicy | None:
+        """That of its endpoint, as it is in force there."""
+        policy, _ = self.recorded
+        return None if policy is None else put_in_force(policy, self.context, self.parameters)
+
+    @functools.cached_property
+    def cached_methods(self) -> frozenset[str]:
+        """The methods that this policy is for."""
+        policy, _ = self.recorded
+        return frozenset() if policy is None else methods_of(policy, self.context)
+
+    @functools.cached_property
+    def left(self) -> dict[str, Any]:
+        """What routers leave in the scope of a request that comes to it, beside the values in its path.
+
+        A router of FastAPI leaves the route where that is one of its own, one of Starlette whichever it is.
+        """
+        route, left = self.context.original_route, {"endpoint": self.context.endpoint}
+        is_left = isinstance(route, APIRoute) or not isinstance(self.router, APIRouter)
+        return left | {"route": route} if is_left else left
+
+    @functools.cached_property
     def path(self) -> str:
         """As its author wrote it, with the names of its parameters; ``""`` where it is told by something else."""
         return str(getattr(self.context, "path", None) or "")
+
+    @functools.cached_property
+    def begins_with(self) -> tuple[str, ...]:
+        """Segments that each path begins with which comes to it, as far as that is known."""
+        regex = getattr(self.context, "path_regex", None)
+        return _segments_first_in(regex) if self.is_sure and isinstance(regex, re.Pattern) else ()
+
+    @functools.cached_property
+    def may_matter(self) -> bool:
+        """Whether an endpoint that it may lead to says something of the cache, or nobody can tell."""
+        return not self.is_sure or self.is_decorated or self.may_invalidate
 
     @functools.cached_property
     def is_never_cached(self) -> bool:
@@ -120,8 +158,25 @@ class Way:
         return frozenset().union(*(parameters_of(context).keys_in_query for context in _under(self.context)))
 
 
-def ways_of(app: Any) -> Iterator[Way]:
-    """Return the ways that the router of *app* tries, in its order."""
+def _segments_first_in(regex: re.Pattern[str]) -> tuple[str, ...]:
+    """Return the segments that all that matches *regex* begins with, if it is written as Starlette writes it."""
+    pattern, is_plain = regex.pattern, regex.flags == re.UNICODE and "|" not in regex.pattern
+    escaped, parameter, _ = pattern.removeprefix("^").partition("(?P<")
+    if not parameter:
+        is_plain, escaped = is_plain and escaped.endswith("$"), escaped[:-1]
+    text = _ESCAPED.sub(r"\1", escaped)
+    if not is_plain or re.escape(text) != escaped:
+        return ()
+    segments = text[1:].split("/")
+    return tuple(segments[:-1] if parameter else segments)  # the last one goes on in the parameter
+
+
+def ways_of(app: Any) -> Ways:
+    """Return the ways that the router of *app* tries."""
+    return Ways(_ways_of(app))
+
+
+def _ways_of(app: Any) -> Iterator[Way]:
     router = getattr(app, "router", app)
     for route in app.routes if app is not None else ():
         odd = _is_odd(getattr(route, "original_router", None))
@@ -198,37 +253,41 @@ def _mounted(context: Any) -> Any:
     return routed_app(context.app) or routed_app(getattr(context.original_route, "_base_app", None))
 
 
-def match(app: Any, ways: Iterable[Way], scope: Scope) -> tuple[Way | None, Mapping[str, Any], list[Way]]:
+def path_for(app: Any, scope: Scope) -> str:
+    """Return the path of *scope* as the routes of *app* match it."""
+    own = getattr(app, "root_path", "")
+    return get_route_path({"path": scope["path"], "root_path": own} if own else scope)
+
+
+def match(
+    app: Any, ways_of: Callable[[Any], Ways], scope: Scope
+) -> tuple[Way | None, Mapping[str, Any], list[Way]]:
     """Return the way to the endpoint of *app* that would run, and the values in the path.
 
     Where that is not sure, or something would run before it, None and the ways that may be taken. A route that
     matches in a way of its own makes unsure all that comes after it: it may look at anything.
+
+    Args:
+        app: The application.
+        ways_of: Gives its ways, and those of what it mounts.
+        scope: The request's.
     """
-    ways = [*ways]
+    ways = ways_of(app)
     if root_path := getattr(app, "root_path", ""):
         scope = {**scope, "root_path": root_path}
-    for number, way in enumerate(ways):
+    for place in ways.that_may_match(path_for(app, scope)):
+        way = ways.all[place]
         if not way.is_sure:
-            return None, {}, ways[number:]
+            return None, {}, ways.all[place:]
         found, child_scope = way.matches(scope)
         if found is Match.FULL:
             inner = _inner(way.context)
             if inner is not None:
-                return match(inner, ways_of(inner), {**scope, **child_scope})
+                return match(inner, ways_of, {**scope, **child_scope})
             if _is_endpoint(way.context):
                 return way, child_scope["path_params"], []
             return None, {}, [way]
     return None, {}, []
-
-
-def left_by(way: Way) -> dict[str, Any]:
-    """Return what routers leave in the scope of a request to *way*, beside the values in its path.
-
-    A router of FastAPI leaves the route where that is one of its own, one of Starlette whichever it is.
-    """
-    route, left = way.context.original_route, {"endpoint": way.context.endpoint}
-    is_left = isinstance(route, APIRoute) or not isinstance(way.router, APIRouter)
-    return left | {"route": route} if is_left else left
 
 
 def _is_endpoint(context: Any, within: Callable[[Any], Any] | None = None) -> bool:
@@ -347,7 +406,7 @@ def walk(app: Any) -> Iterator[Any]:
 def out_of_reach(app: Any) -> Iterator[tuple[Any, str]]:
     """Return the decorated routes of *app* whose policy is never met, each with what stands before it."""
     odd = ""
-    for way in ways_of(app):
+    for way in _ways_of(app):
         route = way.context.original_route
         named = repr(way.path or getattr(route, "host", "") or type(route).__name__)
         if not way.is_sure and not odd:

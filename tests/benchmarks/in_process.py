@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import redis.asyncio
 
-from app_cache import CacheMiddleware, MemoryBackend
+from app_cache import CacheMiddleware, MemoryBackend, cache
 from tests.benchmarks.apps import QUIET, Wanted, bare, fastapi, installed, put_cache, wrapped
 from tests.benchmarks.driver import answer, closed, discard, in_turns, receive, until_hit
 from tests.benchmarks.figures import Figure, Section, differences, ratios
@@ -73,24 +73,49 @@ async def hits(effort: Effort) -> list[Figure]:
 
 async def undecorated(effort: Effort) -> list[Figure]:
     """Measure what the cache adds to a route that has no policy, in front of one that answers at once."""
-    wanted = Wanted("")
+    wanted, numbers = Wanted(""), count()
+
+    def unknown(number: int) -> list[dict[str, Any]]:
+        return [scope(f"/items/{next(numbers)}") for _ in range(number)]
+
     cases: dict[str, tuple[App, Scopes]] = {
         "bare": (bare(wanted), asks()),
-        "undecorated": (CacheMiddleware(Routed(wanted), MemoryBackend()), asks()),
+        "undecorated route": (CacheMiddleware(Routed(wanted), MemoryBackend()), asks()),
+        "undecorated route, a new path each time": (CacheMiddleware(Routed(wanted), MemoryBackend()), unknown),
+        "the last of 500 routes, a new path each time": (
+            CacheMiddleware(Routed(wanted, behind=499), MemoryBackend()),
+            unknown,
+        ),
     }
     taken = await in_turns(cases, effort)
+    base = taken.pop("bare")
     return [
         Figure.of(
-            "undecorated route", differences(taken["undecorated"], taken["bare"]), "µs beyond no cache", at_most=2
+            name,
+            differences(costs, base),
+            "µs beyond no cache",
+            at_most=2 if name == "undecorated route" else None,
         )
+        for name, costs in taken.items()
     ]
 
 
-class Routed:
-    """Has the routes of an application without policies, and answers at once."""
+@cache
+async def _other(name: str) -> None: ...
 
-    def __init__(self, wanted: Wanted) -> None:
-        self.routes = fastapi(wanted, telemetry=QUIET, cached=False).routes
+
+class Routed:
+    """Has the routes of an application, the last without a policy, *behind* so many that have one.
+
+    It answers at once.
+    """
+
+    def __init__(self, wanted: Wanted, behind: int = 1) -> None:
+        app = fastapi(wanted, telemetry=QUIET, cached=False)
+        for number in range(behind):
+            app.add_api_route(f"/other{number}/{{name}}", _other, methods=["GET"])
+        app.router.routes.sort(key=lambda route: getattr(route, "path", "") == "/items/{number}")
+        self.routes = app.routes
         self._answer = bare(wanted)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:

@@ -18,7 +18,7 @@ from app_cache.keys import full_path, origin_of
 from app_cache.routes.table import escape_for_glob, escape_for_url, plan_of_change
 from app_cache.rules.decisions import SAFE_METHODS, to_invalidate
 from app_cache.rules.glob import fitted
-from app_cache.rules.messages import fields_of
+from app_cache.rules.messages import fields_of, has_any
 from app_cache.rules.structured import strings
 from app_cache.services import ANNOUNCED_FOR
 
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from app_cache.routes.table import Plan, RouteTable
     from app_cache.rules.messages import Headers
     from app_cache.services import CacheServices
+
+
+NAMING_OTHERS = frozenset({b"cache-group-invalidation", b"content-location", b"location"})
+"""Fields of an answer by which it invalidates more than its own URL."""
 
 
 class Change:
@@ -151,21 +155,27 @@ class Change:
         is_cached = plan is not None and plan.policy is not None and plan.invalidates is None
         if request["method"] in SAFE_METHODS or is_cached:
             return []
-        urls = to_invalidate(request["method"], target_of(request), status, headers)
-        here, groups = origin_of(request), strings(headers, b"cache-group-invalidation")
-        return [*self._stamps(urls), *(group_stamp(here, group) for group in groups)]
+        if not has_any(headers, NAMING_OTHERS) and not self._is_cached(request["path"]):
+            return []
+        here = origin_of(request)
+        urls = to_invalidate(request["method"], target_of(request, here), status, headers)
+        groups = strings(headers, b"cache-group-invalidation")
+        return [*self._stamps(urls, here), *(group_stamp(here, group) for group in groups)]
 
-    def _stamps(self, urls: Sequence[str]) -> list[str]:
-        """Return the stamps of those of *urls* whose answers may be stored; the first URL is the request's own."""
+    def _stamps(self, urls: Sequence[str], here: str) -> list[str]:
+        """Return the stamps of those of *urls* whose answers may be stored; the first URL is the request's own.
+
+        *here*: The origin of all of them.
+        """
         scope = self._request
-        here, named = origin_of(scope), [unquote(urlsplit(url).path) or "/" for url in urls[1:]]
+        named = [unquote(urlsplit(url).path) or "/" for url in urls[1:]]
         paths = [(scope["path"], full_path(scope)), *zip(named, named, strict=True)] if urls else []
         return [url_stamp(whole, here) for path, whole in paths if self._is_cached(path)]
 
     def _is_cached(self, path: str) -> bool:
         """Return whether an answer for *path* may be stored."""
         scope = {**self._request, "path": path}
-        plans = (self._table.find(scope, method) for method in sorted(CACHEABLE_METHODS))
+        plans = (self._table.find(scope, method) for method in CACHEABLE_METHODS)
         return any(plan is not None and plan.policy is not None for plan in plans)
 
 

@@ -19,7 +19,6 @@ from app_cache.keys import (
     full_path,
     host_of,
     origin,
-    origin_of,
     raw_path,
     request_parts,
     storage_key,
@@ -93,11 +92,11 @@ async def identify(
     return Identity(key, _subject(full_path(scope), plan.root_paths, here, key, logical_key, tags), here)
 
 
-def target_of(scope: Scope) -> str:
-    """Return the URL of a request as it was written, with its query (RFC 9110 §7.1)."""
+def target_of(scope: Scope, here: str) -> str:
+    """Return the URL of a request as it was written, with its query (RFC 9110 §7.1); *here* is its origin."""
     query = scope.get("query_string", b"").decode("latin-1")
     path = quote(full_path(scope)) if scope.get("root_path") else raw_path(scope).decode("latin-1")
-    return f"{origin_of(scope)}{path}{'?' if query else ''}{query}"
+    return f"{here}{path}{'?' if query else ''}{query}"
 
 
 def _subject(

@@ -58,7 +58,7 @@ class PostedAnswer:
         session = session_watch(scope)
         filling = Filling(store, request, identity, policy, found, rescues=None, session=session)
         await filling.begin()
-        return cls(filling, target_of(scope))
+        return cls(filling, target_of(scope, identity.origin))
 
     @property
     def is_stored(self) -> bool:

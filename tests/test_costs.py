@@ -62,7 +62,7 @@ def installed() -> FastAPI:
     async def cached() -> Response:
         return Response(BODY)
 
-    @app.get("/undecorated")
+    @app.api_route("/undecorated", methods=["GET", "POST"])
     async def undecorated() -> Response:
         return Response(BODY)
 
@@ -84,7 +84,7 @@ class Cost:
         return self.messages[-1]["body"]
 
 
-async def cost_of(app: Any, path: str, query: bytes = b"") -> Cost:
+async def cost_of(app: Any, path: str, query: bytes = b"", method: str = "GET") -> Cost:
     """Return what a request costs *app*; a generator counts each time that it goes on."""
     cost = Cost()
     loop = asyncio.get_running_loop()
@@ -103,7 +103,7 @@ async def cost_of(app: Any, path: str, query: bytes = b"") -> Cost:
     async def send(message: Any) -> None:
         cost.messages.append(message)
 
-    scope = scope_of(path, headers=[*FIELDS], query_string=query)
+    scope = scope_of(path, method=method, headers=[*FIELDS], query_string=query)
     loop.set_task_factory(cast("Any", factory))
     sys.setprofile(called)
     try:
@@ -203,6 +203,16 @@ async def test_calls_of_an_undecorated_route() -> None:
     cost = await cost_of(app, "/undecorated")
     assert (len(cost.messages), cost.tasks) == (2, 0)
     assert len(cost.calls) <= 6, cost.calls
+
+
+async def test_calls_of_a_write_that_changes_nothing_cached() -> None:
+    """A write to a URL of which nothing is cached, and whose answer names no other, pays for the look at that."""
+    app = installed()
+    for _ in range(3):
+        await cost_of(app, "/undecorated", method="POST")
+    cost = await cost_of(app, "/undecorated", method="POST")
+    assert (len(cost.messages), cost.tasks) == (2, 0)
+    assert len(cost.calls) <= 51, cost.calls
 
 
 async def test_one_look_for_a_hit() -> None:

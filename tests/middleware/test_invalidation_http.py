@@ -103,6 +103,28 @@ async def test_locations(name: str, value: str, expected: list[str]) -> None:
     assert await forgotten(app, "POST", "/items/1", *paths) == expected
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("location", "/pages/a"), ("content-location", "/pages/a"), ("cache-group-invalidation", '"a"')],
+)
+async def test_what_a_write_elsewhere_names(name: str, value: str) -> None:
+    """A write to a URL of which nothing is cached makes invalid what its answer names, and that alone."""
+    app = FastAPI()
+
+    @app.get("/pages/{page}")
+    @cache(timeout=60)
+    def read(page: str, response: Response) -> str:
+        response.headers["cache-groups"] = f'"{page}"'
+        return page
+
+    @app.post("/orders")
+    def write() -> Response:
+        return Response(status_code=201, headers={name: value})
+
+    put_cache(app)
+    assert await forgotten(app, "POST", "/orders", "/pages/a", "/pages/b") == ["/pages/a"]
+
+
 @pytest.mark.parametrize("how", ["a dependency", "a background task"])
 async def test_a_commit_after_the_answer(how: str) -> None:
     """What was read between the answer to a write and the commit that follows it is asked for anew (F25)."""

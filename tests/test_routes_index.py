@@ -1,4 +1,4 @@
-"""A path is compared with those routes alone that begin as it does, and none that it may come to is left out."""
+"""A path is compared with those routes alone whose segments it has, and none that it may come to is left out."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.anyio
 
 SEGMENTS = ("a", "a", "b", "b", "A", "a.b", "a-b", "(a)", "é", "{x", "")
 """Text of templates: what means something in patterns, and what is written in several ways."""
-PARAMETERS = ("{%s}", "{%s:int}", "{%s:path}", "a{%s}", "{%s}b")
+PARAMETERS = ("{%s}", "{%s}", "{%s:int}", "{%s:float}", "{%s:path}", "a{%s}", "{%s}b", "{%s}.{%sx}")
 ASKED = (*SEGMENTS, "axb", "1", "ab", "\n", "b\n")
 """Segments of paths that are asked for."""
 
@@ -66,7 +66,7 @@ class Unsure(Route):
 def templates(draw: st.DrawFn, *, ends: bool = True) -> str:
     """Draw a template of a path; one that *ends* may be the whole of it."""
     pieces = draw(st.lists(st.sampled_from((*SEGMENTS, *PARAMETERS)), min_size=0 if not ends else 1, max_size=3))
-    named = [piece % f"p{number}" if "%s" in piece else piece for number, piece in enumerate(pieces)]
+    named = [piece.replace("%s", f"p{number}") for number, piece in enumerate(pieces)]
     return "".join(f"/{piece}" for piece in named)
 
 
@@ -189,9 +189,13 @@ def test_patterns_of_another_kind(route: Route, path: str) -> None:
     [
         pytest.param([Route("/a", plain), Route("/b", plain)], "/b", [1], id="text"),
         pytest.param([Route("/a", plain), Route("/b", plain)], "/b\n", [0, 1], id="a line feed at its end"),
-        pytest.param([Route("/a/{b}", plain), Route("/a", plain)], "/a/b", [0, 1], id="text of which it goes on"),
+        pytest.param([Route("/a/{b}", plain), Route("/a", plain)], "/a/b", [0], id="one that has ended"),
+        pytest.param([Route("/a/{b}", plain), Route("/a", plain)], "/a", [1], id="one that goes on"),
         pytest.param([Route("/a{b}", plain), Route("/a/{b}", plain)], "/ab", [0], id="a part of a segment"),
-        pytest.param([Route("/{a}", plain), Route("/a/b", plain)], "/a/b", [0, 1], id="a parameter first"),
+        pytest.param([Route("/{a}/b", plain), Route("/a/b", plain)], "/a/b", [0, 1], id="a parameter first"),
+        pytest.param([Route("/{a}/c", plain), Route("/{a}/b", plain)], "/a/b", [1], id="text after a parameter"),
+        pytest.param([Route("/{a:path}/c", plain), Route("/b", plain)], "/a/b", [0], id="any segments"),
+        pytest.param([Route("/{a:int}/c", plain), Route("/{a:float}/b", plain)], "/1/b", [1], id="numbers"),
         pytest.param([Mount("/a", Router()), Mount("/b", Router())], "/a/c", [0], id="mounts"),
         pytest.param([Host("a", Router()), Route("/b", plain)], "/a", [0], id="hosts"),
         pytest.param([Unsure("/b", plain), Route("/b", plain)], "/a", [0], id="a way of its own"),
@@ -200,7 +204,8 @@ def test_patterns_of_another_kind(route: Route, path: str) -> None:
 )
 def test_ways_that_a_path_may_come_to(routes: list[BaseRoute], path: str, places: list[int]) -> None:
     """A path may come to what begins as it does, as far as that is known."""
-    assert [*ways_of(Starlette(routes=routes)).that_may_match(path)] == places
+    ways = ways_of(Starlette(routes=routes))
+    assert [[*ways.that_may_match(path)] for _ in range(2)] == [places] * 2
 
 
 @pytest.mark.parametrize(("path", "is_found"), [("/a/b", True), ("/b", True), ("/a/a/b", False)])
@@ -254,8 +259,8 @@ def asked(run: Callable[[], object]) -> int:
 
 
 def of_many(number: int) -> FastAPI:
-    """Return an application with the routes of *number* resources, the odd ones of them cached."""
-    app, router = FastAPI(), APIRouter(prefix="/api/v1")
+    """Return an application with the routes of *number* resources of tenants, the odd ones of them cached."""
+    app, router = FastAPI(), APIRouter(prefix="/api/{tenant}")
     for each in range(number):
         endpoint = cached if each % 2 else plain
         router.add_api_route(f"/things{each}/{{item}}", endpoint, methods=["GET"], response_model=None)
@@ -273,13 +278,13 @@ def of_many(number: int) -> FastAPI:
     ],
 )
 def test_new_path_of_many_routes(mounted: bool, number: int, routes_asked: int) -> None:
-    """For a new path no route is asked but those that begin as it does, however many there are."""
+    """For a new path no route is asked but those whose segments it has, however many there are."""
     app: Any = of_many(500)
     if mounted:
         others = [Mount(f"/in{each}", Router()) for each in range(50)]
         app = Starlette(routes=[*others, Mount("/in", app)])
     table = RouteTable(app, Fallbacks(None, None))
-    path = f"{'/in' * mounted}/api/v1/things{number}"
+    path = f"{'/in' * mounted}/api/one/things{number}"
     table.find(scope_of(f"{path}/1", app=app))
     assert asked(lambda: table.find(scope_of(f"{path}/2", app=app))) == routes_asked
     assert (table.find(scope_of(f"{path}/3", app=app)) is not None) == (number == 499)

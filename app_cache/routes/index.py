@@ -1,4 +1,4 @@
-"""Which ways a path may come to: found by what it begins with, however many routes there are."""
+"""Which ways a path may come to: found by its segments, however many routes there are."""
 
 from __future__ import annotations
 
@@ -9,17 +9,22 @@ if TYPE_CHECKING:
 
     from app_cache.routes.ways import Way
 
+ANY = "/"
+"""Stands for a segment that a parameter is, or is a part of; no text of a segment is that."""
+
 
 class Crossing:
     """Where the ways part that begin with the same segments.
 
-    *here*: The places of those that go no further, as far as is known. *on*: The others, by their next segment.
+    *ending*: The places of those that end here. *going*: Of those that may go on to anything. *on*: What follows,
+    by the next segment.
     """
 
-    __slots__ = ("here", "on")
+    __slots__ = ("ending", "going", "on")
 
     def __init__(self) -> None:
-        self.here: list[int] = []
+        self.ending: list[int] = []
+        self.going: list[int] = []
         self.on: dict[str, Crossing] = {}
 
 
@@ -33,12 +38,12 @@ class Ways:
     def __init__(self, ways: Iterable[Way]) -> None:
         self.all = [*ways]
         self._start = Crossing()
-        self._depth = max((len(way.begins_with) for way in self.all), default=0)
+        self._depth = max((len(way.course.segments) for way in self.all), default=0)
         for place, way in enumerate(self.all):
             crossing = self._start
-            for segment in way.begins_with:
+            for segment in way.course.segments:
                 crossing = crossing.on.setdefault(segment, Crossing())
-            crossing.here.append(place)
+            (crossing.ending if way.course.ends else crossing.going).append(place)
 
     def that_may_match(self, path: str) -> Sequence[int]:
         """Return the places of the ways that *path*, as routes match it, may come to; to no other it does.
@@ -47,12 +52,13 @@ class Ways:
         """
         if "\n" in path:
             return range(len(self.all))
-        crossing, places = self._start, self._start.here
+        reached, places = [self._start], [*self._start.going]
         for segment in path[1:].split("/", self._depth):
-            if segment not in crossing.on:
-                break
-            crossing = crossing.on[segment]
-            places = places + crossing.here
+            reached = [each.on[name] for each in reached for name in (segment, ANY) if name in each.on]
+            for each in reached:
+                places += each.going
+        for each in reached:
+            places += each.ending
         return sorted(places)
 
     def may_matter(self, path: str) -> bool:

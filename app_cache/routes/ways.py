@@ -12,17 +12,18 @@ import itertools
 import re
 import sys
 from types import FunctionType, SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute, APIRouter, APIWebSocketRoute, RouteContext, iter_route_contexts
 from starlette._utils import get_route_path
 from starlette.applications import Starlette
+from starlette.convertors import FloatConvertor, IntegerConvertor, StringConvertor, UUIDConvertor
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.routing import Host, Match, Mount, Route, Router, WebSocketRoute
 
 from app_cache.policy import INVALIDATES_ATTRIBUTE, NEVER_ATTRIBUTE, POLICY_ATTRIBUTE
-from app_cache.routes.index import Ways
+from app_cache.routes.index import ANY, Ways
 from app_cache.routes.parameters import Parameters
 from app_cache.routes.policies import methods_of, put_in_force
 
@@ -56,9 +57,23 @@ _ROUTES = (Route, APIRoute, WebSocketRoute, APIWebSocketRoute, Mount, Host)
 _OF_WEBSOCKETS = (WebSocketRoute, APIWebSocketRoute)
 _ROUTING = ("starlette.routing", "fastapi.routing")
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
+_OF_ONE_SEGMENT = (StringConvertor, IntegerConvertor, FloatConvertor, UUIDConvertor)
+_ONE_SEGMENT = re.compile(rf"\(\?P<\w+>(?:{'|'.join(re.escape(each.regex) for each in _OF_ONE_SEGMENT)})\)")
+"""A parameter in the pattern of a route that no slash matches."""
+_PARAMETER = "\0"
 _KNOWN_MATCHERS = {cls.matches for cls in _ROUTES}
 _KNOWN_HANDLERS = {cls.handle for cls in _ROUTES}
 _CALLS_THE_ENDPOINT = {(module, "request_response.<locals>.app") for module in _ROUTING}
+
+
+class Course(NamedTuple):
+    """How paths begin: with these *segments*, `ANY` among them; *ends*: with nothing after them."""
+
+    segments: tuple[str, ...] = ()
+    ends: bool = False
+
+
+ANYWHERE = Course()
 
 
 class Way:
@@ -108,10 +123,10 @@ class Way:
         return str(getattr(self.context, "path", None) or "")
 
     @functools.cached_property
-    def begins_with(self) -> tuple[str, ...]:
-        """Segments that each path begins with which comes to it, as far as that is known."""
+    def course(self) -> Course:
+        """How the paths begin that come to it, as far as that is known."""
         regex = getattr(self.context, "path_regex", None)
-        return _segments_first_in(regex) if self.is_sure and isinstance(regex, re.Pattern) else ()
+        return _course_of(regex) if self.is_sure and isinstance(regex, re.Pattern) else ANYWHERE
 
     @functools.cached_property
     def may_matter(self) -> bool:
@@ -158,17 +173,18 @@ class Way:
         return frozenset().union(*(parameters_of(context).keys_in_query for context in _under(self.context)))
 
 
-def _segments_first_in(regex: re.Pattern[str]) -> tuple[str, ...]:
-    """Return the segments that all that matches *regex* begins with, if it is written as Starlette writes it."""
-    pattern, is_plain = regex.pattern, regex.flags == re.UNICODE and "|" not in regex.pattern
-    escaped, parameter, _ = pattern.removeprefix("^").partition("(?P<")
-    if not parameter:
-        is_plain, escaped = is_plain and escaped.endswith("$"), escaped[:-1]
+def _course_of(regex: re.Pattern[str]) -> Course:
+    """Return how all begins that matches *regex*, if it is written as Starlette writes it."""
+    if regex.flags != re.UNICODE or "|" in regex.pattern:
+        return ANYWHERE
+    escaped = _ONE_SEGMENT.sub(_PARAMETER, regex.pattern.removeprefix("^")).partition("(?P<")[0]
+    ends = escaped.endswith("$")
+    escaped = escaped.removesuffix("$")
     text = _ESCAPED.sub(r"\1", escaped)
-    if not is_plain or re.escape(text) != escaped:
-        return ()
-    segments = text[1:].split("/")
-    return tuple(segments[:-1] if parameter else segments)  # the last one goes on in the parameter
+    if re.escape(text) != escaped:
+        return ANYWHERE
+    segments = [ANY if _PARAMETER in each else each for each in text[1:].split("/")]
+    return Course(tuple(segments if ends else segments[:-1]), ends)
 
 
 def ways_of(app: Any) -> Ways:

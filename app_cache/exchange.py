@@ -566,7 +566,7 @@ class Exchange:
             conditional=conditional,
             guard=guard,
             session=session_watch(self.scope) if "session" in self.scope else None,
-            is_meant=None if self.plan.is_sure else partial(_is_meant, self.plan, scope),
+            is_meant=partial(_is_meant, self.plan, scope),
         )
 
     def _take_off(self, *, alone: bool, refresh: bool = False) -> tuple[Filling, Fill, Scope]:
@@ -684,8 +684,13 @@ class Exchange:
 
 
 def _is_meant(plan: Plan, scope: Scope) -> bool:
-    """Return whether the policy of *plan* is for the endpoint that routers left in *scope*, if there is one."""
-    return "endpoint" not in scope or plan.is_for(scope)
+    """Return whether the policy of *plan* is for the endpoint that routers left in *scope*, if there is one.
+
+    Where it was known before which endpoint that is, a route may have been rewritten since.
+    """
+    if "endpoint" not in scope:
+        return True
+    return scope["endpoint"] is plan.left.get("endpoint") if plan.is_sure else plan.is_for(scope)
 
 
 def _replay(messages: deque[Message], receive: Receive) -> Receive:

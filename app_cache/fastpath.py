@@ -462,9 +462,9 @@ class FastPath:
         path = key[1][0]
         for each in _forms(self._ready.pop(key, None)):
             self._bytes -= each.size
-            self.paths[path] -= 1
-            if not self.paths[path]:
-                del self.paths[path]
+            left = self.paths.pop(path, 1) - 1  # another event loop may have begun an era meanwhile
+            if left:
+                self.paths[path] = left
 
 
 def _ready_here(key: Key, exchange: Exchange, response: StoredResponse, hit: Hit) -> Ready | None:

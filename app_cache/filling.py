@@ -64,7 +64,7 @@ class Filling:
         conditional: Whether the handler is asked to validate that entry, so that a 304 is about it.
         guard: The guard that a guarded endpoint asks in this run, or None.
         session: Watches the session that middleware further out keeps by a cookie; None: there is none.
-        is_meant: Tells whether the policy is for the endpoint that routers came to; None: it is known to be.
+        is_meant: Tells whether the policy is for the endpoint that routers came to; None: none did.
     """
 
     def __init__(

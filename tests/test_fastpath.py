@@ -926,6 +926,17 @@ def remembered(fast: FastPath) -> tuple[int, int]:
     return len(fast._ready), total
 
 
+async def test_hit_that_another_loop_has_forgotten() -> None:
+    """What is forgotten while another event loop begins an era is forgotten once (F32)."""
+    twin = Twin(reference=False)
+    for _ in range(2):
+        await twin.ask("GET", "/shared", b"", [])
+    fast = twin.cache.fast
+    fast.paths.clear()
+    fast._forget(next(iter(fast._ready)))
+    assert not fast.paths
+
+
 async def test_bounded_requests() -> None:
     """The requests that are remembered are bounded by number (S18)."""
     twin = Twin(reference=False)

@@ -174,6 +174,7 @@ PATTERNS = [
     pytest.param(rewritten("^/a/b?(?P<x>.*)$"), "/a/c", id="with a letter or not"),
     pytest.param(rewritten("^/[ab]/(?P<x>c)$"), "/a/c", id="one of some letters"),
     pytest.param(rewritten("^/\\w/(?P<x>c)$"), "/a/c", id="any letter"),
+    pytest.param(rewritten("^(?P<x>[^/]+)$"), "abc", id="a parameter without a slash"),
 ]
 
 
@@ -234,6 +235,93 @@ async def test_pattern_of_its_own(pattern: str) -> None:
         sent = await messages_of(wrapped, scope_of(path))
         assert sent[-1]["body"] == text
         assert (b"cache-status" in dict(sent[0]["headers"])) == (text == b"cached")
+
+
+class Computed(Route):
+    """Has a pattern that is worked out each time."""
+
+    text = "^/odd$"
+
+    @property
+    def path_regex(self) -> re.Pattern[str]:
+        """What is in force now."""
+        return re.compile(self.text)
+
+    @path_regex.setter
+    def path_regex(self, regex: re.Pattern[str]) -> None: ...
+
+
+def matching_by_itself() -> Route:
+    """Return a route that was given a way of its own to match."""
+    route = Route("/odd", plain)
+
+    def matches(scope: Any) -> tuple[Match, Any]:
+        return Match.FULL, {"endpoint": plain, "path_params": {}}
+
+    route.matches = matches  # type: ignore[method-assign]
+    return route
+
+
+async def test_route_that_matches_by_itself() -> None:
+    """A route of which one object matches in a way of its own is asked for each path (S17)."""
+    routes = [matching_by_itself(), Route("/items/{number}", cached)]
+    wrapped = CacheMiddleware(Starlette(routes=routes), MemoryBackend())
+    for _ in range(2):
+        sent = await messages_of(wrapped, scope_of("/items/1"))
+        assert (sent[-1]["body"], b"cache-status" in dict(sent[0]["headers"])) == (b"plain", False)
+
+
+async def test_route_that_is_rewritten_in_its_place() -> None:
+    """Nothing is stored of an endpoint that answers where another one was found (S17)."""
+    rewritten_later = Route("/odd", plain)
+    wrapped = CacheMiddleware(
+        Starlette(routes=[rewritten_later, Route("/items/{number}", cached)]), MemoryBackend()
+    )
+    assert b"stored" in dict((await messages_of(wrapped, scope_of("/items/1")))[0]["headers"])[b"cache-status"]
+    rewritten_later.path_regex = re.compile("^/items/2$")
+    for _ in range(2):
+        sent = await messages_of(wrapped, scope_of("/items/2"))
+        assert sent[-1]["body"] == b"plain"
+        assert dict(sent[0]["headers"])[b"cache-status"].endswith(b"detail=policy")
+
+
+def test_pattern_that_is_worked_out() -> None:
+    """A route whose pattern may be another each time is asked for each path (S17)."""
+    route = Computed("/odd", plain)
+    app = Starlette(routes=[route, Route("/items/{number}", cached)])
+    table = RouteTable(app, Fallbacks(None, None))
+    assert table.find(scope_of("/items/1", app=app)) is not None
+    route.text = "^/items/2$"
+    assert table.find(scope_of("/items/2", app=app)) is None
+
+
+def test_what_a_mount_leads_to_is_replaced() -> None:
+    """What takes the place of a mounted application is seen at the next path."""
+    mount = Mount("/in", Router([Route("/{item}", plain)]))
+    app = Starlette(routes=[mount])
+    table = RouteTable(app, Fallbacks(None, None))
+    assert table.find(scope_of("/in/1", app=app)) is None
+    mount.app = Router([Route("/{item}", cached)])
+    assert table.find(scope_of("/in/2", app=app)) is not None
+
+
+def test_routes_that_change_while_they_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another thread finds of routes that have changed since is not kept (F32)."""
+    within = Router([Route("/{item}", cached)])
+    app = Starlette(routes=[Mount("/in", within)])
+    table = RouteTable(app, Fallbacks(None, None))
+
+    def overtaken(asked: Any) -> Ways:
+        found = ways_of(asked)
+        monkeypatch.undo()
+        within.routes.insert(0, Route("/{item}", plain))
+        assert table.find(scope_of("/other", app=app)) is None
+        return found
+
+    table.find(scope_of("/", app=app))
+    monkeypatch.setattr("app_cache.routes.table.ways_of", overtaken)
+    assert table.find(scope_of("/in/1", app=app)) is not None
+    assert table.find(scope_of("/in/2", app=app)) is None
 
 
 def asked(run: Callable[[], object]) -> int:

@@ -14,10 +14,10 @@ ANY = "/"
 
 
 class Crossing:
-    """Where the ways part that begin with the same segments.
+    """What is known of the ways whose first segments are the same.
 
-    *ending*: The places of those that end here. *going*: Of those that may go on to anything. *on*: What follows,
-    by the next segment.
+    *ending*: The places, in `Ways.all`, of those that end here. *going*: Of those that may go on to anything.
+    *on*: What is known of the others, by the next segment.
     """
 
     __slots__ = ("ending", "going", "on")
@@ -46,9 +46,10 @@ class Ways:
             (crossing.ending if way.course.ends else crossing.going).append(place)
 
     def that_may_match(self, path: str) -> Sequence[int]:
-        """Return the places of the ways that *path*, as routes match it, may come to; to no other it does.
+        """Return the places of the ways that may match *path*, as routes take it; the others do not.
 
-        A path with a line feed may come to any: routes leave out one at the end.
+        A path with a line feed may match any: routes leave out one at the end. Of a long path no more segments are
+        looked at than a way has.
         """
         if "\n" in path:
             return range(len(self.all))

@@ -256,7 +256,7 @@ class RouteTable:
         """Return whether what answers a request may do something after its answer; True where nobody knows."""
         if self.routes(scope) is None:
             return True
-        way, _, _ = match(self._routed, self._ways_of, scope)
+        way, _, _ = match(self._routed, self._ways_in, scope)
         return way is None or way.parameters.may_go_on
 
     def find(self, scope: Scope, method: str | None = None) -> Plan | None:
@@ -292,16 +292,17 @@ class RouteTable:
         self._by_host = any(isinstance(context.original_route, Host) for context in walk(self._routed))
         self._is_as_walked = self._watching(self._walked)
 
-    def _ways_of(self, app: Any) -> Ways:
+    def _ways_in(self, app: Any) -> Ways:
         """Return the ways of *app*, the own one or one that is mounted: anew where its routes are not watched."""
         if app is self._routed:
             return self._own_ways
-        key = id(getattr(app, "router", app))
+        key, kept = id(getattr(app, "router", app)), self._mounted_ways  # a thread may put others in its place
         if not any(id(router) == key for router, _ in self._walked):
             return ways_of(app)
-        if key not in self._mounted_ways:
-            self._mounted_ways[key] = ways_of(app)
-        return self._mounted_ways[key]
+        ways = kept.get(key)
+        if ways is None:
+            ways = kept[key] = ways_of(app)
+        return ways
 
     def _may_have_plan(self, scope: Scope) -> bool:
         """Return whether a policy, or something that is invalidated, may be for the path of *scope*."""
@@ -309,7 +310,7 @@ class RouteTable:
 
     def _plan(self, scope: Scope, method: str) -> Plan | None:
         asked = {**scope, "method": method, "path_params": {}}
-        way, path_params, others = match(self._routed, self._ways_of, asked)
+        way, path_params, others = match(self._routed, self._ways_in, asked)
         own_root = getattr(self._routed, "root_path", "")
         roots = root_paths(scope, own_root)
         fallback = self._fallbacks.policy(scope, method, own_root)
@@ -325,7 +326,7 @@ class RouteTable:
 
     def _is_head_of_get(self, scope: Scope, way: Way | None, others: list[Way]) -> bool:
         """Return whether the HEAD of *scope*, which comes to *way* or *others*, is for what answers a GET."""
-        of_get, _, others_of_get = match(self._routed, self._ways_of, {**scope, "method": "GET"})
+        of_get, _, others_of_get = match(self._routed, self._ways_in, {**scope, "method": "GET"})
         routes = [each.context.original_route for each in (way, *others) if each is not None]
         return routes == [each.context.original_route for each in (of_get, *others_of_get) if each is not None]
 

@@ -18,7 +18,6 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute, APIRouter, APIWebSocketRoute, RouteContext, iter_route_contexts
 from starlette._utils import get_route_path
 from starlette.applications import Starlette
-from starlette.convertors import FloatConvertor, IntegerConvertor, StringConvertor, UUIDConvertor
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.routing import Host, Match, Mount, Route, Router, WebSocketRoute
 
@@ -57,10 +56,16 @@ _ROUTES = (Route, APIRoute, WebSocketRoute, APIWebSocketRoute, Mount, Host)
 _OF_WEBSOCKETS = (WebSocketRoute, APIWebSocketRoute)
 _ROUTING = ("starlette.routing", "fastapi.routing")
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
-_OF_ONE_SEGMENT = (StringConvertor, IntegerConvertor, FloatConvertor, UUIDConvertor)
-_ONE_SEGMENT = re.compile(rf"\(\?P<\w+>(?:{'|'.join(re.escape(each.regex) for each in _OF_ONE_SEGMENT)})\)")
-"""A parameter in the pattern of a route that no slash matches."""
+_WITHOUT_SLASH = (
+    "[^/]+",
+    "[0-9]+",
+    r"[0-9]+(\.[0-9]+)?",
+    "[0-9a-fA-F]{8}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{12}",
+)
+"""How Starlette writes the parameters that are text, numbers and UUIDs: no slash matches them."""
+_ONE_SEGMENT = re.compile(rf"\(\?P<\w+>(?:{'|'.join(map(re.escape, _WITHOUT_SLASH))})\)")
 _PARAMETER = "\0"
+"""Stands for such a parameter in a pattern."""
 _KNOWN_MATCHERS = {cls.matches for cls in _ROUTES}
 _KNOWN_HANDLERS = {cls.handle for cls in _ROUTES}
 _CALLS_THE_ENDPOINT = {(module, "request_response.<locals>.app") for module in _ROUTING}
@@ -87,7 +92,7 @@ class Way:
         self.router = router
         self.matches: Callable[[Scope], tuple[Match, Scope]] = context.matches
         self.is_odd = is_odd
-        self.is_sure = not is_odd and type(context.original_route).matches in _KNOWN_MATCHERS
+        self.is_sure = not is_odd and _matches_as_known(context.original_route)
         """Whether method and path alone tell which requests come to it."""
 
     @functools.cached_property
@@ -126,12 +131,17 @@ class Way:
     def course(self) -> Course:
         """How the paths begin that come to it, as far as that is known."""
         regex = getattr(self.context, "path_regex", None)
-        return _course_of(regex) if self.is_sure and isinstance(regex, re.Pattern) else ANYWHERE
+        is_fixed = self.is_sure and not hasattr(type(self.context.original_route), "path_regex")
+        return _course_of(regex) if is_fixed and isinstance(regex, re.Pattern) else ANYWHERE
 
     @functools.cached_property
     def may_matter(self) -> bool:
-        """Whether an endpoint that it may lead to says something of the cache, or nobody can tell."""
-        return not self.is_sure or self.is_decorated or self.may_invalidate
+        """Whether an endpoint that it may lead to says something of the cache, or nobody can tell.
+
+        What is mounted may be replaced.
+        """
+        mounts = isinstance(self.context.original_route, Mount | Host)
+        return not self.is_sure or mounts or self.is_decorated or self.may_invalidate
 
     @functools.cached_property
     def is_never_cached(self) -> bool:
@@ -173,26 +183,33 @@ class Way:
         return frozenset().union(*(parameters_of(context).keys_in_query for context in _under(self.context)))
 
 
+def _matches_as_known(route: Any) -> bool:
+    return type(route).matches in _KNOWN_MATCHERS and "matches" not in vars(route)
+
+
 def _course_of(regex: re.Pattern[str]) -> Course:
-    """Return how all begins that matches *regex*, if it is written as Starlette writes it."""
+    """Return how all begins that matches *regex*, if it is written as Starlette writes it.
+
+    A dollar that is text is escaped, and so shows as something that Starlette does not write.
+    """
     if regex.flags != re.UNICODE or "|" in regex.pattern:
         return ANYWHERE
     escaped = _ONE_SEGMENT.sub(_PARAMETER, regex.pattern.removeprefix("^")).partition("(?P<")[0]
     ends = escaped.endswith("$")
     escaped = escaped.removesuffix("$")
     text = _ESCAPED.sub(r"\1", escaped)
-    if re.escape(text) != escaped:
+    if not text.startswith("/") or re.escape(text) != escaped:
         return ANYWHERE
     segments = [ANY if _PARAMETER in each else each for each in text[1:].split("/")]
-    return Course(tuple(segments if ends else segments[:-1]), ends)
+    return Course(tuple(segments if ends else segments[:-1]), ends)  # else the last one goes on in what follows
 
 
 def ways_of(app: Any) -> Ways:
     """Return the ways that the router of *app* tries."""
-    return Ways(_ways_of(app))
+    return Ways(_in_order(app))
 
 
-def _ways_of(app: Any) -> Iterator[Way]:
+def _in_order(app: Any) -> Iterator[Way]:
     router = getattr(app, "router", app)
     for route in app.routes if app is not None else ():
         odd = _is_odd(getattr(route, "original_router", None))
@@ -276,7 +293,7 @@ def path_for(app: Any, scope: Scope) -> str:
 
 
 def match(
-    app: Any, ways_of: Callable[[Any], Ways], scope: Scope
+    app: Any, ways_in: Callable[[Any], Ways], scope: Scope
 ) -> tuple[Way | None, Mapping[str, Any], list[Way]]:
     """Return the way to the endpoint of *app* that would run, and the values in the path.
 
@@ -285,10 +302,10 @@ def match(
 
     Args:
         app: The application.
-        ways_of: Gives its ways, and those of what it mounts.
+        ways_in: Gives its ways, and those of what it mounts.
         scope: The request's.
     """
-    ways = ways_of(app)
+    ways = ways_in(app)
     if root_path := getattr(app, "root_path", ""):
         scope = {**scope, "root_path": root_path}
     for place in ways.that_may_match(path_for(app, scope)):
@@ -299,7 +316,7 @@ def match(
         if found is Match.FULL:
             inner = _inner(way.context)
             if inner is not None:
-                return match(inner, ways_of, {**scope, **child_scope})
+                return match(inner, ways_in, {**scope, **child_scope})
             if _is_endpoint(way.context):
                 return way, child_scope["path_params"], []
             return None, {}, [way]
@@ -422,7 +439,7 @@ def walk(app: Any) -> Iterator[Any]:
 def out_of_reach(app: Any) -> Iterator[tuple[Any, str]]:
     """Return the decorated routes of *app* whose policy is never met, each with what stands before it."""
     odd = ""
-    for way in _ways_of(app):
+    for way in _in_order(app):
         route = way.context.original_route
         named = repr(way.path or getattr(route, "host", "") or type(route).__name__)
         if not way.is_sure and not odd:

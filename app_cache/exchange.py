@@ -566,7 +566,7 @@ class Exchange:
             conditional=conditional,
             guard=guard,
             session=session_watch(self.scope) if "session" in self.scope else None,
-            is_meant=partial(_is_meant, self.plan, scope),
+            is_meant=partial(_is_meant, self.plan, scope, scope.get("endpoint")),
         )
 
     def _take_off(self, *, alone: bool, refresh: bool = False) -> tuple[Filling, Fill, Scope]:
@@ -683,14 +683,18 @@ class Exchange:
         return status
 
 
-def _is_meant(plan: Plan, scope: Scope) -> bool:
+def _is_meant(plan: Plan, scope: Scope, before: object) -> bool:
     """Return whether the policy of *plan* is for the endpoint that routers left in *scope*, if there is one.
 
     Where it was known before which endpoint that is, a route may have been rewritten since.
+
+    *before*: What routers further out had left there.
     """
     if "endpoint" not in scope:
         return True
-    return scope["endpoint"] is plan.left.get("endpoint") if plan.is_sure else plan.is_for(scope)
+    if not plan.is_sure:
+        return plan.is_for(scope)
+    return scope["endpoint"] is plan.left.get("endpoint") or scope["endpoint"] is before
 
 
 def _replay(messages: deque[Message], receive: Receive) -> Receive:

@@ -285,6 +285,20 @@ async def test_route_that_is_rewritten_in_its_place() -> None:
         assert dict(sent[0]["headers"])[b"cache-status"].endswith(b"detail=policy")
 
 
+async def test_endpoint_that_is_not_told() -> None:
+    """Where middleware keeps to itself what routers find, what routers further out have left says nothing."""
+
+    async def hiding(scope: Any, receive: Any, send: Any) -> None:
+        await within({**scope}, receive, send)
+
+    within = Starlette(routes=[Route("/items/{number}", cached)])
+    hiding.routes, hiding.app = within.routes, within  # type: ignore[attr-defined]
+    wrapped = CacheMiddleware(hiding, MemoryBackend())
+    outer = Starlette(routes=[Mount("/in", wrapped)])
+    found = [dict((await messages_of(outer, scope_of("/in/items/1")))[0]["headers"]) for _ in range(2)]
+    assert [b"hit" in each[b"cache-status"] for each in found] == [False, True]
+
+
 def test_pattern_that_is_worked_out() -> None:
     """A route whose pattern may be another each time is asked for each path (S17)."""
     route = Computed("/odd", plain)

@@ -23,8 +23,6 @@ from app_cache.rules.structured import strings
 from app_cache.services import ANNOUNCED_FOR
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from app_cache.asgi import Message, Scope, Send
     from app_cache.clock.base import InvalidationResult
     from app_cache.policy import Invalidates
@@ -155,22 +153,15 @@ class Change:
         is_cached = plan is not None and plan.policy is not None and plan.invalidates is None
         if request["method"] in SAFE_METHODS or is_cached:
             return []
-        if not has_any(headers, NAMING_OTHERS) and not self._is_cached(request["path"]):
+        paths = [full_path(request)] if self._is_cached(request["path"]) else []
+        if not paths and not has_any(headers, NAMING_OTHERS):
             return []
         here = origin_of(request)
-        urls = to_invalidate(request["method"], target_of(request, here), status, headers)
+        others = to_invalidate(request["method"], target_of(request, here), status, headers)[1:]
+        named = [unquote(urlsplit(url).path) or "/" for url in others]
+        paths += [path for path in named if self._is_cached(path)]
         groups = strings(headers, b"cache-group-invalidation")
-        return [*self._stamps(urls, here), *(group_stamp(here, group) for group in groups)]
-
-    def _stamps(self, urls: Sequence[str], here: str) -> list[str]:
-        """Return the stamps of those of *urls* whose answers may be stored; the first URL is the request's own.
-
-        *here*: The origin of all of them.
-        """
-        scope = self._request
-        named = [unquote(urlsplit(url).path) or "/" for url in urls[1:]]
-        paths = [(scope["path"], full_path(scope)), *zip(named, named, strict=True)] if urls else []
-        return [url_stamp(whole, here) for path, whole in paths if self._is_cached(path)]
+        return [url_stamp(path, here) for path in paths] + [group_stamp(here, group) for group in groups]
 
     def _is_cached(self, path: str) -> bool:
         """Return whether an answer for *path* may be stored."""
